@@ -1,0 +1,101 @@
+"""The one delivery path: every message passes here, is checked against the declared kinds, counted and written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from actors.orders import Failure, Outcome, StepError
+from actors.runner import Errand, Runner
+from algorithms.core.contract import Client, ClientSpec, Kinds, Plan, Reply, Update
+from algorithms.core.payload import EMPTY, Payload, PayloadError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the ledger: one message's part of one kind."""
+
+    round: int
+    phase: str
+    client: int
+    direction: Literal["up", "down"]
+    kind: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ClientMetric:
+    """A row of rounds.parquet: one number of one client's step."""
+
+    round: int
+    phase: str
+    client: int
+    name: str
+    value: float
+
+
+class Book:
+    """What was sent and measured, in the order in which it happened."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.metrics: list[ClientMetric] = []
+        self.client_seconds: dict[str, float] = {}
+
+    def note_metrics(self, round: int, phase: str, outcome: Outcome) -> None:
+        """Write a step's metrics and seconds down."""
+        self.client_seconds[phase] = self.client_seconds.get(phase, 0.0) + outcome.seconds
+        for name, value in outcome.metrics.items():
+            self.metrics.append(ClientMetric(round, phase, outcome.client, name, float(value)))
+
+
+class Delivery:
+    """The cohort of one round: asks clients through a runner and keeps the book."""
+
+    def __init__(
+        self, plan: Plan, runner: Runner, kinds: Kinds, book: Book, told: Callable[[str, int, int], None]
+    ) -> None:
+        """`told(step, done, asked)` hears of every update, for the person watching."""
+        self._plan, self._runner, self._kinds, self._book, self._told = plan, runner, kinds, book, told
+
+    def ask(
+        self,
+        step: Callable[[Client], Reply],
+        message: Payload | Mapping[int, Payload] = EMPTY,
+        clients: Sequence[ClientSpec] | None = None,
+    ) -> Iterator[Update]:
+        """See `algorithms.core.contract.Cohort`."""
+        name = _step_name(step)
+        asked = tuple(c.id for c in (self._plan.clients if clients is None else clients))
+        errand = Errand(name, asked, message, self._plan.seed)
+        for client in asked:
+            self._write(name, client, "down", errand.message(client))
+        outcomes = self._runner.run(errand)
+        return self._updates(name, asked, outcomes)
+
+    def _updates(self, step: str, asked: tuple[int, ...], outcomes: Iterator[Outcome | Failure]) -> Iterator[Update]:
+        for done, outcome in enumerate(outcomes, start=1):
+            if isinstance(outcome, Failure):
+                raise StepError(outcome)
+            self._write(step, outcome.client, "up", outcome.payload)
+            self._book.note_metrics(self._plan.round, step, outcome)
+            self._told(step, done, len(asked))
+            yield Update(outcome.client, outcome.payload)
+
+    def _write(self, step: str, client: int, direction: Literal["up", "down"], payload: Payload) -> None:
+        declared = self._kinds.up if direction == "up" else self._kinds.down
+        for kind, count in payload.nbytes().items():
+            if kind not in declared:
+                raise PayloadError(
+                    f"step {step} sends {kind} {direction} (client {client}), which the method does not declare; "
+                    f"declared are {', '.join(sorted(declared))}"
+                )
+            self._book.entries.append(Entry(self._plan.round, step, client, direction, kind, count))
+
+
+def _step_name(step: Callable[..., Any]) -> str:
+    if not getattr(step, "__client_side__", False):
+        name = getattr(step, "__qualname__", repr(step))
+        raise PayloadError(f"{name} is not marked @client_side, so no client may be asked to perform it")
+    return step.__name__

@@ -1,0 +1,134 @@
+"""What flows between the driver and those who carry steps out: an order out, an outcome back."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from algorithms.core.contract import ClientSpec, Method
+from algorithms.core.payload import Memory, Payload
+from algorithms.core.seeds import Seed
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+
+
+@dataclass(frozen=True)
+class Casting:
+    """All that a worker needs to become a run's worker; small, sent once to each.
+
+    Attributes:
+        method: file name of the method in `algorithms`.
+        config: the method's Config.
+        task: the learning problem.
+        work: what a client does in a round.
+        clients: every client of the federation, by number.
+        seed: of the run.
+        device: `cpu` or `cuda`.
+    """
+
+    method: str
+    config: Any
+    task: ImageTask
+    work: Work
+    clients: tuple[ClientSpec, ...]
+    seed: int
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Order:
+    """One step to be performed for one client: everything its result depends on, besides the client's data."""
+
+    step: str
+    client: int
+    seed: Seed
+    received: Payload
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What performing an order gave.
+
+    Attributes:
+        memory: None where the step kept the memory as it was.
+        seconds: of computing, for the time by phase; no result depends on it.
+    """
+
+    client: int
+    payload: Payload
+    memory: Memory | None
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception inside a step, with all that is needed to look at it again.
+
+    Attributes:
+        traceback: the original one, as text.
+    """
+
+    client: int
+    method: str
+    step: str
+    seed: Seed
+    error: str
+    traceback: str
+
+
+class StepError(RuntimeError):
+    """A step raised. The message holds method, step, client, round, seed and the original traceback.
+
+    `replay` is added by who knows the run's folder: the command that performs this one step again, inline.
+    """
+
+    def __init__(self, failure: Failure, replay: str = "") -> None:
+        self.failure = failure
+        self.replay = replay
+        super().__init__(failure, replay)
+
+    def __str__(self) -> str:
+        f = self.failure
+        lines = [
+            f"{f.error}",
+            f"  in method {f.method}, step {f.step}, client {f.client}, round {f.seed.round}, seed {f.seed.run}",
+            "  the step's own traceback:",
+            *("  | " + line for line in f.traceback.rstrip().splitlines()),
+        ]
+        if self.replay:
+            lines.append(f"  to perform this one step again under a debugger: {self.replay}")
+        return "\n".join(lines)
+
+
+def find_method(name: str) -> type[Method[Any]]:
+    """The method of the file `algorithms/NAME.py`: the only class of that file derived from Method.
+
+    Raises:
+        LookupError: no such file; the message lists those there are.
+    """
+    known = method_names()
+    if name not in known:
+        raise LookupError(f"no method named {name!r}; there are {', '.join(known)}")
+    module = importlib.import_module(f"algorithms.{name}")
+    own = [
+        c
+        for c in vars(module).values()
+        if inspect.isclass(c) and issubclass(c, Method) and c.__module__ == module.__name__
+    ]
+    if len(own) != 1:
+        raise LookupError(f"algorithms/{name}.py defines {len(own)} methods, it must be one")
+    return own[0]
+
+
+def method_names() -> Sequence[str]:
+    """Names of all methods: the files of `algorithms`, sorted."""
+    import algorithms
+
+    folder = Path(algorithms.__path__[0])
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))

@@ -1,0 +1,107 @@
+"""Who carries steps out: the interface of all runners, and the one without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from actors.orders import Casting, Failure, Order, Outcome
+from actors.worker import Shards, Worker
+from algorithms.core.distillation import Distillation, distil_here
+from algorithms.core.payload import Memory, Payload
+from algorithms.core.seeds import Seed
+
+
+@dataclass(frozen=True)
+class Errand:
+    """One step for a group of clients: what a runner is asked.
+
+    Attributes:
+        step: name of the step.
+        clients: numbers, in cohort order.
+        messages: one payload for all, or one by client number.
+        seed: of the run and round; the runner completes it with step and client.
+    """
+
+    step: str
+    clients: tuple[int, ...]
+    messages: Payload | Mapping[int, Payload]
+    seed: Seed
+
+    def message(self, client: int) -> Payload:
+        """What this client receives."""
+        return self.messages if isinstance(self.messages, Payload) else self.messages[client]
+
+    def seed_of(self, client: int) -> Seed:
+        """The seed of this client's step."""
+        return self.seed.at(phase=self.step, client=client)
+
+
+class Runner(Protocol):
+    """Carries errands out and keeps the clients' memories where the steps run."""
+
+    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
+        """Start the errand's steps now; outcomes come in cohort order, whatever finished first.
+
+        Outcomes carry memory None: the runner has kept it.
+        """
+        ...
+
+    def distil(self, job: Distillation) -> dict[str, Tensor]:
+        """Perform a distillation job."""
+        ...
+
+    def memories(self) -> dict[int, Memory]:
+        """Every client's memory, brought here, for a checkpoint."""
+        ...
+
+    def restore(self, memories: Mapping[int, Memory]) -> None:
+        """Give clients the memories of a checkpoint."""
+        ...
+
+    def peak_rss_mb(self) -> dict[str, float]:
+        """Largest resident memory of hosts by name, in MiB."""
+        ...
+
+    def close(self) -> None:
+        """Release what the runner holds; may be called twice."""
+        ...
+
+
+class InlineRunner:
+    """One step after another in this process, without Ray."""
+
+    def __init__(self, casting: Casting, shards: Shards) -> None:
+        self._worker = Worker(casting, shards)
+        self._memories: dict[int, Memory] = {}
+
+    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
+        for client in errand.clients:
+            yield self._perform(errand, client)
+
+    def _perform(self, errand: Errand, client: int) -> Outcome | Failure:
+        memory = self._memories.get(client, {})
+        outcome = self._worker.perform(
+            Order(errand.step, client, errand.seed_of(client), errand.message(client), memory)
+        )
+        if isinstance(outcome, Outcome) and outcome.memory is not None:
+            self._memories[client] = outcome.memory
+        return outcome
+
+    def distil(self, job: Distillation) -> dict[str, Tensor]:
+        return distil_here(job)
+
+    def memories(self) -> dict[int, Memory]:
+        return dict(self._memories)
+
+    def restore(self, memories: Mapping[int, Memory]) -> None:
+        self._memories = dict(memories)
+
+    def peak_rss_mb(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass

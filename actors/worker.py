@@ -1,0 +1,70 @@
+"""The worker: performs one step for one client, in whatever process it lives."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from actors.orders import Casting, Failure, Order, Outcome, find_method
+from algorithms.core.contract import Client, Reply, steps_of
+from algorithms.core.kit import Kit
+from algorithms.core.payload import PayloadError
+from algorithms.core.seeds import Seed, torch_seeded
+from algorithms.core.task import Shard
+
+Shards = Callable[[int], Shard]
+"""Client number to the examples it holds."""
+
+
+class Worker:
+    """The method's instance on the client's side, with its resident networks and the shards it may serve."""
+
+    def __init__(self, casting: Casting, shards: Shards) -> None:
+        method = find_method(casting.method)
+        self._casting = casting
+        self._shards = shards
+        kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), device=torch.device(casting.device))
+        self._method = method(casting.config, kit)
+        self._steps = steps_of(method)
+
+    def perform(self, order: Order) -> Outcome | Failure:
+        """Perform an order with one thread and torch's global generator seeded; an exception comes back as a Failure.
+
+        Raises:
+            PayloadError: the order names a step that is not marked `@client_side`.
+        """
+        if order.step not in self._steps:
+            raise PayloadError(
+                f"{self._casting.method}.{order.step} is not marked @client_side: no client may be asked to perform it"
+            )
+        client = Client(
+            spec=self._casting.clients[order.client],
+            shard=self._shards(order.client),
+            received=order.received,
+            memory=order.memory,
+            seed=order.seed,
+        )
+        begun = time.perf_counter()
+        try:
+            with one_thread(), torch_seeded(order.seed.number("global generator")):
+                reply: Reply = self._steps[order.step](self._method, client)
+        except Exception as error:
+            text = traceback.format_exc()
+            return Failure(
+                order.client, self._casting.method, order.step, order.seed, f"{type(error).__name__}: {error}", text
+            )
+        return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), time.perf_counter() - begun)
+
+
+class one_thread:
+    """A block in which torch computes with one thread: sums of several threads round differently on other machines."""
+
+    def __enter__(self) -> None:
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads)

@@ -1,0 +1,200 @@
+"""The contract: the method is the score, the engine is the orchestra.
+
+A method is a class in a file of its own. Its server side is `start`, `round` and `predictor`; what it asks of clients
+are functions marked `@client_side`, reached through the cohort alone. Networks, the device, the training loop and the
+distillation job are lent to it as `self.kit`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from torch import nn
+
+from algorithms.core import settings
+from algorithms.core.distillation import Source
+from algorithms.core.kit import Kit
+from algorithms.core.payload import EMPTY, Memory, Payload
+from algorithms.core.seeds import Seed
+from algorithms.core.task import ImageTask, Shard
+
+
+@dataclass(frozen=True)
+class ClientSpec:
+    """What the server knows of a client before it has said anything.
+
+    Attributes:
+        id: number from 0.
+        net: name of the client's network.
+    """
+
+    id: int
+    net: str
+
+
+@dataclass(frozen=True)
+class Client:
+    """A step's view of the client it runs for.
+
+    Attributes:
+        spec: number and network.
+        shard: the client's examples.
+        received: what the server sent; must not be written into.
+        memory: what this client's last step returned as memory, {} before the first; the server never sees it.
+        seed: of (run, round, step, client).
+    """
+
+    spec: ClientSpec
+    shard: Shard
+    received: Payload
+    memory: Memory
+    seed: Seed
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a step returns.
+
+    Attributes:
+        payload: travels to the server, is counted in the ledger, and is all that the method sees.
+        memory: stays with the client for its next step; None keeps the memory as it was.
+        metrics: numbers for the person watching (mean loss, say); written to rounds.parquet, not seen by the method.
+    """
+
+    payload: Payload
+    memory: Memory | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the server receives from one client."""
+
+    client: int
+    payload: Payload
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One round as the server sees it.
+
+    Attributes:
+        round: number from 0.
+        rounds: how many rounds the run has.
+        clients: the clients asked, in the order of their numbers.
+        seed: of the server's own phases in this round.
+    """
+
+    round: int
+    rounds: int
+    clients: tuple[ClientSpec, ...]
+    seed: Seed
+
+
+Step = Callable[[Any, Client], Reply]
+
+
+def client_side(step: Step) -> Step:
+    """Mark a method's function `(self, client: Client) -> Reply` as a step that clients may be asked to perform."""
+    step.__client_side__ = True  # type: ignore[attr-defined]
+    return step
+
+
+class Cohort(Protocol):
+    """The clients of a round: a method's only way to reach clients."""
+
+    def ask(
+        self,
+        step: Callable[[Client], Reply],
+        message: Payload | Mapping[int, Payload] = EMPTY,
+        clients: Sequence[ClientSpec] | None = None,
+    ) -> Iterator[Update]:
+        """Start a step on clients at once and yield their updates in cohort order.
+
+        Args:
+            step: a bound function of the method, marked `@client_side`.
+            message: one payload for all, sent once, or one for each client's number.
+            clients: those to ask; all of the round where None.
+
+        A client that a failure policy left out yields nothing.
+        """
+        ...
+
+
+StateT = TypeVar("StateT")
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The kinds of payload a method sends: up to the server, and down to clients. An undeclared kind is refused."""
+
+    up: frozenset[str]
+    down: frozenset[str]
+
+
+class Method(Generic[StateT]):
+    """Base of all methods. A subclass gives Config, State, `kinds`, `start`, `round` and `predictor`.
+
+    Attributes:
+        paper: citation, with the arXiv number where there is one.
+        State: frozen dataclass of what the server carries between rounds; see `algorithms.core.records`.
+    """
+
+    paper: ClassVar[str]
+    State: ClassVar[type]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(settings.Config):
+        """No settings."""
+
+    def __init__(self, config: Config, kit: Kit) -> None:
+        self.config = config
+        self.kit = kit
+
+    @classmethod
+    def kinds(cls, config: Any) -> Kinds:
+        """What a method with this configuration sends."""
+        raise NotImplementedError
+
+    @classmethod
+    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> list[str]:
+        """Reasons why the method cannot serve this problem or these clients; asked before anything starts."""
+        return []
+
+    def start(self, clients: Sequence[ClientSpec]) -> StateT:
+        """The state before the first round, for all clients of the federation."""
+        raise NotImplementedError
+
+    def round(self, state: StateT, plan: Plan, cohort: Cohort) -> tuple[StateT, dict[str, float]]:
+        """One round: the state after it, and metrics of the server's own phases by name."""
+        raise NotImplementedError
+
+    def predictor(self, state: StateT) -> nn.Module:
+        """What is evaluated: network inputs (B, C, H, W) to logits (B, classes), in eval mode."""
+        raise NotImplementedError
+
+    def sources(self, state: StateT) -> Mapping[int, Source]:
+        """Where the method generates images from, by client, for a person to look at; empty where it generates none."""
+        return {}
+
+
+def steps_of(method: type[Method[Any]]) -> dict[str, Step]:
+    """The steps of a method by name: its functions marked `@client_side`, inherited ones included."""
+    return {
+        name: function
+        for name, function in inspect.getmembers(method, inspect.isfunction)
+        if getattr(function, "__client_side__", False)
+    }
+
+
+def net_mixture(clients: Sequence[ClientSpec]) -> list[str]:
+    """The reason to refuse clients of different networks, for methods that average whole networks."""
+    names = sorted({client.net for client in clients})
+    return (
+        [f"averages networks, which must be the same everywhere, but the clients have {', '.join(names)}"]
+        if len(names) > 1
+        else []
+    )

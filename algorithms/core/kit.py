@@ -1,0 +1,64 @@
+"""What the engine lends to a method: networks by name, the device, the training loop, the distillation job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from algorithms.core.distillation import Distillation, distil_here
+from algorithms.core.seeds import Seed, torch_seeded
+from algorithms.core.states import snapshot
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+from algorithms.nets import Classifier, build
+
+
+def _unseen(stage: str, predictor: nn.Module) -> None:
+    """Nobody watches."""
+
+
+def _unheard(phase: str, done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+@dataclass
+class Kit:
+    """Lent to a method by whoever runs it: a worker on the client's side, the engine on the server's.
+
+    Attributes:
+        task: the learning problem.
+        work: what a client does in a round by default.
+        seed: of the run.
+        device: where networks compute.
+        distil: performs a distillation: here in a loop, or as a pipeline and a train job on Ray; the same bits.
+        show: shows a stage of a round to the person watching, as a predictor that is evaluated on test data. It
+            returns nothing: test data decides nothing.
+        tell: tells the person watching how far a phase of the server has come: (phase, done, total).
+    """
+
+    task: ImageTask
+    work: Work
+    seed: Seed
+    device: torch.device = torch.device("cpu")
+    distil: Callable[[Distillation], dict[str, Tensor]] = distil_here
+    show: Callable[[str, nn.Module], None] = _unseen
+    tell: Callable[[str, int, int], None] = _unheard
+    _resident: dict[str, Classifier] = field(default_factory=dict)
+
+    def network(self, name: str) -> Classifier:
+        """The one resident network of this name on the kit's device; load a state before use, keep no reference."""
+        if name not in self._resident:
+            self._resident[name] = self.new_network(name)
+        return self._resident[name]
+
+    def new_network(self, name: str) -> Classifier:
+        """A network of one's own, with the weights of `initial`."""
+        with torch_seeded(self.seed.number(f"initial {name}")):
+            return build(name, self.task.shape, self.task.classes).to(self.device)
+
+    def initial(self, name: str) -> dict[str, Tensor]:
+        """The initial state of a network: the same for every client and method of a run's seed."""
+        return snapshot(self.new_network(name))

@@ -1,0 +1,98 @@
+"""What crosses between server and client: named tensors and numbers, each of a declared kind, counted to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Tensors: TypeAlias = Mapping[str, Tensor]
+"""Named tensors, such as a network's state dict."""
+
+Value: TypeAlias = Tensor | int | float
+
+Memory: TypeAlias = Mapping[str, Value]
+"""What a client keeps between rounds: named tensors and numbers, a value in and a value out."""
+
+KINDS: Mapping[str, str] = {
+    "weights": "the weights of a network after training on the client's data",
+    "gradients": "gradients or updates computed on the client's data",
+    "control": "running corrections of the optimiser, made from past updates",
+    "examples": "how many training examples the client holds",
+    "label_counts": "how many examples of each class the client holds",
+    "prototypes": "mean features of examples of one class; of a class with few examples nearly the example itself",
+    "logits": "mean outputs of the client's network for each class",
+    "generator": "the weights of a generator trained to imitate the client's data",
+    "statistics": "means and covariances of the client's pixels or features, from which images like them are drawn",
+    "adapters": "low-rank additions to a network's weights",
+    "loss": "the mean loss on the client's data",
+}
+"""Every kind of content a payload may have, with a sentence on what it tells about a client. Raw data is no kind."""
+
+NUMBER_BYTES = 8
+"""A plain number travels as 64 bits."""
+
+
+class PayloadError(ValueError):
+    """A payload of an unknown or undeclared kind, or with contents that cannot travel."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Contents by kind, then by name: `Payload.of(weights=state, examples={"n": 12})`.
+
+    Tensors are not copied: whoever receives a payload must not write into it.
+    """
+
+    parts: Mapping[str, Mapping[str, Value]]
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.parts if kind not in KINDS]
+        if unknown:
+            raise PayloadError(f"unknown kind of payload: {', '.join(unknown)}; known are {', '.join(KINDS)}")
+        for kind, contents in self.parts.items():
+            for name, value in contents.items():
+                if not isinstance(value, Tensor | int | float):
+                    raise PayloadError(f"{kind}.{name} is a {type(value).__name__}; only tensors and numbers travel")
+
+    @classmethod
+    def of(cls, **parts: Mapping[str, Value]) -> Payload:
+        """A payload with one part per keyword, the keyword naming the kind."""
+        return cls(parts)
+
+    def tensors(self, kind: str) -> dict[str, Tensor]:
+        """The tensors of one kind; KeyError where the payload has no such part."""
+        return {name: value for name, value in self.parts[kind].items() if isinstance(value, Tensor)}
+
+    def number(self, kind: str, name: str) -> float:
+        """One number of one kind."""
+        value = self.parts[kind][name]
+        if isinstance(value, Tensor):
+            raise PayloadError(f"{kind}.{name} is a tensor of shape {tuple(value.shape)}, not a number")
+        return value
+
+    def nbytes(self) -> dict[str, int]:
+        """Bytes by kind: elements times element size for tensors, 8 for a number."""
+        return {kind: sum(map(_value_bytes, contents.values())) for kind, contents in self.parts.items()}
+
+
+def _value_bytes(value: Value) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else NUMBER_BYTES
+
+
+EMPTY = Payload({})
+"""A message without contents."""
+
+
+def not_finite(payload: Payload) -> list[str]:
+    """Names (`kind.name`) of the values that hold NaN or infinity."""
+    found = []
+    for kind, contents in payload.parts.items():
+        for name, value in contents.items():
+            tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                found.append(f"{kind}.{name}")
+    return found

@@ -1,0 +1,82 @@
+"""Arithmetic on state dicts: weighted means with the care that buffers, zero weights and NaN need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from algorithms.core.payload import Tensors
+
+
+def snapshot(net: nn.Module) -> dict[str, Tensor]:
+    """A copy of a network's state dict on the CPU, buffers and counters included."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in net.state_dict().items()}
+
+
+class WeightedMean:
+    """The weighted mean of state dicts, added one by one, in the order in which they are added.
+
+    Floating-point entries are summed in float64 and divided by the sum of weights at the end, then returned in
+    their own dtype; integer entries (batch counters) take the maximum. A weight of 0 skips the state without
+    reading it, since 0 times NaN is NaN. FedAvg, arXiv 1602.05629, algorithm 1.
+    """
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+
+    def add(self, state: Tensors, weight: float) -> None:
+        """Add one state; weights are numbers >= 0, not necessarily summing to 1.
+
+        Raises:
+            ValueError: for a negative or non-finite weight, or entries other than those of the first state.
+        """
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"a weight of {weight}: must be finite and at least 0")
+        if weight == 0:
+            return
+        if not self._sums:
+            self._dtypes = {name: value.dtype for name, value in state.items()}
+            self._sums = {name: _term(value, weight) for name, value in state.items()}
+        else:
+            self._add_further(state, weight)
+        self.weight += weight
+
+    def _add_further(self, state: Tensors, weight: float) -> None:
+        if state.keys() != self._sums.keys():
+            raise ValueError(f"states differ in their entries: {sorted(state.keys() ^ self._sums.keys())}")
+        for name, total in self._sums.items():
+            value = state[name]
+            if total.is_floating_point():
+                total.add_(value, alpha=weight)
+            else:
+                torch.maximum(total, value, out=total)
+
+    def result(self, otherwise: Tensors) -> dict[str, Tensor]:
+        """The mean, or `otherwise` where the weights sum to 0."""
+        if self.weight == 0:
+            return dict(otherwise)
+        return {
+            name: (total / self.weight).to(self._dtypes[name]) if total.is_floating_point() else total
+            for name, total in self._sums.items()
+        }
+
+
+def _term(value: Tensor, weight: float) -> Tensor:
+    return value.to(torch.float64) * weight if value.is_floating_point() else value.clone()
+
+
+def weighted_mean(states: Iterable[tuple[Tensors, float]], otherwise: Tensors) -> dict[str, Tensor]:
+    """`WeightedMean` over (state, weight) pairs; `otherwise` where the weights sum to 0."""
+    mean = WeightedMean()
+    for state, weight in states:
+        mean.add(state, weight)
+    return mean.result(otherwise)
+
+
+def combine(function: Callable[..., Tensor], *states: Tensors) -> dict[str, Tensor]:
+    """Apply a function to the entries of equal name of states with equal entries."""
+    return {name: function(*(state[name] for state in states)) for name in states[0]}

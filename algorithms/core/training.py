@@ -1,0 +1,126 @@
+"""Local training: mini-batch SGD over a client's examples, in an order that depends on the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from algorithms.core.seeds import ANY_ROUND, Seed
+from algorithms.core.task import ImageTask, Shard
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(network, inputs, labels) -> scalar loss."""
+
+Correction = Callable[[Sequence[nn.Parameter]], None]
+"""Changes the gradients of the given trainable parameters in place, after backward and before the step."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a client is asked to do in a round. Either `steps` or `epochs` is set.
+
+    Attributes:
+        steps: mini-batches in a round, drawn from a cyclic order that goes on where the last round ended.
+        epochs: passes over the client's examples in a round.
+        batch: examples in a mini-batch.
+        lr: learning rate of plain SGD.
+        momentum, weight_decay: of torch's SGD; the optimiser is rebuilt each round.
+        clip: largest 2-norm of the gradient, or None.
+    """
+
+    steps: int | None
+    epochs: int | None
+    batch: int
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training did: mean loss over its batches, number of steps, and the place reached in the cyclic order."""
+
+    loss: float
+    steps: int
+    position: int
+
+
+class Batches:
+    """The endless order of a client's mini-batches: each epoch a new permutation, known from the seed alone.
+
+    A remainder of one example joins the batch before it, so that batch normalisation never meets a batch of one where
+    the client has more; no example is lost.
+    """
+
+    def __init__(self, examples: int, batch: int, seed: Seed) -> None:
+        if examples < 1:
+            raise ValueError("a client without examples cannot train")
+        self.examples, self.batch = examples, batch
+        self._seed = seed.at(round=ANY_ROUND, phase="batches")
+        whole, rest = divmod(examples, batch)
+        self.per_epoch = max(1, whole + (rest > 1 or (rest == 1 and batch == 1)))
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def __getitem__(self, position: int) -> Tensor:
+        """int64 positions in the shard's rows of batch number `position`, from 0."""
+        epoch, index = divmod(position, self.per_epoch)
+        if epoch != self._epoch:
+            generator = self._seed.torch("order", epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.examples, generator=generator)
+        end = self.examples if index == self.per_epoch - 1 else (index + 1) * self.batch
+        return self._order[index * self.batch : end]
+
+
+def pair_if_single(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Show a lone example twice: the mean loss is the same, and batch normalisation has two values to work on."""
+    return (inputs.repeat(2, *[1] * (inputs.dim() - 1)), labels.repeat(2)) if len(labels) == 1 else (inputs, labels)
+
+
+def fit(
+    net: nn.Module,
+    task: ImageTask,
+    shard: Shard,
+    work: Work,
+    seed: Seed,
+    *,
+    position: int = 0,
+    objective: Objective | None = None,
+    correct: Correction | None = None,
+) -> Fit:
+    """Train a network in place on a client's examples.
+
+    Args:
+        net: in any mode; trained and left in train mode, on whatever device its parameters are.
+        seed: of the step; orders the batches (by run and client) and draws the augmentation.
+        position: batches this client has drawn in earlier rounds.
+        objective: the loss; the task's own on the logits where None.
+        correct: changes gradients before each step (proximal terms, control variates).
+    """
+    batches = Batches(len(shard), work.batch, seed)
+    steps = work.steps if work.steps is not None else (work.epochs or 0) * batches.per_epoch
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    device = parameters[0].device
+    optimiser = torch.optim.SGD(
+        parameters, lr=work.lr, momentum=work.momentum, weight_decay=work.weight_decay, foreach=True
+    )
+    augment = seed.torch("augment")
+    net.train()
+    total = torch.zeros((), device=device)
+    for step in range(steps):
+        inputs, labels = pair_if_single(*task.batch(shard, batches[position + step], augment))
+        inputs, labels = inputs.to(device), labels.to(device)
+        optimiser.zero_grad(set_to_none=True)
+        loss = objective(net, inputs, labels) if objective else task.loss(net(inputs), labels)
+        loss.backward()
+        if correct:
+            correct(parameters)
+        if work.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, work.clip)
+        optimiser.step()
+        total += loss.detach()
+    return Fit(loss=float(total) / max(steps, 1), steps=steps, position=position + steps)

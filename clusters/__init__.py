@@ -1,0 +1,1 @@
+"""Ray clusters: start or attach, resources and placement."""

@@ -1,0 +1,116 @@
+"""What a run tells those who watch it: the terminal, the run's folder, MLflow, the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from actors.delivery import Book
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A predictor on the global test set.
+
+    Attributes:
+        accuracy: share of right answers, in [0, 1].
+        loss: mean cross-entropy.
+        per_class: accuracy by class, float64 (classes,), NaN for a class without test examples.
+    """
+
+    accuracy: float
+    loss: float
+    per_class: np.ndarray
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage of a round as a method showed it; `global` is what `evaluate.every` asks for."""
+
+    round: int
+    stage: str
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A finished round.
+
+    Attributes:
+        metrics: of the method's server side, by name.
+        seconds: wall time by phase: each client step by name, `server`, `evaluate`.
+    """
+
+    round: int
+    clients: tuple[int, ...]
+    metrics: Mapping[str, float]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """Generated images beside real ones of one client, for the report; only where the run allows it.
+
+    Attributes:
+        generated, real: uint8 (n, C, H, W).
+        labels, real_labels: int64 (n,), -1 where no class was asked.
+    """
+
+    client: int
+    generated: np.ndarray
+    labels: np.ndarray
+    real: np.ndarray
+    real_labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What is known before the first round.
+
+    Attributes:
+        folder: the run's folder, already made.
+        config: complete and resolved, as it is written to config.yaml.
+        label_counts: int64 (clients, classes).
+        log: file with Ray's own output.
+        facts: what the plan says, in words: runner, placement and why, hosts.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    method: str
+    rounds: int
+    class_names: tuple[str, ...]
+    label_counts: np.ndarray
+    log: Path
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The whole of result.json, plus the book. Keys are those of the design, section 8."""
+
+    values: Mapping[str, Any]
+    book: Book
+    images: tuple[GeneratedImages, ...] = field(default=())
+
+
+class Watcher(Protocol):
+    """Hears of a run as it goes. Called in the driver, in this order; must not change anything of the run."""
+
+    def started(self, start: RunStart) -> None: ...
+
+    def step(self, round: int, step: str, done: int, asked: int) -> None:
+        """`done` of `asked` clients have answered; server phases are told as (phase, done, total) too."""
+        ...
+
+    def stage(self, record: StageRecord) -> None: ...
+
+    def round(self, record: RoundRecord) -> None: ...
+
+    def finished(self, result: Result) -> None: ...
+
+    def failed(self, error: BaseException) -> None: ...
