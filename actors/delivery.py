@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from actors.clock import PhaseClock
 from actors.orders import Failure, Outcome, StepError
 from actors.runner import Errand, Runner
 from algorithms.core.contract import Client, ClientSpec, Kinds, Plan, Reply, Update
@@ -54,10 +55,17 @@ class Delivery:
     """The cohort of one round: asks clients through a runner and keeps the book."""
 
     def __init__(
-        self, plan: Plan, runner: Runner, kinds: Kinds, book: Book, told: Callable[[str, int, int], None]
+        self,
+        plan: Plan,
+        runner: Runner,
+        kinds: Kinds,
+        book: Book,
+        clock: PhaseClock,
+        told: Callable[[str, int, int], None],
     ) -> None:
-        """`told(step, done, asked)` hears of every update, for the person watching."""
-        self._plan, self._runner, self._kinds, self._book, self._told = plan, runner, kinds, book, told
+        """`told(step, done, asked)` hears of every update; waiting for updates is booked under `client:STEP`."""
+        self._plan, self._runner, self._kinds, self._book = plan, runner, kinds, book
+        self._clock, self._told = clock, told
 
     def ask(
         self,
@@ -71,17 +79,24 @@ class Delivery:
         errand = Errand(name, asked, message, self._plan.seed)
         for client in asked:
             self._write(name, client, "down", errand.message(client))
-        outcomes = self._runner.run(errand)
-        return self._updates(name, asked, outcomes)
+        return self._updates(name, asked, self._runner.run(errand))
 
     def _updates(self, step: str, asked: tuple[int, ...], outcomes: Iterator[Outcome | Failure]) -> Iterator[Update]:
-        for done, outcome in enumerate(outcomes, start=1):
+        for done, outcome in enumerate(self._awaited(step, outcomes), start=1):
             if isinstance(outcome, Failure):
                 raise StepError(outcome)
             self._write(step, outcome.client, "up", outcome.payload)
             self._book.note_metrics(self._plan.round, step, outcome)
             self._told(step, done, len(asked))
             yield Update(outcome.client, outcome.payload)
+
+    def _awaited(self, step: str, outcomes: Iterator[Outcome | Failure]) -> Iterator[Outcome | Failure]:
+        while True:
+            with self._clock.during(f"client:{step}"):
+                outcome = next(outcomes, None)
+            if outcome is None:
+                return
+            yield outcome
 
     def _write(self, step: str, client: int, direction: Literal["up", "down"], payload: Payload) -> None:
         declared = self._kinds.up if direction == "up" else self._kinds.down

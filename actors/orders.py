@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from algorithms.core.contract import ClientSpec, Method
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
@@ -37,6 +39,11 @@ class Casting:
     clients: tuple[ClientSpec, ...]
     seed: int
     device: str = "cpu"
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where networks compute."""
+        return torch.device(self.device)
 
 
 @dataclass(frozen=True)

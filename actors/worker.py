@@ -26,7 +26,7 @@ class Worker:
         method = find_method(casting.method)
         self._casting = casting
         self._shards = shards
-        kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), device=torch.device(casting.device))
+        kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), device=casting.torch_device)
         self._method = method(casting.config, kit)
         self._steps = steps_of(method)
 

@@ -1,0 +1,41 @@
+"""Wall time by phase. No result depends on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class PhaseClock:
+    """Attributes every moment to exactly one phase: the one entered last."""
+
+    def __init__(self, phase: str, now: Callable[[], float] = time.perf_counter) -> None:
+        self.seconds: dict[str, float] = {}
+        self._now = now
+        self._phase, self._since = phase, now()
+
+    def switch(self, phase: str) -> None:
+        """Time from now on belongs to `phase`."""
+        self._book()
+        self._phase = phase
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """The block belongs to `phase`; afterwards the phase before it goes on."""
+        before = self._phase
+        self.switch(phase)
+        try:
+            yield
+        finally:
+            self.switch(before)
+
+    def read(self) -> dict[str, float]:
+        """Seconds by phase so far, the phase under way included."""
+        self._book()
+        return dict(self.seconds)
+
+    def _book(self) -> None:
+        now = self._now()
+        self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
+        self._since = now

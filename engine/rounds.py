@@ -1,0 +1,136 @@
+"""The round loop: asks the method for one round after another and tells the watchers what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from actors.clock import PhaseClock
+from actors.delivery import Book, Delivery
+from actors.orders import Casting, find_method
+from actors.runner import Runner
+from actors.worker import one_thread
+from algorithms.core.contract import ClientSpec, Plan
+from algorithms.core.kit import Kit
+from algorithms.core.seeds import Seed
+from engine.records import Evaluation, RoundRecord, StageRecord, Watcher
+
+GLOBAL = "global"
+"""Name of the stage that is the method's own predictor after a round."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When what happens.
+
+    Attributes:
+        rounds: how many.
+        cohort: clients asked in a round.
+        every: evaluate after each so many rounds; the last round is always evaluated.
+    """
+
+    rounds: int
+    cohort: int
+    every: int
+
+    def evaluates(self, round: int) -> bool:
+        """Whether the model is evaluated after this round (from 0)."""
+        return (round + 1) % self.every == 0 or round + 1 == self.rounds
+
+
+def choose(clients: Sequence[ClientSpec], count: int, seed: Seed) -> tuple[ClientSpec, ...]:
+    """`count` clients without replacement, by a seed of their own, in the order of their numbers."""
+    if count >= len(clients):
+        return tuple(clients)
+    picks = seed.at(phase="cohort").numpy("choose").choice(len(clients), size=count, replace=False)
+    return tuple(clients[i] for i in sorted(picks.tolist()))
+
+
+class Rounds:
+    """A run under way: the method's state, the book, the clock.
+
+    Attributes:
+        state: the method's, after the last finished round.
+        next: number of the next round.
+        stages: the last evaluation of each stage shown.
+    """
+
+    def __init__(
+        self,
+        casting: Casting,
+        schedule: Schedule,
+        runner: Runner,
+        evaluate: Callable[[nn.Module], Evaluation],
+        watchers: Sequence[Watcher],
+    ) -> None:
+        self._casting, self._schedule, self._runner = casting, schedule, runner
+        self._evaluate, self._watchers = evaluate, watchers
+        self.book = Book()
+        self.clock = PhaseClock("server")
+        self.stages: dict[str, Evaluation] = {}
+        self.next = 0
+        seed = Seed(casting.seed)
+        kit = Kit(
+            task=casting.task,
+            work=casting.work,
+            seed=seed,
+            device=casting.torch_device,
+            distil=runner.distil,
+            show=self._show,
+            tell=self._tell,
+        )
+        method = find_method(casting.method)
+        self.method = method(casting.config, kit)
+        self._kinds = method.kinds(casting.config)
+        self._seed = seed
+        with one_thread():
+            self.state: Any = self.method.start(casting.clients)
+
+    def play(self, after_round: Callable[[Rounds], None]) -> None:
+        """All rounds that are left; `after_round` is called when one is complete and told."""
+        while self.next < self._schedule.rounds:
+            with one_thread():
+                self._round()
+            after_round(self)
+
+    def _round(self) -> None:
+        number = self.next
+        before = self.clock.read()
+        plan = self._plan(number)
+        cohort = Delivery(plan, self._runner, self._kinds, self.book, self.clock, self._step_told)
+        self.clock.switch("server")
+        self.state, metrics = self.method.round(self.state, plan, cohort)
+        self.clock.switch("server")
+        if self._schedule.evaluates(number):
+            self._show(GLOBAL, self.method.predictor(self.state))
+        after = self.clock.read()
+        spent = {phase: total - before.get(phase, 0.0) for phase, total in after.items()}
+        record = RoundRecord(
+            number, tuple(c.id for c in plan.clients), metrics, {p: s for p, s in spent.items() if s > 0}
+        )
+        self.next = number + 1
+        for watcher in self._watchers:
+            watcher.round(record)
+
+    def _plan(self, number: int) -> Plan:
+        seed = self._seed.at(round=number, phase="server")
+        clients = choose(self._casting.clients, self._schedule.cohort, seed)
+        return Plan(round=number, rounds=self._schedule.rounds, clients=clients, seed=seed)
+
+    def _show(self, stage: str, predictor: nn.Module) -> None:
+        with self.clock.during("evaluate"):
+            evaluation = self._evaluate(predictor)
+        self.stages[stage] = evaluation
+        for watcher in self._watchers:
+            watcher.stage(StageRecord(self.next, stage, evaluation))
+
+    def _step_told(self, step: str, done: int, asked: int) -> None:
+        for watcher in self._watchers:
+            watcher.step(self.next, step, done, asked)
+
+    def _tell(self, phase: str, done: int, total: int) -> None:
+        self.clock.switch(f"server:{phase}")
+        self._step_told(phase, done, total)
