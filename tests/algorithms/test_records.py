@@ -1,0 +1,85 @@
+"""States as trees: flattened, rebuilt, digested."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from algorithms.core.records import digest, flatten, rebuild
+
+
+@dataclass(frozen=True)
+class Inner:
+    weights: dict[str, Tensor]
+    count: int
+
+
+@dataclass(frozen=True)
+class Outer:
+    model: dict[str, Tensor]
+    by_client: dict[int, Inner]
+    history: tuple[float, ...]
+    pair: tuple[int, str]
+    rows: list[Tensor]
+    best: Inner | None
+    name: str
+
+
+TENSORS = st.builds(
+    lambda shape, dtype: (
+        torch.arange(max(1, torch.Size(shape).numel()))[: torch.Size(shape).numel()].reshape(shape).to(dtype)
+    ),
+    st.lists(st.integers(0, 3), max_size=3),
+    st.sampled_from([torch.float32, torch.int64, torch.bool, torch.bfloat16]),
+)
+NAMED = st.dictionaries(st.text(min_size=1, max_size=5), TENSORS, max_size=3)
+INNERS = st.builds(Inner, weights=NAMED, count=st.integers())
+OUTERS = st.builds(
+    Outer,
+    model=NAMED,
+    by_client=st.dictionaries(st.integers(0, 99), INNERS, max_size=3),
+    history=st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+    pair=st.tuples(st.integers(), st.text()),
+    rows=st.lists(TENSORS, max_size=2),
+    best=st.none() | INNERS,
+    name=st.text(),
+)
+
+
+@given(OUTERS)
+def test_a_flattened_state_is_rebuilt_with_its_types_and_its_digest(value):
+    tensors, tree = flatten(value)
+    again = rebuild(Outer, tree, tensors)
+    assert type(again) is Outer
+    assert again.by_client.keys() == value.by_client.keys()
+    assert again.history == value.history
+    assert again.pair == value.pair
+    assert digest(again) == digest(value)
+
+
+def test_the_digest_moves_with_a_bit_a_dtype_a_shape_and_a_name():
+    def of(**model):
+        return digest(Inner(weights=model, count=1))
+
+    base = of(w=torch.zeros(4))
+    changed = [
+        of(w=torch.tensor([0.0, 0.0, 0.0, -0.0])),
+        of(w=torch.zeros(4, dtype=torch.float64)),
+        of(w=torch.zeros(2, 2)),
+        of(v=torch.zeros(4)),
+    ]
+    assert len({base, *changed}) == 5
+    assert base == of(w=torch.zeros(4))
+
+
+def test_the_digest_does_not_see_how_a_tensor_lies_in_memory():
+    square = torch.arange(6.0).reshape(2, 3)
+    assert digest(Inner({"w": square.T.contiguous().T}, 1)) == digest(Inner({"w": square}, 1))
+
+
+def test_what_cannot_be_saved_is_named_by_its_path():
+    with pytest.raises(TypeError, match="model/odd: a function cannot be saved"):
+        flatten({"model": {"odd": flatten}})

@@ -1,0 +1,148 @@
+"""Local training: the order of batches, and SGD by hand."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from algorithms.core.seeds import Seed
+from algorithms.core.task import Augment, ImageTask, Shard
+from algorithms.core.training import Batches, Work, fit, pair_if_single
+
+SEED = Seed(3, round=0, phase="train", client=1)
+TASK = ImageTask(class_names=("a", "b"), shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
+
+
+def shard(count):
+    images = torch.arange(count * 4, dtype=torch.uint8).reshape(count, 1, 2, 2)
+    return Shard(images=images, labels=torch.arange(count) % 2, rows=torch.arange(count))
+
+
+def linear():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    nn.init.zeros_(net[1].weight)
+    nn.init.zeros_(net[1].bias)
+    return net
+
+
+def work(**changes):
+    return Work(**{"steps": 1, "epochs": None, "batch": 2, "lr": 0.5, **changes})
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_an_epoch_shows_every_example_once_and_no_batch_of_one_where_there_are_more(examples, batch):
+    batches = Batches(examples, batch, SEED)
+    epoch = [batches[i] for i in range(batches.per_epoch)]
+    assert sorted(torch.cat(epoch).tolist()) == list(range(examples))
+    if examples > 1 and batch > 1:
+        assert min(map(len, epoch)) > 1
+    assert max(map(len, epoch)) <= batch + 1
+
+
+def test_the_order_depends_on_run_and_client_but_not_on_the_round():
+    def first(seed):
+        return Batches(20, 20, seed)[0].tolist()
+
+    assert first(SEED) == first(SEED.at(round=9, phase="fine_tune"))
+    assert first(SEED) != first(SEED.at(client=2))
+    assert first(SEED) != Batches(20, 20, SEED)[1].tolist()
+
+
+def test_steps_go_on_where_the_last_round_ended():
+    seen = []
+
+    def spy(net, inputs, labels):
+        seen.append(inputs.flatten().tolist())
+        return net(inputs).sum() * 0
+
+    data = shard(8)
+    first = fit(linear(), TASK, data, work(steps=3), SEED, objective=spy)
+    fit(linear(), TASK, data, work(steps=1), SEED, position=first.position, objective=spy)
+    assert first.position == 3
+    everything = [value for batch in seen for value in batch]
+    assert sorted(everything) == pytest.approx([v / 255 for v in range(32)])
+
+
+def test_one_step_is_gradient_descent_on_cross_entropy():
+    """Zero weights give p = 1/2 for both classes, so d loss / d logit_c = mean over the batch of (1/2 - [y = c])."""
+    data = Shard(
+        images=torch.tensor([[255, 0, 0, 0], [0, 255, 0, 0]], dtype=torch.uint8).reshape(2, 1, 2, 2),
+        labels=torch.tensor([0, 1]),
+        rows=torch.arange(2),
+    )
+    net = linear()
+    done = fit(net, TASK, data, work(lr=0.5), SEED)
+    expected = -0.5 * torch.tensor([[-0.5, 0.5, 0, 0], [0.5, -0.5, 0, 0]]) / 2
+    assert torch.allclose(net[1].weight.detach(), expected)
+    assert done.loss == pytest.approx(torch.log(torch.tensor(2.0)).item())
+
+
+def test_epochs_are_counted_in_batches():
+    assert fit(linear(), TASK, shard(7), work(steps=None, epochs=2, batch=3), SEED).steps == 2 * 2
+
+
+def test_no_steps_leave_the_network_as_it_was():
+    net = linear()
+    assert fit(net, TASK, shard(4), work(steps=0), SEED).steps == 0
+    assert not net[1].weight.any()
+
+
+def test_a_correction_changes_gradients_before_the_step():
+    net = linear()
+
+    def ones(parameters):
+        for p in parameters:
+            p.grad.fill_(1.0)
+
+    fit(net, TASK, shard(4), work(lr=0.25), SEED, correct=ones)
+    assert torch.equal(net[1].weight.detach(), torch.full((2, 4), -0.25))
+
+
+def test_the_gradients_norm_is_clipped():
+    net = linear()
+
+    def ones(parameters):
+        for p in parameters:
+            p.grad.fill_(1.0)
+
+    fit(net, TASK, shard(4), work(lr=1.0, clip=0.1), SEED, correct=ones)
+    moved = torch.cat([p.detach().flatten() for p in net.parameters()])
+    assert moved.norm().item() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_a_client_with_one_example_trains_a_network_with_batch_normalisation():
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    done = fit(net, TASK, shard(1), work(), SEED)
+    assert done.steps == 1
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+def test_a_lone_example_shown_twice_has_the_same_mean_loss():
+    inputs, labels = torch.randn(1, 1, 2, 2), torch.tensor([1])
+    net = linear()
+    assert TASK.loss(net(inputs), labels) == TASK.loss(*(lambda x, y: (net(x), y))(*pair_if_single(inputs, labels)))
+
+
+def test_a_client_without_examples_is_refused():
+    with pytest.raises(ValueError, match="without examples"):
+        fit(linear(), TASK, shard(0), work(), SEED)
+
+
+def test_augmentation_is_drawn_from_the_steps_seed_and_keeps_the_shape():
+    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    change = Augment(crop=2, flip=True)
+    one, again = (change(images, SEED.torch("augment")) for _ in range(2))
+    other = change(images, SEED.at(round=1).torch("augment"))
+    assert one.shape == images.shape
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_a_random_crop_is_a_window_of_the_padded_image():
+    image = torch.arange(1, 10, dtype=torch.uint8).reshape(1, 1, 3, 3)
+    padded = nn.functional.pad(image, (1,) * 4)[0, 0]
+    windows = {tuple(padded[i : i + 3, j : j + 3].flatten().tolist()) for i in range(3) for j in range(3)}
+    generator = SEED.torch("augment")
+    drawn = {tuple(Augment(crop=1)(image, generator).flatten().tolist()) for _ in range(200)}
+    assert drawn == windows
