@@ -1,0 +1,61 @@
+"""Mistakes of the person at the keyboard, told apart from ours: they end with exit code 2 and without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class UserError(ValueError):
+    """Base of the engine's errors that a person can put right; the message names the value and what would be right."""
+
+
+MISSING = object()
+"""Stands in a Problem for a value that is not there at all."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a configuration.
+
+    Attributes:
+        place: the key, as `clients.lr`, or the file with line and column.
+        value: what was found there, `MISSING` where there is nothing.
+        reason: what would be right.
+    """
+
+    place: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        found = "" if self.value is MISSING else f" = {shown(self.value)}"
+        return f"{self.place}{found}: {self.reason}"
+
+
+class ConfigError(UserError):
+    """Everything that is wrong with a configuration, together."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        head = "The configuration cannot be run" + (f", for {count} reasons:" if count > 1 else ":")
+        return "\n".join([head, *(f"  {problem}" for problem in self.problems)])
+
+
+def shown(value: Any) -> str:
+    """A value in one line of at most 80 characters, as YAML's flow style reads it."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean X? ` where a known word looks like this one, otherwise nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]}? " if near else ""
