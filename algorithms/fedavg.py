@@ -30,7 +30,7 @@ from algorithms.nets import Classifier
 
 
 @dataclass(frozen=True)
-class State:
+class FedAvgState:
     """The global model.
 
     Attributes:
@@ -42,7 +42,7 @@ class State:
     model: dict[str, Tensor]
 
 
-class FedAvg(Method[State]):
+class FedAvg(Method[FedAvgState]):
     """McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", arXiv 1602.05629.
 
     Each round, every client k asked takes the global weights theta, trains them on its n_k examples to theta_k, and
@@ -53,7 +53,7 @@ class FedAvg(Method[State]):
     """
 
     paper = "McMahan et al. 2017, arXiv 1602.05629"
-    State = State
+    State = FedAvgState
 
     @dataclass(frozen=True, kw_only=True)
     class Config(settings.Config):
@@ -71,10 +71,10 @@ class FedAvg(Method[State]):
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> list[str]:
         return net_mixture(clients)
 
-    def start(self, clients: Sequence[ClientSpec]) -> State:
-        return State(net=clients[0].net, model=self.kit.initial(clients[0].net))
+    def start(self, clients: Sequence[ClientSpec]) -> FedAvgState:
+        return FedAvgState(net=clients[0].net, model=self.kit.initial(clients[0].net))
 
-    def round(self, state: State, plan: Plan, cohort: Cohort) -> tuple[State, dict[str, float]]:
+    def round(self, state: FedAvgState, plan: Plan, cohort: Cohort) -> tuple[FedAvgState, dict[str, float]]:
         updates = cohort.ask(self.train, Payload.of(weights=state.model))
         return replace(state, model=self.average(updates, state.model)), {}
 
@@ -108,7 +108,7 @@ class FedAvg(Method[State]):
         )
         return net, fitted
 
-    def predictor(self, state: State) -> nn.Module:
+    def predictor(self, state: FedAvgState) -> nn.Module:
         net = self.kit.network(state.net)
         net.load_state_dict(state.model)
         return net.eval()

@@ -141,16 +141,14 @@ class Method(Generic[StateT]):
     Attributes:
         paper: citation, with the arXiv number where there is one.
         State: frozen dataclass of what the server carries between rounds; see `algorithms.core.records`.
+        Config: frozen dataclass of the method's settings; see `algorithms.core.settings`.
     """
 
     paper: ClassVar[str]
     State: ClassVar[type]
+    Config: ClassVar[type[settings.Config]] = settings.Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config(settings.Config):
-        """No settings."""
-
-    def __init__(self, config: Config, kit: Kit) -> None:
+    def __init__(self, config: Any, kit: Kit) -> None:
         self.config = config
         self.kit = kit
 

@@ -93,9 +93,9 @@ def digest(value: Any) -> str:
     return total.hexdigest()
 
 
-def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
     for path in sorted(tensors):
         tensor = tensors[path].detach().cpu().contiguous()
         yield f"{path} {tensor.dtype} {tuple(tensor.shape)}".encode()
         if tensor.numel():
-            yield memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
