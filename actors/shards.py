@@ -1,0 +1,58 @@
+"""What clients hold: rows of arrays that all clients of a machine share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from algorithms.core.task import Shard
+
+
+@dataclass(frozen=True, eq=False)
+class ShardArrays:
+    """A data set's training half and who holds which of its rows; called with a client's number it gives the shard.
+
+    Attributes:
+        images: uint8, (N, C, H, W).
+        labels: int64, (N,).
+        rows: int64, (total,), the rows of client 0, then those of client 1, and so on.
+        ends: int64, (clients,), where each client's rows end in `rows`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, images: np.ndarray, labels: np.ndarray, rows: Sequence[np.ndarray]) -> ShardArrays:
+        """From one array of row numbers per client."""
+        joined = np.concatenate([np.asarray(r, dtype=np.int64) for r in rows]) if rows else np.empty(0, np.int64)
+        return cls(images, labels, joined, np.cumsum([len(r) for r in rows], dtype=np.int64))
+
+    def __len__(self) -> int:
+        """How many clients there are."""
+        return len(self.ends)
+
+    def __call__(self, client: int) -> Shard:
+        start = int(self.ends[client - 1]) if client else 0
+        own = self.rows[start : int(self.ends[client])]
+        return Shard(images=as_tensor(self.images), labels=as_tensor(self.labels), rows=as_tensor(own))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all four arrays."""
+        return self.images.nbytes + self.labels.nbytes + self.rows.nbytes + self.ends.nbytes
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A view of an array, which may lie in memory that must not be written to."""
+    with warnings.catch_warnings():
+        # Arrays in Ray's object store are read-only. torch cannot express that and warns; nothing here writes.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

@@ -1,0 +1,132 @@
+"""A small federation to play with in tests: a task, data, clients, and the shortest possible round loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.clock import PhaseClock
+from actors.delivery import Book, Delivery
+from actors.orders import Casting, find_method
+from actors.runner import InlineRunner, Runner
+from actors.shards import ShardArrays
+from actors.worker import one_thread
+from algorithms.core.contract import ClientSpec, Method, Plan
+from algorithms.core.kit import Kit
+from algorithms.core.records import digest
+from algorithms.core.seeds import Seed
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+
+SHAPE = (1, 8, 8)
+CLASSES = 3
+IMAGES = 120
+
+
+def tiny_task() -> ImageTask:
+    """Three classes of grey 8x8 images."""
+    return ImageTask(class_names=("left", "middle", "right"), shape=SHAPE, mean=(0.25,), std=(0.25,))
+
+
+def tiny_images(images: int = IMAGES, seed: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (N, 1, 8, 8) and int64 (N,): noise with a bright pair of columns whose place tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(images, dtype=np.int64) % CLASSES
+    pixels = rng.integers(0, 100, size=(images, *SHAPE), dtype=np.uint8)
+    for label in range(CLASSES):
+        pixels[labels == label, :, :, 3 * label : 3 * label + 2] += 120
+    return pixels, labels
+
+
+def tiny_shards(clients: int = 6, images: int = IMAGES, seed: int = 7) -> ShardArrays:
+    """The tiny images dealt out in turn, so that clients hold 120 / clients images each, of all classes."""
+    pixels, labels = tiny_images(images, seed)
+    order = np.random.default_rng(seed + 1).permutation(images)
+    return ShardArrays.of(pixels, labels, [np.sort(order[k::clients]) for k in range(clients)])
+
+
+def tiny_casting(
+    method: str = "fedavg",
+    *,
+    clients: int = 6,
+    nets: Sequence[str] = ("mlp",),
+    work: Work | None = None,
+    seed: int = 3,
+    **config: Any,
+) -> Casting:
+    """A casting for the tiny task; client k has the k-th of `nets`, in turn; `config` goes to the method's Config."""
+    return Casting(
+        method=method,
+        config=find_method(method).Config(**config),
+        task=tiny_task(),
+        work=work or Work(steps=3, epochs=None, batch=8, lr=0.1),
+        clients=tuple(ClientSpec(id=k, net=nets[k % len(nets)]) for k in range(clients)),
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a short run gave: the method and its state after each round, the states' digests, metrics and the book."""
+
+    method: Method[Any]
+    states: tuple[Any, ...]
+    digests: tuple[str, ...]
+    metrics: tuple[dict[str, float], ...]
+    book: Book
+
+    @property
+    def state(self) -> Any:
+        """The last state."""
+        return self.states[-1]
+
+    @property
+    def digest(self) -> str:
+        """The last state's digest."""
+        return self.digests[-1]
+
+
+def play(
+    casting: Casting,
+    runner: Runner | None = None,
+    rounds: int = 2,
+    *,
+    shards: ShardArrays | None = None,
+    cohort: Callable[[int], Sequence[int]] | None = None,
+) -> Played:
+    """Play a method's rounds through a runner, through the real delivery path.
+
+    Args:
+        runner: an InlineRunner over `shards` where None.
+        shards: `tiny_shards(number of clients)` where None; used where no runner is given.
+        cohort: round number to the numbers of the clients asked; all where None.
+    """
+    runner = runner or InlineRunner(casting, shards or tiny_shards(len(casting.clients)))
+    kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), distil=runner.distil)
+    method = find_method(casting.method)(casting.config, kit)
+    book, states, metrics = Book(), [], []
+    with one_thread():
+        state = method.start(casting.clients)
+        for number in range(rounds):
+            plan = tiny_plan(casting, number, rounds, cohort(number) if cohort else None)
+            delivery = Delivery(
+                plan, runner, method.kinds(casting.config), book, PhaseClock("server"), lambda step, done, asked: None
+            )
+            state, told = method.round(state, plan, delivery)
+            states.append(state)
+            metrics.append(told)
+    return Played(method, tuple(states), tuple(map(digest, states)), tuple(metrics), book)
+
+
+def tiny_plan(casting: Casting, number: int = 0, rounds: int = 1, asked: Sequence[int] | None = None) -> Plan:
+    """The plan of one round for the clients asked, all where None."""
+    numbers = range(len(casting.clients)) if asked is None else asked
+    return Plan(
+        round=number,
+        rounds=rounds,
+        clients=tuple(casting.clients[k] for k in numbers),
+        seed=Seed(casting.seed).at(round=number, phase="server"),
+    )
