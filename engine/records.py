@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.delivery import Book
+from actors.delivery import Book, ClientMetric, Entry
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,16 @@ class RoundRecord:
 
     Attributes:
         metrics: of the method's server side, by name.
-        seconds: wall time by phase: each client step by name, `server`, `evaluate`.
+        seconds: wall time by phase: `client:STEP` for waiting on clients, `server`, `server:PHASE`, `evaluate`.
+        entries, client_metrics: what the book gained in this round, so that a watcher can write it down at once.
     """
 
     round: int
     clients: tuple[int, ...]
     metrics: Mapping[str, float]
     seconds: Mapping[str, float]
+    entries: tuple[Entry, ...]
+    client_metrics: tuple[ClientMetric, ...]
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Rounds:
 
     def _round(self) -> None:
         number = self.next
-        before = self.clock.read()
+        before, entries, noted = self.clock.read(), len(self.book.entries), len(self.book.metrics)
         plan = self._plan(number)
         cohort = Delivery(plan, self._runner, self._kinds, self.book, self.clock, self._step_told)
         self.clock.switch("server")
@@ -109,7 +109,12 @@ class Rounds:
         after = self.clock.read()
         spent = {phase: total - before.get(phase, 0.0) for phase, total in after.items()}
         record = RoundRecord(
-            number, tuple(c.id for c in plan.clients), metrics, {p: s for p, s in spent.items() if s > 0}
+            number,
+            clients=tuple(c.id for c in plan.clients),
+            metrics=metrics,
+            seconds={p: s for p, s in spent.items() if s > 0},
+            entries=tuple(self.book.entries[entries:]),
+            client_metrics=tuple(self.book.metrics[noted:]),
         )
         self.next = number + 1
         for watcher in self._watchers:
