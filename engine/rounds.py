@@ -56,6 +56,7 @@ class Rounds:
         state: the method's, after the last finished round.
         next: number of the next round.
         stages: the last evaluation of each stage shown.
+        metrics: the last value of each metric of the method's server side.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Rounds:
         self.book = Book()
         self.clock = PhaseClock("server")
         self.stages: dict[str, Evaluation] = {}
+        self.metrics: dict[str, float] = {}
         self.next = 0
         seed = Seed(casting.seed)
         kit = Kit(
@@ -89,12 +91,11 @@ class Rounds:
         with one_thread():
             self.state: Any = self.method.start(casting.clients)
 
-    def play(self, after_round: Callable[[Rounds], None]) -> None:
-        """All rounds that are left; `after_round` is called when one is complete and told."""
+    def play(self) -> None:
+        """All rounds that are left."""
         while self.next < self._schedule.rounds:
             with one_thread():
                 self._round()
-            after_round(self)
 
     def _round(self) -> None:
         number = self.next
@@ -104,6 +105,7 @@ class Rounds:
         self.clock.switch("server")
         self.state, metrics = self.method.round(self.state, plan, cohort)
         self.clock.switch("server")
+        self.metrics.update(metrics)
         if self._schedule.evaluates(number):
             self._show(GLOBAL, self.method.predictor(self.state))
         after = self.clock.read()

@@ -1,0 +1,72 @@
+"""A federation: the data, who holds which of it, and the casting of a run's workers. Nothing has started yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from actors.orders import Casting
+from actors.runner import InlineRunner
+from actors.shards import ShardArrays
+from algorithms.core.seeds import Seed
+from engine.config import RunConfig
+from engine.data import DataSet, load
+from engine.evaluation import evaluate
+from engine.partition import Partition, divide
+from engine.records import Evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """Everything that is fixed before the first round.
+
+    Attributes:
+        config: complete and resolved.
+        casting: what a worker is told.
+        shards: every client's examples, without copies.
+    """
+
+    config: RunConfig
+    dataset: DataSet
+    partition: Partition
+    casting: Casting
+    shards: ShardArrays
+
+    @classmethod
+    def gather(cls, config: RunConfig) -> Federation:
+        """Read the data and deal it out.
+
+        Raises:
+            DataError, PartitionError: what is wrong with the data, or with the way it is to be dealt.
+        """
+        dataset = load(config.data)
+        partition = divide(
+            config.partition, dataset.train_labels, dataset.task.classes, dataset.columns, Seed(config.seed)
+        )
+        casting = Casting(
+            method=config.method.name,
+            config=config.method.settings,
+            task=dataset.task,
+            work=config.clients.work(),
+            clients=config.clients.specs(len(partition.rows)),
+            seed=config.seed,
+            device=config.runner.device,
+        )
+        shards = ShardArrays.of(dataset.train_images, dataset.train_labels, partition.rows)
+        return cls(config, dataset, partition, casting, shards)
+
+    def inline(self) -> InlineRunner:
+        """A runner in this process."""
+        return InlineRunner(self.casting, self.shards)
+
+    def evaluate(self, predictor: torch.nn.Module) -> Evaluation:
+        """A predictor on the test set."""
+        return evaluate(
+            predictor,
+            self.dataset.task,
+            self.dataset.test_images,
+            self.dataset.test_labels,
+            self.config.evaluate.batch,
+            self.casting.torch_device,
+        )

@@ -1,0 +1,167 @@
+"""A whole run: from a federation and a runner to result.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.runner import Runner
+from algorithms.core.records import digest
+from algorithms.core.task import ImageTask, Shard
+from engine.federation import Federation
+from engine.records import GeneratedImages, Result, RunStart, Watcher
+from engine.rounds import GLOBAL, Rounds, Schedule
+
+PICTURES = 20
+"""Generated and real images of each client that a report shows."""
+
+CLIENTS_PICTURED = 12
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What result.json says of the circumstances.
+
+    Attributes:
+        preset: name or file that the run was started from.
+        placement: `dedicated` or `pooled` with Ray, None inline.
+        hosts: number of hosts, 0 inline.
+        begun: `time.perf_counter()` when the command began.
+    """
+
+    preset: str
+    placement: str | None
+    hosts: int
+    begun: float
+
+
+def simulate(
+    federation: Federation, runner: Runner, start: RunStart, setting: Setting, watchers: Sequence[Watcher]
+) -> Result:
+    """Play all rounds and tell the watchers; the result is told to them too, and returned."""
+    config = federation.config
+    schedule = Schedule(
+        rounds=config.rounds,
+        cohort=config.clients.cohort or len(federation.casting.clients),
+        every=config.evaluate.every,
+    )
+    for watcher in watchers:
+        watcher.started(start)
+    rounds = Rounds(federation.casting, schedule, runner, federation.evaluate, watchers)
+    ready = time.perf_counter()
+    rounds.play()
+    values = _values(federation, runner, setting, rounds, ready)
+    result = Result(values, rounds.book, _pictures(federation, rounds))
+    for watcher in watchers:
+        watcher.finished(result)
+    return result
+
+
+def _values(
+    federation: Federation, runner: Runner, setting: Setting, rounds: Rounds, ready: float
+) -> dict[str, Any]:
+    """The contents of result.json; its keys are those of the design, section 8."""
+    config, last = federation.config, rounds.stages[GLOBAL]
+    up, down = (_bytes(rounds, direction) for direction in ("up", "down"))
+    hosts = runner.peak_rss_mb()
+    return {
+        "method": config.method.name,
+        "preset": setting.preset,
+        "seed": config.seed,
+        "runner": config.runner.kind,
+        "placement": setting.placement,
+        "hosts": setting.hosts,
+        "rounds": config.rounds,
+        "accuracy": last.accuracy,
+        "loss": last.loss,
+        "metrics": dict(rounds.metrics),
+        "stages": {**{s: e.accuracy for s, e in rounds.stages.items() if s != GLOBAL}, "final": last.accuracy},
+        "bytes_up": sum(up.values()),
+        "bytes_down": sum(down.values()),
+        "bytes_by_kind": {kind: {"up": up[kind], "down": down[kind]} for kind in sorted(up.keys() | down.keys())},
+        "seconds": _seconds(rounds.clock.read(), rounds.book.client_seconds, setting.begun, ready),
+        "virtual_seconds": None,
+        "peak_rss_mb": {"driver": _peak_mb(), "host_max": max(hosts.values(), default=None)},
+        "digest": digest(rounds.state),
+        "versions": versions(),
+    }
+
+
+def _bytes(rounds: Rounds, direction: str) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for entry in rounds.book.entries:
+        if entry.direction == direction:
+            total[entry.kind] += entry.bytes
+    return total
+
+
+def _seconds(
+    phases: Mapping[str, float], client_work: Mapping[str, float], begun: float, ready: float
+) -> dict[str, float]:
+    """Wall seconds: the whole, its four parts, the parts' phases; and `client_work`, summed over clients."""
+    groups = {"clients": 0.0, "server": 0.0, "evaluate": 0.0}
+    for phase, seconds in phases.items():
+        name = phase.partition(":")[0]
+        groups["clients" if name == "client" else name] += seconds
+    detail = {phase: seconds for phase, seconds in phases.items() if ":" in phase}
+    whole = {"total": time.perf_counter() - begun, "start": ready - begun}
+    return {**whole, **groups, **detail, "client_work": sum(client_work.values())}
+
+
+def _peak_mb() -> float:
+    """Largest resident memory of this process, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("tessera-fl", "torch", "torchvision", "numpy", "scikit-learn", "ray", "pyarrow", "mlflow")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return {"python": platform.python_version(), **found}
+
+
+def _pictures(federation: Federation, rounds: Rounds) -> tuple[GeneratedImages, ...]:
+    """Generated images beside real ones, of the first clients that have a generator; none unless the run allows it."""
+    if not federation.config.privacy.images:
+        return ()
+    sources = rounds.method.sources(rounds.state)
+    return tuple(
+        _of_client(client, sources[client].images(sources[client].latents(0)), federation.shards(client), federation)
+        for client in sorted(sources)[:CLIENTS_PICTURED]
+    )
+
+
+def _of_client(
+    client: int, generated: tuple[torch.Tensor, torch.Tensor], shard: Shard, federation: Federation
+) -> GeneratedImages:
+    images, labels = generated
+    real = shard.rows[:PICTURES]
+    return GeneratedImages(
+        client=client,
+        generated=_pixels(federation.dataset.task, images[:PICTURES]),
+        labels=labels[:PICTURES].numpy(),
+        real=shard.images[real].numpy(),
+        real_labels=shard.labels[real].numpy(),
+    )
+
+
+def _pixels(task: ImageTask, inputs: torch.Tensor) -> np.ndarray:
+    """Network inputs back to uint8 pixels."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (task.mean, task.std))
+    return ((inputs.detach().cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
