@@ -7,7 +7,8 @@ The same four functions are a plain loop here, and a Ray Data pipeline with a Ra
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core.payload import Tensors
+from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
 from algorithms.nets import Classifier
 
@@ -22,7 +24,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Source(Protocol):
-    """Where generated images come from. Pure: one index always gives the same bits."""
+    """Where generated images come from. Pure: one index gives the same bits, in any order of asking."""
 
     def latents(self, index: int) -> dict[str, Tensor]:
         """The random numbers and asked labels of batch `index`."""
@@ -54,6 +56,7 @@ class Distillation:
         lr: learning rate.
         freeze_norm: batch normalisation uses its running statistics and leaves them as they are.
         precision: of the student's forward and backward pass.
+        seed: what the student draws in a step (dropout) depends on this and the step's number alone.
     """
 
     source: Source
@@ -65,8 +68,11 @@ class Distillation:
     lr: float
     freeze_norm: bool = False
     precision: Precision = "float32"
+    seed: Seed = Seed(0)
 
     def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps = {self.steps}: must be at least 0")
         if not 1 <= self.distinct <= max(self.steps, 1):
             raise ValueError(f"distinct = {self.distinct}: must lie between 1 and the {self.steps} steps")
 
@@ -81,27 +87,35 @@ class Labelled:
 
 
 @torch.no_grad()
-def generate(job: Distillation, latents: Tensors) -> tuple[Tensor, Tensor]:
-    """Images and labels of one batch, without a graph."""
-    return job.source.images(latents)
+def generate(source: Source, latents: Tensors) -> tuple[Tensor, Tensor]:
+    """Images and labels of one batch, without a graph.
+
+    Contiguous, since a convolution may round otherwise on other strides, and these do not survive a transport.
+    """
+    images, labels = source.images(latents)
+    return images.contiguous(), labels.contiguous()
 
 
 @torch.no_grad()
-def label(job: Distillation, images: Tensor) -> Tensor:
-    """The teacher's logits (B, classes) on a batch."""
-    job.teacher.eval()
-    logits: Tensor = job.teacher(images)
-    return logits
+def label(teacher: nn.Module, images: Tensor) -> Tensor:
+    """The teacher's logits (B, classes) on a batch, on the teacher's device."""
+    teacher.eval()
+    logits: Tensor = teacher(images.to(device_of(teacher, otherwise=images.device)))
+    return logits.contiguous()
 
 
 def labelled(job: Distillation, index: int) -> Labelled:
     """Batch `index`, from latents to logits, in this process."""
-    images, labels = generate(job, job.source.latents(index))
-    return Labelled(images, labels, label(job, images))
+    images, labels = generate(job.source, job.source.latents(index))
+    return Labelled(images, labels, label(job.teacher, images))
 
 
 class Learner:
-    """The student and its optimiser: one step a batch, and a state that can be saved between steps."""
+    """The student and its optimiser: one step a batch.
+
+    Attributes:
+        done: steps made; set it, beside the states of student and optimiser, to go on where another learner stopped.
+    """
 
     def __init__(self, job: Distillation, student: nn.Module) -> None:
         """Train `student` in place (a copy of `job.student`, perhaps wrapped) as the job says."""
@@ -109,9 +123,16 @@ class Learner:
         self.student = student
         self.optimiser = torch.optim.Adam(student.parameters(), lr=job.lr)
         self.device = next(student.parameters()).device
+        self.done = 0
 
     def step(self, batch: Labelled) -> float:
         """One optimiser step; the loss before it."""
+        with torch_seeded(self.job.seed.number("student", self.done)):
+            loss = self._step(batch)
+        self.done += 1
+        return loss
+
+    def _step(self, batch: Labelled) -> float:
         self._set_mode()
         images, labels, logits = (t.to(self.device) for t in (batch.images, batch.labels, batch.logits))
         self.optimiser.zero_grad(set_to_none=True)
@@ -135,27 +156,36 @@ def freeze_norm(net: nn.Module) -> None:
             module.eval()
 
 
-def _batches(job: Distillation) -> Iterator[Labelled]:
-    """The batches of all steps in order; the distinct ones are kept only where they come again."""
-    kept: list[Labelled] = []
-    for step in range(job.steps):
-        if step < job.distinct:
-            batch = labelled(job, step)
-            if job.distinct < job.steps:
-                kept.append(batch)
-        else:
-            batch = kept[step % job.distinct]
-        yield batch
+class Kept:
+    """The batches that come again in a job's later steps, and no others."""
+
+    def __init__(self, job: Distillation) -> None:
+        self._job = job
+        self._batches: dict[int, Labelled] = {}
+
+    def at(self, step: int, fresh: Callable[[int], Labelled]) -> Labelled:
+        """The batch of a step: a kept one, or `fresh(index)`; steps must be asked in order, from any first one on."""
+        index = step % self._job.distinct
+        batch = self._batches.pop(index) if index in self._batches else fresh(index)
+        if step + self._job.distinct < self._job.steps:
+            self._batches[index] = batch
+        return batch
 
 
 def distil_here(job: Distillation) -> dict[str, Tensor]:
     """Perform a job as a plain loop in this process; the student's state dict after the last step, on the CPU."""
-    learner = Learner(job, copy_of(job.student))
-    for batch in _batches(job):
-        learner.step(batch)
+    learner, kept = Learner(job, copy_of(job.student)), Kept(job)
+    for step in range(job.steps):
+        learner.step(kept.at(step, lambda index: labelled(job, index)))
     return snapshot(learner.student)
 
 
 def copy_of(net: Classifier) -> Classifier:
     """A copy that shares nothing."""
     return copy.deepcopy(net)
+
+
+def device_of(net: nn.Module, otherwise: torch.device) -> torch.device:
+    """Where a network computes: the device of its first parameter or buffer; `otherwise` where it has none."""
+    first = next(itertools.chain(net.parameters(), net.buffers()), None)
+    return otherwise if first is None else first.device
