@@ -1,0 +1,233 @@
+"""A run's folder: written whole or not at all, read back as it was told."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.delivery import Book
+from engine import tables
+from engine.folder import FolderError, FolderExists, FolderWatcher, RunFolder, read, replacing
+from engine.records import Evaluation, Result, StageRecord
+from tests.engine.runs import evaluation, images_of, play, result_values, round_record, start_of
+
+
+def written(path, **changes):
+    play(FolderWatcher(RunFolder.create(path)), path, **changes)
+    return path
+
+
+def test_a_folder_that_holds_something_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FolderExists, match=r"--out.*tessera resume"):
+        RunFolder.create(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_folder_and_one_that_is_not_there_are_taken(tmp_path):
+    assert RunFolder.create(tmp_path).path == tmp_path
+    RunFolder.create(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(FolderExists):
+        RunFolder.create(tmp_path / "run")
+
+
+def test_a_finished_run_holds_the_files_of_the_design_and_no_parts(tmp_path):
+    names = {p.name for p in written(tmp_path / "run").iterdir()}
+    assert names == {
+        "config.yaml",
+        "start.json",
+        "ledger.parquet",
+        "rounds.parquet",
+        "seconds.parquet",
+        "result.json",
+    }
+
+
+def test_what_was_told_is_what_is_read(tmp_path):
+    run = read(written(tmp_path / "run"))
+    assert run.config == {"method": {"name": "fedavg"}, "rounds": 3, "seed": 7}
+    assert run.class_names == ("cat", "dog", "owl")
+    assert run.label_counts.tolist() == [[0, 1, 2], [1, 2, 3]]
+    assert run.facts == {"runner": "inline", "placement": "in this process"}
+    assert [(s.round, s.stage, s.evaluation.accuracy) for s in run.stages] == [
+        (0, "global", 0.25),
+        (1, "global", 0.5),
+        (2, "global", 0.75),
+    ]
+    # 3 rounds of 2 clients: weights down, weights up, examples up.
+    assert run.ledger.num_rows == 3 * 2 * 3
+    assert sum(run.ledger["bytes"].to_pylist()) == 3 * 2 * (100 + 100 + 8)
+    assert run.seconds.num_rows == 3 * 3
+
+
+def test_rows_of_a_round_are_on_disk_before_the_run_ends(tmp_path):
+    watcher = FolderWatcher(RunFolder.create(tmp_path / "run"))
+    watcher.started(start_of(tmp_path / "run"))
+    watcher.round(round_record(0))
+    part = pq.read_table(tmp_path / "run" / "parts" / "ledger-000000.parquet")
+    assert part["kind"].to_pylist() == ["weights"] * 3 + ["examples", "weights", "examples"]
+
+
+def test_a_round_told_twice_counts_once(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_start(start_of(folder.path))
+    folder.write_round(round_record(0), [])
+    folder.write_round(round_record(0), [])
+    folder.write_result(result_values())
+    assert read(folder.path).ledger.num_rows == 2 * 3
+
+
+def test_a_run_without_a_round_has_empty_tables(tmp_path):
+    run = read(written(tmp_path / "run", rounds=0))
+    assert run.ledger.schema == tables.LEDGER
+    assert run.ledger.num_rows == run.rounds.num_rows == 0
+    assert run.stages == ()
+
+
+def test_server_and_client_metrics_stand_beside_the_stages(tmp_path):
+    rows = read(written(tmp_path / "run", rounds=2)).rounds.to_pylist()
+    second = [(r["phase"], r["client"], r["name"], r["value"]) for r in rows if r["round"] == 1]
+    assert second == [
+        ("train", 0, "loss", 0.5),
+        ("train", 1, "loss", 0.5),
+        ("server", -1, "drift", 0.25),
+        ("global", -1, "accuracy", 0.5),
+        ("global", -1, "loss", 0.5),
+        ("global", -1, "accuracy[0]", 0.5),
+        ("global", -1, "accuracy[1]", 0.5),
+        ("global", -1, "accuracy[2]", 0.5),
+    ]
+
+
+def test_a_stage_may_not_pose_as_the_server():
+    with pytest.raises(ValueError, match="server"):
+        tables.metric_rows(round_record(0), [StageRecord(0, "server", evaluation(0.5))])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["global", "teacher"]),
+            st.floats(0, 1),
+            st.floats(),
+            st.lists(st.floats(0, 1) | st.just(math.nan), min_size=1, max_size=4),
+        ),
+        max_size=6,
+    )
+)
+def test_stages_come_back_in_order_even_when_one_is_shown_twice(shown):
+    stages = [StageRecord(0, name, Evaluation(a, loss, np.array(by))) for name, a, loss, by in shown]
+    back = tables.stages_of(tables.metric_rows(round_record(0), stages))
+    assert [(s.round, s.stage) for s in back] == [(s.round, s.stage) for s in stages]
+    for one, other in zip(stages, back, strict=True):
+        np.testing.assert_array_equal([one.evaluation.accuracy], [other.evaluation.accuracy])
+        np.testing.assert_array_equal([one.evaluation.loss], [other.evaluation.loss])
+        np.testing.assert_array_equal(one.evaluation.per_class, other.evaluation.per_class)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 4), (2, 2, 2)])
+def test_images_of_any_shape_come_back_to_the_byte(shape):
+    given_ = (images_of(4, n=3, shape=shape), images_of(0, n=1, shape=shape))
+    back = tables.images_of(tables.image_rows(given_))
+    assert [g.client for g in back] == [4, 0]
+    for one, other in zip(given_, back, strict=True):
+        for name in ("generated", "labels", "real", "real_labels"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_run_that_may_show_no_images_has_no_file_of_them(tmp_path):
+    assert read(written(tmp_path / "run")).images == ()
+    watcher = FolderWatcher(RunFolder.create(tmp_path / "other"))
+    watcher.started(start_of(tmp_path / "other"))
+    watcher.finished(Result(result_values(), Book(), (images_of(0),)))
+    assert [g.client for g in read(tmp_path / "other").images] == [0]
+
+
+def test_result_json_has_the_keys_of_the_design_in_their_order(tmp_path):
+    result = json.loads((written(tmp_path / "run") / "result.json").read_text())
+    assert " ".join(result) == (
+        "method preset seed runner placement hosts rounds accuracy loss metrics stages bytes_up bytes_down "
+        "bytes_by_kind seconds virtual_seconds peak_rss_mb digest versions"
+    )
+
+
+@pytest.mark.parametrize("change", [{"speed": 1}, {"accuracy": ...}])
+def test_a_result_with_a_key_too_many_or_too_few_is_refused(tmp_path, change):
+    values = {k: v for k, v in (result_values() | change).items() if v is not ...}
+    with pytest.raises(ValueError, match=next(iter(change))):
+        RunFolder.create(tmp_path / "run").write_result(values)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_result_that_is_no_number_becomes_null(tmp_path):
+    path = written(tmp_path / "run", loss=math.nan, metrics={"peak": math.inf}, stages={"final": np.float32(0.5)})
+    result = read(path).result
+    assert (result["loss"], result["metrics"], result["stages"]) == (None, {"peak": None}, {"final": 0.5})
+
+
+def test_a_run_that_did_not_finish_is_said_to_be_resumable(tmp_path):
+    watcher = FolderWatcher(RunFolder.create(tmp_path / "run"))
+    watcher.started(start_of(tmp_path / "run"))
+    watcher.round(round_record(0))
+    watcher.failed(RuntimeError("lost"))
+    with pytest.raises(FolderError, match=r"result\.json is missing.*tessera resume"):
+        read(tmp_path / "run")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FolderError, match="nowhere is not a folder"):
+        read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "start.json", "ledger.parquet", "rounds.parquet", "seconds.parquet", "result.json"]
+)
+def test_a_damaged_file_is_named(tmp_path, name):
+    path = written(tmp_path / "run") / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b"\x00{")
+    with pytest.raises(FolderError, match=f"{name} is damaged"):
+        read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "start.json", "ledger.parquet", "rounds.parquet", "seconds.parquet"])
+def test_a_missing_file_is_named(tmp_path, name):
+    (written(tmp_path / "run") / name).unlink()
+    with pytest.raises(FolderError, match=f"{name} is missing"):
+        read(tmp_path / "run")
+
+
+def test_a_result_without_its_keys_is_damaged(tmp_path):
+    path = written(tmp_path / "run")
+    (path / "result.json").write_text('{"method": "fedavg"}')
+    with pytest.raises(FolderError, match=r"result\.json is damaged: it lacks preset, seed"):
+        read(path)
+
+
+def test_a_table_with_other_columns_is_damaged(tmp_path):
+    path = written(tmp_path / "run")
+    pq.write_table(pq.read_table(path / "seconds.parquet"), path / "ledger.parquet")
+    with pytest.raises(FolderError, match=r"ledger\.parquet is damaged: its columns are round, phase, seconds"):
+        read(path)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "result.json"
+    target.write_text("old")
+
+    def fail():
+        with replacing(target) as temporary:
+            temporary.write_text("ne")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"result.json": "old"}
