@@ -79,6 +79,7 @@ class Failure:
 
     Attributes:
         traceback: the original one, as text.
+        order: what was to be performed, so that it can be performed again; None where it cannot be known.
     """
 
     client: int
@@ -87,6 +88,7 @@ class Failure:
     seed: Seed
     error: str
     traceback: str
+    order: Order | None = None
 
 
 class StepError(RuntimeError):

@@ -53,9 +53,8 @@ class Worker:
                 reply: Reply = self._steps[order.step](self._method, client)
         except Exception as error:
             text = traceback.format_exc()
-            return Failure(
-                order.client, self._casting.method, order.step, order.seed, f"{type(error).__name__}: {error}", text
-            )
+            reason = f"{type(error).__name__}: {error}"
+            return Failure(order.client, self._casting.method, order.step, order.seed, reason, text, order)
         return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), time.perf_counter() - begun)
 
 

@@ -1,0 +1,97 @@
+"""The `method` section: a name, and the fields of that method's own Config."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, create_model
+from pydantic_core import PydanticCustomError
+
+from actors.orders import find_method, method_names
+from algorithms.core.contract import Method
+from algorithms.core.settings import Config, out_of_range
+from engine.errors import nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodChoice:
+    """Which method runs, and how.
+
+    Attributes:
+        name: of the method's file in `algorithms`.
+        settings: the method's Config.
+    """
+
+    name: str
+    settings: Config
+
+    @property
+    def type(self) -> type[Method[Any]]:
+        """The method's class."""
+        return find_method(self.name)
+
+
+@cache
+def settings_model(name: str) -> type[BaseModel]:
+    """A model with the fields of a method's Config: their types, defaults, sentences and ranges.
+
+    Raises:
+        LookupError: no such method.
+    """
+    config = find_method(name).Config
+    hints = typing.get_type_hints(config)
+    fields: dict[str, Any] = {
+        field.name: (
+            Annotated[hints[field.name], AfterValidator(_within(field))],
+            Field(default=field.default, description=field.metadata.get("sentence")),
+        )
+        for field in dataclasses.fields(config)
+    }
+    return create_model(
+        f"{name} settings", __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields
+    )
+
+
+def _within(field: dataclasses.Field[Any]) -> Any:
+    """A validator that holds a value to the range of its field."""
+
+    def hold(value: Any) -> Any:
+        reason = out_of_range(field, value)
+        if reason:
+            raise ValueError(reason)
+        return value
+
+    return hold
+
+
+def read(section: Any) -> MethodChoice:
+    """The choice that a `method` section makes; pydantic's errors name the fields inside it."""
+    if not isinstance(section, Mapping):
+        raise PydanticCustomError("method", "must be a mapping with a name, as {{name: fedavg}}")
+    name = section.get("name")
+    if name not in method_names():
+        raise PydanticCustomError("method_name", _unknown(name))
+    given = {key: value for key, value in section.items() if key != "name"}
+    # A ValidationError of the inner model keeps its places below `method`.
+    checked = settings_model(name).model_validate_json(json.dumps(given))
+    values = {key: getattr(checked, key) for key in type(checked).model_fields}
+    return MethodChoice(name, find_method(name).Config(**values))
+
+
+def _unknown(name: Any) -> str:
+    hint = nearest(name, method_names()) if isinstance(name, str) else ""
+    return f"no such method; {hint}there are {', '.join(method_names())}".replace("{", "{{").replace("}", "}}")
+
+
+def write(choice: MethodChoice) -> dict[str, Any]:
+    """The section that `read` takes, with every field."""
+    return {"name": choice.name, **dataclasses.asdict(choice.settings)}
+
+
+MethodSection = Annotated[MethodChoice, PlainValidator(read), PlainSerializer(write)]
+"""A field of the run's configuration that holds a MethodChoice."""

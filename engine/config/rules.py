@@ -1,0 +1,136 @@
+"""What must hold between the keys of a configuration, each rule told apart so that all can be reported together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from engine.config import method
+from engine.config.problems import fields_at
+from engine.errors import Problem
+
+
+class Unclear(Exception):
+    """A rule asked for a value that is itself wrong or missing."""
+
+
+class Look:
+    """Values of a tree by place, with the defaults of keys that are not there."""
+
+    def __init__(self, model: type[BaseModel], tree: Any, problems: Sequence[Problem]) -> None:
+        self._model, self._tree = model, tree
+        self._wrong = [problem.place for problem in problems]
+
+    def __call__(self, place: str) -> Any:
+        """The value at a place such as `clients.lr`.
+
+        Raises:
+            Unclear: this place, or one above or below it, has a problem of its own.
+        """
+        if any(_within(place, wrong) or _within(wrong, place) for wrong in self._wrong):
+            raise Unclear
+        path = tuple(place.split("."))
+        value = self._tree
+        for name in path:
+            if not isinstance(value, dict) or name not in value:
+                return self._default(path)
+            value = value[name]
+        return value
+
+    def _default(self, path: tuple[str, ...]) -> Any:
+        field = fields_at(self._model, path[:-1], self._tree).get(path[-1])
+        if field is None or field.is_required():
+            raise Unclear
+        return field.get_default(call_default_factory=True)
+
+
+def _within(inner: str, outer: str) -> bool:
+    return f"{inner}.".startswith(f"{outer}.")
+
+
+def either_steps_or_epochs(look: Look) -> Iterator[Problem]:
+    """A round's work is counted in one unit."""
+    steps, epochs = look("clients.steps"), look("clients.epochs")
+    if (steps is None) == (epochs is None):
+        both = {"steps": steps, "epochs": epochs}
+        yield Problem("clients", both, "must hold either steps or epochs: give one, and null for the other")
+
+
+def cohort_within_clients(look: Look) -> Iterator[Problem]:
+    """No more clients can be asked than there are."""
+    cohort, clients = look("clients.cohort"), look("partition.clients")
+    if cohort is not None and clients is not None and cohort > clients:
+        yield Problem("clients.cohort", cohort, f"must be at most partition.clients = {clients}, or null for all")
+
+
+def networks_for_all(look: Look) -> Iterator[Problem]:
+    """A mapping of networks says how many clients have each."""
+    nets, clients = look("clients.net"), look("partition.clients")
+    if isinstance(nets, dict) and clients is not None and sum(nets.values()) != clients:
+        found = sum(nets.values())
+        yield Problem(
+            "clients.net", nets, f"is for {found} clients; the counts must sum to partition.clients = {clients}"
+        )
+
+
+def ray_settings_with_ray(look: Look) -> Iterator[Problem]:
+    """Hosts and addresses mean nothing to a run inside this process."""
+    if look("runner.kind") == "ray":
+        return
+    for key in ("hosts", "address"):
+        value = look(f"runner.{key}")
+        if value is not None:
+            yield Problem(f"runner.{key}", value, "is for Ray; leave it null, or set runner.kind: ray")
+    if look("runner.placement") != "auto":
+        yield Problem(
+            "runner.placement", look("runner.placement"), "is for Ray; leave it auto, or set runner.kind: ray"
+        )
+
+
+def hosts_when_pooled(look: Look) -> Iterator[Problem]:
+    """Dedicated placement has one host a client, no other number."""
+    if look("runner.placement") == "dedicated" and look("runner.hosts") is not None:
+        reason = "is for pooled placement; leave it null, since dedicated placement has one host for each client"
+        yield Problem("runner.hosts", look("runner.hosts"), reason)
+
+
+def gpu_share_with_cuda(look: Look) -> Iterator[Problem]:
+    """A share of a GPU is for those who compute on it."""
+    if look("runner.gpus") > 0 and look("runner.device") == "cpu":
+        yield Problem(
+            "runner.gpus", look("runner.gpus"), "must be 0 with runner.device: cpu, or set runner.device: cuda"
+        )
+
+
+def nothing_forbidden_leaves(look: Look) -> Iterator[Problem]:
+    """The kinds a method sends up are not among those that must not leave a client."""
+    choice = method.read(look("method"))
+    sent = choice.type.kinds(choice.settings).up
+    forbidden = [kind for kind in look("privacy.forbid") if kind in sent]
+    if forbidden:
+        reason = (
+            f"{choice.name} with these settings sends {', '.join(sorted(sent))}; allow that, or choose another method"
+        )
+        yield Problem("privacy.forbid", forbidden, reason)
+
+
+RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (
+    either_steps_or_epochs,
+    cohort_within_clients,
+    networks_for_all,
+    ray_settings_with_ray,
+    hosts_when_pooled,
+    gpu_share_with_cuda,
+    nothing_forbidden_leaves,
+)
+
+
+def broken(look: Look) -> Iterator[Problem]:
+    """What breaks a rule, as far as the values it needs are right in themselves."""
+    for rule in RULES:
+        try:
+            yield from list(rule(look))
+        except Unclear:
+            continue
