@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from algorithms.nets.classifier import Classifier
-from algorithms.nets.registry import NetworkError, build, names
+from algorithms.nets.errors import NetworkError
+from algorithms.nets.registry import PATTERNS, build, names
 
-__all__ = ["Classifier", "NetworkError", "build", "names"]
+__all__ = ["PATTERNS", "Classifier", "NetworkError", "build", "names"]
