@@ -1,0 +1,9 @@
+"""Data sets: where images come from, decoded once to bytes."""
+
+from __future__ import annotations
+
+from engine.data.config import AugmentConfig, DataConfig
+from engine.data.errors import DataError, InputError
+from engine.data.load import DataSet, load
+
+__all__ = ["AugmentConfig", "DataConfig", "DataError", "DataSet", "InputError", "load"]

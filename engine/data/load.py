@@ -1,0 +1,158 @@
+"""A data set, decoded once into arrays of bytes that every client shares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from algorithms.core.task import ImageTask
+from engine.data import digits, image_folder, parquet, torchvision_sets
+from engine.data.config import DataConfig
+from engine.data.errors import DataError
+from engine.data.split import Split, fixed_order
+
+READERS = {
+    "digits": digits.read,
+    "torchvision": torchvision_sets.read,
+    "parquet": parquet.read,
+    "imagefolder": image_folder.read,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Images to learn from and images to test on.
+
+    Attributes:
+        name: for people, such as `digits` or `mnist`.
+        task: class names, shape, and mean and deviation of the training pixels.
+        train_images, test_images: uint8, (N, C, H, W); never written to.
+        train_labels, test_labels: int64, (N,), in [0, classes).
+        columns: further columns of the training rows by name, (N,) each, such as `domain`.
+        fingerprint: SHA-256 (hex) of the four arrays.
+    """
+
+    name: str
+    task: ImageTask
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    fingerprint: str
+
+
+def load(config: DataConfig) -> DataSet:
+    """Read, decode and check a data set.
+
+    With `config.validation` above 0 the test half is rows held out of the training half; see `DataConfig`.
+
+    Raises:
+        DataError: for files that are missing or damaged, and for halves that are empty or do not fit each other.
+    """
+    read = READERS[config.kind]
+    train = read(config, "train", config.limit)
+    if config.validation:
+        train, test = _held_out(config, train)
+    else:
+        test = read(config, "test", config.test_limit)
+    names = _checked(config, train, test)
+    mean, std = pixel_statistics(train.images)
+    shape = (train.images.shape[1], train.images.shape[2], train.images.shape[3])
+    test_images = test.images if test.images.shape[1] == shape[0] else np.repeat(test.images, shape[0], axis=1)
+    return DataSet(
+        name=config.place.replace("\\", "/").rstrip("/").rpartition("/")[2] or config.kind,
+        task=ImageTask(names, shape, mean, std, config.augment.build()),
+        train_images=train.images,
+        train_labels=train.labels,
+        test_images=test_images,
+        test_labels=test.labels,
+        columns=train.columns,
+        fingerprint=fingerprint(train.images, train.labels, test_images, test.labels),
+    )
+
+
+def _held_out(config: DataConfig, train: Split) -> tuple[Split, Split]:
+    """Training rows and held-out rows, by one fixed permutation, each in their first order."""
+    order = fixed_order(len(train.labels))
+    count = round(config.validation * len(order))
+    return _rows(train, np.sort(order[count:])), _rows(train, np.sort(order[:count])[: config.test_limit])
+
+
+def _rows(split: Split, rows: np.ndarray) -> Split:
+    return replace(
+        split,
+        images=split.images[rows],
+        labels=split.labels[rows],
+        place=lambda row: split.place(int(rows[row])),
+        columns={name: values[rows] for name, values in split.columns.items()},
+    )
+
+
+def _checked(config: DataConfig, train: Split, test: Split) -> tuple[str, ...]:
+    """The class names, once the two halves are known to fit each other."""
+    names = train.class_names or ()
+    if test.class_names not in (None, names):
+        problem = f"training classes are {_few(names)} but test classes are {_few(test.class_names)}"
+        raise DataError("data.source", config.source, problem, "write the same class names into both")
+    halves = {"training": train, "held-out" if config.validation else "test": test}
+    for word, half in halves.items():
+        if not len(half.labels):
+            cause = f"of {config.validation:g} of the rows " if config.validation else ""
+            raise DataError(
+                "data.source", config.source, f"the {word} set {cause}is empty", "each set needs one image at least"
+            )
+        _check_labels(config, half, names)
+    ours, theirs = train.images.shape[1:], test.images.shape[1:]
+    if ours[1:] != theirs[1:] or theirs[0] > ours[0]:
+        shapes = f"training images are {_shape(ours)} but test images are {_shape(theirs)} (channels x height x width)"
+        raise DataError("data.source", config.source, shapes, "make them the same; data.size scales all to one size")
+    return names
+
+
+def _check_labels(config: DataConfig, half: Split, names: tuple[str, ...]) -> None:
+    wrong = np.flatnonzero((half.labels < 0) | (half.labels >= len(names)))
+    if len(wrong):
+        row = int(wrong[0])
+        problem = f"{half.place(row)} has label {half.labels[row]}, but the {len(names)} classes are {_few(names)}"
+        raise DataError("data.source", config.source, problem, f"labels are numbers from 0 to {len(names) - 1}")
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])}, ... {names[-1]}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images (N, C, H, W) scaled to [0, 1], from exact integer sums.
+
+    A channel of one single value has the deviation 1, so that it can be divided by.
+    """
+    levels = np.arange(256)
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = sum(np.bincount(block.ravel(), minlength=256) for block in _blocks(images[:, channel]))
+        total, first, second = int(np.sum(counts)), int(np.sum(counts * levels)), int(np.sum(counts * levels**2))
+        means.append(first / total / 255)
+        deviations.append((second * total - first**2) ** 0.5 / total / 255 or 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def _blocks(array: np.ndarray, rows: int = 1000) -> list[np.ndarray]:
+    """Views of at most 1,000 rows each: bincount copies what it counts into 64-bit integers."""
+    return [array[start : start + rows] for start in range(0, len(array), rows)]
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """SHA-256 (hex) over types, shapes and values, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
