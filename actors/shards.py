@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from actors.wire import as_tensor
 from algorithms.core.task import Shard
 
 
@@ -48,11 +46,3 @@ class ShardArrays:
     def nbytes(self) -> int:
         """Bytes of all four arrays."""
         return self.images.nbytes + self.labels.nbytes + self.rows.nbytes + self.ends.nbytes
-
-
-def as_tensor(array: np.ndarray) -> Tensor:
-    """A view of an array, which may lie in memory that must not be written to."""
-    with warnings.catch_warnings():
-        # Arrays in Ray's object store are read-only. torch cannot express that and warns; nothing here writes.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
