@@ -40,6 +40,17 @@ class Worker:
             raise PayloadError(
                 f"{self._casting.method}.{order.step} is not marked @client_side: no client may be asked to perform it"
             )
+        begun = time.perf_counter()
+        try:
+            reply = self.reply(order)
+        except Exception as error:
+            text = traceback.format_exc()
+            reason = f"{type(error).__name__}: {error}"
+            return Failure(order.client, self._casting.method, order.step, order.seed, reason, text, order)
+        return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), time.perf_counter() - begun)
+
+    def reply(self, order: Order) -> Reply:
+        """What the step of an order returns; what it raises is raised here, for a debugger."""
         client = Client(
             spec=self._casting.clients[order.client],
             shard=self._shards(order.client),
@@ -47,15 +58,8 @@ class Worker:
             memory=order.memory,
             seed=order.seed,
         )
-        begun = time.perf_counter()
-        try:
-            with one_thread(), torch_seeded(order.seed.number("global generator")):
-                reply: Reply = self._steps[order.step](self._method, client)
-        except Exception as error:
-            text = traceback.format_exc()
-            reason = f"{type(error).__name__}: {error}"
-            return Failure(order.client, self._casting.method, order.step, order.seed, reason, text, order)
-        return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), time.perf_counter() - begun)
+        with one_thread(), torch_seeded(order.seed.number("global generator")):
+            return self._steps[order.step](self._method, client)
 
 
 class one_thread:

@@ -9,8 +9,17 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, create_model
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    create_model,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from actors.orders import find_method, method_names
 from algorithms.core.contract import Method
@@ -72,10 +81,10 @@ def _within(field: dataclasses.Field[Any]) -> Any:
 def read(section: Any) -> MethodChoice:
     """The choice that a `method` section makes; pydantic's errors name the fields inside it."""
     if not isinstance(section, Mapping):
-        raise PydanticCustomError("method", "must be a mapping with a name, as {{name: fedavg}}")
+        raise PydanticCustomError("method", "must be a mapping that names a method")
     name = section.get("name")
-    if name not in method_names():
-        raise PydanticCustomError("method_name", _unknown(name))
+    if not isinstance(name, str) or name not in method_names():
+        raise _refused("name", name, _unknown(name))
     given = {key: value for key, value in section.items() if key != "name"}
     # A ValidationError of the inner model keeps its places below `method`.
     checked = settings_model(name).model_validate_json(json.dumps(given))
@@ -84,8 +93,16 @@ def read(section: Any) -> MethodChoice:
 
 
 def _unknown(name: Any) -> str:
-    hint = nearest(name, method_names()) if isinstance(name, str) else ""
-    return f"no such method; {hint}there are {', '.join(method_names())}".replace("{", "{{").replace("}", "}}")
+    known = ", ".join(method_names())
+    if name is None:
+        return f"must name a method; there are {known}"
+    return f"no such method; {nearest(str(name), method_names())}there are {known}"
+
+
+def _refused(key: str, value: Any, reason: str) -> ValidationError:
+    """An error at a key of the section."""
+    error = PydanticCustomError("method", "{reason}", {"reason": reason})
+    return ValidationError.from_exception_data("method", [InitErrorDetails(type=error, loc=(key,), input=value)])
 
 
 def write(choice: MethodChoice) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,11 +28,10 @@ _SENTENCES = {
     "model_type": "must be a mapping",
     "model_attributes_type": "must be a mapping",
     "dataclass_type": "must be a mapping",
-    "greater_than": "must be larger than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be at most {le}",
-    "literal_error": "must be one of {expected}",
+    "greater_than": "must be larger than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
 }
 
 
@@ -57,6 +57,8 @@ def _reason(found: Any, place: tuple[Any, ...], model: type[BaseModel], tree: An
     if found["type"] == "missing":
         field = fields_at(model, place[:-1], tree).get(place[-1])
         return f"is needed: {field.description}" if field and field.description else "is needed"
+    if found["type"] == "literal_error":
+        return _unknown_word(found["input"], found["ctx"]["expected"])
     sentence = _SENTENCES.get(found["type"])
     if sentence:
         return sentence.format(**found.get("ctx", {}))
@@ -68,6 +70,16 @@ def _unknown_key(place: tuple[Any, ...], model: type[BaseModel], tree: Any) -> s
     known = list(fields_at(model, place[:-1], tree))
     hint = nearest(str(place[-1]), known) or _elsewhere(str(place[-1]), model, tree)
     return f"unknown key; {hint}known here are {', '.join(known)}"
+
+
+def _unknown_word(found: Any, expected: str) -> str:
+    """`expected` is pydantic's list of the words, each in quotes."""
+    words = re.findall(r"'([^']*)'", expected)
+    return (
+        f"must be one of {', '.join(words)}; {nearest(str(found), words)}".rstrip("; ")
+        if words
+        else f"must be {expected}"
+    )
 
 
 def _elsewhere(key: str, model: type[BaseModel], tree: Any) -> str:

@@ -1,0 +1,185 @@
+"""What a person at a terminal sees: a line that moves, one that stays for each evaluation, a table at the end."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from engine.records import Result, RoundRecord, RunStart, StageRecord
+
+GLOBAL = "global"
+
+
+class Terminal:
+    """A watcher that writes to a console: with a moving line on a terminal, plain lines anywhere else and in CI."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._moves = console.is_terminal and not os.environ.get("CI")
+        self._status: Status | None = None
+        self._start: RunStart | None = None
+        self._accuracy: float | None = None
+        self._pace = Pace(0, clock)
+
+    def started(self, start: RunStart) -> None:
+        self._start = start
+        self._pace = Pace(start.rounds, self._clock)
+        for name, fact in start.facts.items():
+            self._print(f"{name}: {fact}")
+        self._print(f"folder: {start.folder}")
+        self._print(f"log: {start.log}")
+        if self._moves:
+            self._status = self._console.status("starting", refresh_per_second=4)
+            self._status.start()
+
+    def step(self, round: int, step: str, done: int, asked: int) -> None:
+        self._pace.step(step, done, asked)
+        if self._status:
+            self._status.update(escape(self._line(round, step, done, asked)))
+
+    def stage(self, record: StageRecord) -> None:
+        if record.stage == GLOBAL:
+            self._accuracy = record.evaluation.accuracy
+        evaluation = record.evaluation
+        self._print(
+            f"{duration(self._pace.elapsed()):>8}  round {self._of(record.round)}  {record.stage:<10}"
+            f"  accuracy {percent(evaluation.accuracy)}  loss {evaluation.loss:.3f}"
+        )
+
+    def round(self, record: RoundRecord) -> None:
+        self._pace.round()
+
+    def finished(self, result: Result) -> None:
+        self._stop()
+        if self._start:
+            self._console.print(summary(result.values, self._start))
+            self._print(closing(self._start))
+
+    def failed(self, error: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._status:
+            self._status.stop()
+            self._status = None
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _of(self, round: int) -> str:
+        rounds = str(self._pace.rounds)
+        return f"{round + 1:>{len(rounds)}}/{rounds}"
+
+    def _line(self, round: int, step: str, done: int, asked: int) -> str:
+        parts = [f"round {self._of(round)}", f"{step} {done}/{asked}"]
+        if self._accuracy is not None:
+            parts.append(f"accuracy {percent(self._accuracy)}")
+        left = self._pace.left()
+        if left is not None:
+            parts.append(f"about {duration(left)} left")
+        return " · ".join(parts)
+
+
+class Pace:
+    """How long a run still takes, from the rounds that are done and the pace of the phase under way."""
+
+    def __init__(self, rounds: int, clock: Callable[[], float]) -> None:
+        self.rounds = rounds
+        self._clock = clock
+        self._begun = self._mark = clock()
+        self._lengths: list[float] = []
+        self._step: tuple[str, int, int] = ("", 0, 0)
+        self._step_begun = self._begun
+
+    def step(self, name: str, done: int, total: int) -> None:
+        """`done` of `total` parts of a phase are through."""
+        if name != self._step[0]:
+            self._step_begun = self._clock()
+        self._step = (name, done, total)
+
+    def round(self) -> None:
+        """A round is over."""
+        now = self._clock()
+        self._lengths.append(now - self._mark)
+        self._mark, self._step = now, ("", 0, 0)
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._begun
+
+    def left(self) -> float | None:
+        """Seconds; None before the first round is over.
+
+        The median round stands for those to come, because a method's rare stages (generators, distillation) make single
+        rounds long; the round under way takes at least what its phase still needs at its pace so far.
+        """
+        if not self._lengths:
+            return None
+        usual = statistics.median(self._lengths)
+        under_way = max(usual - (self._clock() - self._mark), self._phase_left(), 0.0)
+        return under_way + usual * (self.rounds - len(self._lengths) - 1)
+
+    def _phase_left(self) -> float:
+        _, done, total = self._step
+        return (self._clock() - self._step_begun) / done * (total - done) if done else 0.0
+
+
+def summary(values: Mapping[str, Any], start: RunStart) -> Table:
+    """The result as a table of two columns."""
+    table = Table(title=f"{start.method}, {start.rounds} rounds", show_header=False, title_justify="left")
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    for stage, accuracy in values["stages"].items():
+        table.add_row(escape(f"accuracy, {stage}"), percent(accuracy))
+    table.add_row("loss", f"{values['loss']:.3f}")
+    table.add_section()
+    table.add_row("to the server", size(values["bytes_up"]))
+    table.add_row("to clients", size(values["bytes_down"]))
+    table.add_section()
+    seconds = values["seconds"]
+    for name in ("total", "start", "clients", "server", "evaluate"):
+        if name in seconds:
+            table.add_row("seconds" if name == "total" else f"  {name}", f"{seconds[name]:.1f}")
+    table.add_section()
+    table.add_row("digest", str(values["digest"])[:16])
+    return table
+
+
+def closing(start: RunStart) -> str:
+    """Where to look next."""
+    lines = [f"report: {start.folder / 'report.html'}", f"result: {start.folder / 'result.json'}"]
+    mlflow = start.config.get("mlflow") or {}
+    if mlflow.get("enabled"):
+        uri = mlflow.get("tracking_uri") or f"sqlite:///{(start.folder.parent / 'mlflow.db').absolute()}"
+        lines.append(f"mlflow: mlflow ui --backend-store-uri {shlex.quote(uri)}")
+    return "\n".join(lines)
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as `81.2 %`."""
+    return "  -   " if share is None else f"{100 * share:4.1f} %"
+
+
+def size(count: float) -> str:
+    """Bytes as `4.3 MB`, in powers of 1,000."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `1:05`, or `2:03:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
