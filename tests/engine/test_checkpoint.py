@@ -46,7 +46,7 @@ def tensors(draw):
     return torch.tensor(list(raw), dtype=torch.uint8).view(dtype).reshape(shape)
 
 
-names = st.text(st.characters(exclude_characters="/$"), min_size=1, max_size=8)
+names = st.text(st.characters(codec="utf-8", exclude_characters="/$"), min_size=1, max_size=8)
 dicts = st.dictionaries(names, tensors(), max_size=3)
 states = st.builds(
     State,
