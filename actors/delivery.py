@@ -66,6 +66,7 @@ class Delivery:
         """`told(step, done, asked)` hears of every update; waiting for updates is booked under `client:STEP`."""
         self._plan, self._runner, self._kinds, self._book = plan, runner, kinds, book
         self._clock, self._told = clock, told
+        self._open: dict[int, Errand] = {}
 
     def ask(
         self,
@@ -79,16 +80,28 @@ class Delivery:
         errand = Errand(name, asked, message, self._plan.seed)
         for client in asked:
             self._write(name, client, "down", errand.message(client))
-        return self._updates(name, asked, self._runner.run(errand))
+            self._open[client] = errand
+        return self._updates(errand, self._runner.run(errand))
 
-    def _updates(self, step: str, asked: tuple[int, ...], outcomes: Iterator[Outcome | Failure]) -> Iterator[Update]:
+    def _updates(self, errand: Errand, outcomes: Iterator[Outcome | Failure]) -> Iterator[Update]:
+        step, asked = errand.step, errand.clients
         for done, outcome in enumerate(self._awaited(step, outcomes), start=1):
             if isinstance(outcome, Failure):
                 raise StepError(outcome)
+            self._refuse_overlap(errand, outcome.client)
             self._write(step, outcome.client, "up", outcome.payload)
             self._book.note_metrics(self._plan.round, step, outcome)
             self._told(step, done, len(asked))
             yield Update(outcome.client, outcome.payload)
+
+    def _refuse_overlap(self, errand: Errand, client: int) -> None:
+        """Two steps of one client at a time would read and leave its memory in an order that nothing determines."""
+        later = self._open[client]
+        if later is not errand:
+            raise PayloadError(
+                f"client {client} was asked for {later.step} before its update of {errand.step} was taken; "
+                f"take the updates of one step before asking the same clients for the next"
+            )
 
     def _awaited(self, step: str, outcomes: Iterator[Outcome | Failure]) -> Iterator[Outcome | Failure]:
         while True:

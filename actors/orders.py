@@ -118,12 +118,16 @@ class StepError(RuntimeError):
 def find_method(name: str) -> type[Method[Any]]:
     """The method of the file `algorithms/NAME.py`: the only class of that file derived from Method.
 
+    A method of one's own is named `pkg.module:Class`.
+
     Raises:
-        LookupError: no such file; the message lists those there are.
+        LookupError: no such file or class; the message lists the methods there are.
     """
+    if ":" in name:
+        return _named_class(name)
     known = method_names()
     if name not in known:
-        raise LookupError(f"no method named {name!r}; there are {', '.join(known)}")
+        raise LookupError(f"no method named {name!r}; there are {', '.join(known)}, or one's own as pkg.module:Class")
     module = importlib.import_module(f"algorithms.{name}")
     own = [
         c
@@ -133,6 +137,14 @@ def find_method(name: str) -> type[Method[Any]]:
     if len(own) != 1:
         raise LookupError(f"algorithms/{name}.py defines {len(own)} methods, it must be one")
     return own[0]
+
+
+def _named_class(name: str) -> type[Method[Any]]:
+    source, _, wanted = name.partition(":")
+    found = getattr(importlib.import_module(source), wanted, None)
+    if not (inspect.isclass(found) and issubclass(found, Method)):
+        raise LookupError(f"{wanted!r} in {source} is not a class derived from algorithms.core.contract.Method")
+    return found
 
 
 def method_names() -> Sequence[str]:

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from actors.orders import Casting, Failure, Order, Outcome
+from actors.wire import pack_outcome, unpack_memory, unpack_outcome
 from actors.worker import Shards, Worker
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.payload import Memory, Payload
@@ -72,7 +73,11 @@ class Runner(Protocol):
 
 
 class InlineRunner:
-    """One step after another in this process, without Ray."""
+    """One step after another in this process, without Ray.
+
+    Outcomes are packed and unpacked as on their way between processes: so they share nothing with the step's networks,
+    and a method cannot tell where its steps ran.
+    """
 
     def __init__(self, casting: Casting, shards: Shards) -> None:
         self._worker = Worker(casting, shards)
@@ -87,9 +92,10 @@ class InlineRunner:
         outcome = self._worker.perform(
             Order(errand.step, client, errand.seed_of(client), errand.message(client), memory)
         )
-        if isinstance(outcome, Outcome) and outcome.memory is not None:
-            self._memories[client] = outcome.memory
-        return outcome
+        head, kept = pack_outcome(outcome)
+        if kept is not None:
+            self._memories[client] = unpack_memory(kept, private=False)
+        return unpack_outcome(head)
 
     def distil(self, job: Distillation) -> dict[str, Tensor]:
         return distil_here(job)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from types import MappingProxyType
 
 import torch
 
 from actors.orders import Casting, Failure, Order, Outcome, find_method
+from actors.wire import tensors_of
 from algorithms.core.contract import Client, Reply, steps_of
 from algorithms.core.kit import Kit
 from algorithms.core.payload import PayloadError
@@ -55,11 +57,26 @@ class Worker:
             spec=self._casting.clients[order.client],
             shard=self._shards(order.client),
             received=order.received,
-            memory=order.memory,
+            memory=MappingProxyType(dict(order.memory)),
             seed=order.seed,
         )
+        before = _versions(order)
         with one_thread(), torch_seeded(order.seed.number("global generator")):
-            return self._steps[order.step](self._method, client)
+            reply = self._steps[order.step](self._method, client)
+        _refuse_writes(before, _versions(order))
+        return reply
+
+
+def _versions(order: Order) -> dict[str, int]:
+    """How often each tensor of what a step is given has been written into, as torch counts it."""
+    return {name: t._version for name, t in tensors_of(order.received, order.memory) if not t.is_inference()}
+
+
+def _refuse_writes(before: dict[str, int], after: dict[str, int]) -> None:
+    """What a step is given is shared with other clients, here or in Ray's object store, and a retry reads it again."""
+    written = [name for name, count in before.items() if after[name] != count]
+    if written:
+        raise PayloadError(f"the step wrote into what it was given ({', '.join(written)}); it must work on a copy")
 
 
 class one_thread:
