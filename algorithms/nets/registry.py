@@ -34,7 +34,7 @@ _NETS: dict[str, tuple[Maker, str]] = {
 
 PATTERNS = {
     "torchvision:NAME": "Any classifier of torchvision by its builder's name, untrained, such as torchvision:resnet18.",
-    "pkg.module:function": "What function(shape=(C, H, W), classes=N) returns, ending in a linear layer.",
+    "pkg.module:function": "What function(shape=(C, H, W), classes=N) returns: a Classifier, or ending in nn.Linear.",
 }
 """Names that stand for many networks, and a sentence on each."""
 

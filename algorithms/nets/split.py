@@ -56,9 +56,13 @@ def split(net: nn.Module, shape: tuple[int, int, int], classes: int) -> Classifi
     logits = answer(net, probe(shape))
     head = _take_head(net, classes)
     classifier = Classifier(net, head)
-    parts = answer(classifier, probe(shape))
+    misplaced = f"its last linear layer is not its last operation; {NEEDED}"
+    try:
+        parts = answer(classifier, probe(shape))
+    except NetworkError as error:
+        raise NetworkError(misplaced) from error
     if parts.shape != logits.shape or not torch.allclose(parts, logits, rtol=1e-4, atol=1e-5):
-        raise NetworkError(f"its last linear layer is not its last operation; {NEEDED}")
+        raise NetworkError(misplaced)
     return classifier
 
 
