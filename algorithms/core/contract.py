@@ -18,8 +18,10 @@ from algorithms.core import settings
 from algorithms.core.distillation import Source
 from algorithms.core.kit import Kit
 from algorithms.core.payload import EMPTY, Memory, Payload
+from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
 from algorithms.core.task import ImageTask, Shard
+from algorithms.core.training import Work
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,12 @@ class ClientSpec:
     Attributes:
         id: number from 0.
         net: name of the client's network.
+        width: fraction in (0, 1] of that network's hidden channels which the client can hold.
     """
 
     id: int
     net: str
+    width: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Client:
         received: what the server sent; must not be written into.
         memory: what this client's last step returned as memory, {} before the first; the server never sees it.
         seed: of (run, round, step, client).
+        test: examples to evaluate the client's own predictor on; given to the step `evaluate_own` alone.
     """
 
     spec: ClientSpec
@@ -52,6 +57,7 @@ class Client:
     received: Payload
     memory: Memory
     seed: Seed
+    test: Shard | None = None
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,12 @@ class Method(Generic[StateT]):
         paper: citation, with the arXiv number where there is one.
         State: frozen dataclass of what the server carries between rounds; see `algorithms.core.records`.
         Config: frozen dataclass of the method's settings; see `algorithms.core.settings`.
+        personal: clients have predictors of their own and the server has none: the method gives `own_message` and
+            `own_predictor` in the place of `predictor`, and is evaluated through the step `evaluate_own`.
     """
 
     paper: ClassVar[str]
+    personal: ClassVar[bool] = False
     State: ClassVar[type]
     Config: ClassVar[type[settings.Config]] = settings.Config
 
@@ -158,8 +167,8 @@ class Method(Generic[StateT]):
         raise NotImplementedError
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> list[str]:
-        """Reasons why the method cannot serve this problem or these clients; asked before anything starts."""
+    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+        """Reasons why the method cannot serve this problem, these clients or their work; asked before any start."""
         return []
 
     def start(self, clients: Sequence[ClientSpec]) -> StateT:
@@ -173,6 +182,23 @@ class Method(Generic[StateT]):
     def predictor(self, state: StateT) -> nn.Module:
         """What is evaluated: network inputs (B, C, H, W) to logits (B, classes), in eval mode."""
         raise NotImplementedError
+
+    def own_message(self, state: StateT) -> Payload:
+        """What each client of a personal method receives with `evaluate_own`. Evaluation is not in the ledger."""
+        raise NotImplementedError
+
+    def own_predictor(self, client: Client) -> nn.Module:
+        """On the client's side of a personal method: what this client predicts with, in eval mode, from what it
+        received and remembers; the same contract as `predictor`."""
+        raise NotImplementedError
+
+    @client_side
+    def evaluate_own(self, client: Client) -> Reply:
+        """The client's own predictor on `client.test`: metrics `accuracy`, `loss` and `examples`; nothing travels, and
+        the memory stays as it was."""
+        if client.test is None:
+            raise ValueError("there are no examples to evaluate on: evaluate_own is asked with test examples")
+        return Reply(EMPTY, metrics=score(self.own_predictor(client), self.kit.task, client.test, self.kit.device))
 
     def sources(self, state: StateT) -> Mapping[int, Source]:
         """Where the method generates images from, by client, for a person to look at; empty where it generates none."""
@@ -189,10 +215,13 @@ def steps_of(method: type[Method[Any]]) -> dict[str, Step]:
 
 
 def net_mixture(clients: Sequence[ClientSpec]) -> list[str]:
-    """The reason to refuse clients of different networks, for methods that average whole networks."""
-    names = sorted({client.net for client in clients})
-    return (
-        [f"averages networks, which must be the same everywhere, but the clients have {', '.join(names)}"]
-        if len(names) > 1
-        else []
-    )
+    """Reasons to refuse clients of different networks or widths, for methods that average whole networks."""
+    nets = sorted({client.net for client in clients})
+    widths = sorted({client.width for client in clients})
+    reasons = []
+    if len(nets) > 1:
+        reasons.append(f"averages networks, which must be the same everywhere, but the clients have {', '.join(nets)}")
+    if widths != [1.0]:
+        found = ", ".join(f"{width:g}" for width in widths)
+        reasons.append(f"gives every client the whole network, but the clients have widths {found}")
+    return reasons

@@ -46,18 +46,19 @@ class Kit:
     distil: Callable[[Distillation], dict[str, Tensor]] = distil_here
     show: Callable[[str, nn.Module], None] = _unseen
     tell: Callable[[str, int, int], None] = _unheard
-    _resident: dict[str, Classifier] = field(default_factory=dict)
+    _resident: dict[tuple[str, float], Classifier] = field(default_factory=dict)
 
-    def network(self, name: str) -> Classifier:
-        """The one resident network of this name on the kit's device; load a state before use, keep no reference."""
-        if name not in self._resident:
-            self._resident[name] = self.new_network(name)
-        return self._resident[name]
+    def network(self, name: str, width: float = 1.0) -> Classifier:
+        """The one resident network of this name and width on the kit's device; load a state before use, keep no
+        reference."""
+        if (name, width) not in self._resident:
+            self._resident[name, width] = self.new_network(name, width)
+        return self._resident[name, width]
 
-    def new_network(self, name: str) -> Classifier:
-        """A network of one's own, with the weights of `initial`."""
+    def new_network(self, name: str, width: float = 1.0) -> Classifier:
+        """A network of one's own, with the weights of `initial`; of a fraction `width` of its hidden channels."""
         with torch_seeded(self.seed.number(f"initial {name}")):
-            return build(name, self.task.shape, self.task.classes).to(self.device)
+            return build(name, self.task.shape, self.task.classes, width).to(self.device)
 
     def initial(self, name: str) -> dict[str, Tensor]:
         """The initial state of a network: the same for every client and method of a run's seed."""

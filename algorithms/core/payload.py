@@ -22,6 +22,7 @@ KINDS: Mapping[str, str] = {
     "gradients": "gradients or updates computed on the client's data",
     "control": "running corrections of the optimiser, made from past updates",
     "examples": "how many training examples the client holds",
+    "steps": "how many steps of its optimiser the client took",
     "label_counts": "how many examples of each class the client holds",
     "prototypes": "mean features of examples of one class; of a class with few examples nearly the example itself",
     "logits": "mean outputs of the client's network for each class",
@@ -81,6 +82,25 @@ class Payload:
 
 def _value_bytes(value: Value) -> int:
     return value.numel() * value.element_size() if isinstance(value, Tensor) else NUMBER_BYTES
+
+
+NOTHING: Memory = {}
+"""A memory without contents."""
+
+
+def kept(label: str, tensors: Tensors) -> dict[str, Value]:
+    """Tensors as a part of a memory, told apart from others by a label; `recalled` takes them out again."""
+    return {f"{label}/{name}": value for name, value in tensors.items()}
+
+
+def recalled(label: str, memory: Memory) -> dict[str, Tensor]:
+    """The tensors put into a memory by `kept` under this label, by their own names; {} where there are none."""
+    start = f"{label}/"
+    return {
+        name.removeprefix(start): value
+        for name, value in memory.items()
+        if name.startswith(start) and isinstance(value, Tensor)
+    }
 
 
 EMPTY = Payload({})

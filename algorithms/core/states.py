@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,35 @@ from algorithms.core.payload import Tensors
 def snapshot(net: nn.Module) -> dict[str, Tensor]:
     """A copy of a network's state dict on the CPU, buffers and counters included."""
     return {name: value.detach().to("cpu", copy=True) for name, value in net.state_dict().items()}
+
+
+def trainable(net: nn.Module) -> tuple[str, ...]:
+    """Names of the entries that an optimiser changes, in the order in which `fit` hands their parameters to a
+    correction; buffers are not among them."""
+    return tuple(name for name, parameter in net.named_parameters() if parameter.requires_grad)
+
+
+def norm_entries(net: nn.Module) -> frozenset[str]:
+    """Names of all entries of batch normalisation: weights, biases, running statistics, counters.
+
+    They are found by the type of their module, whatever it is called. FedBN, arXiv 2102.07623, section 3.
+    """
+    return frozenset(
+        f"{path}.{entry}" if path else entry
+        for path, module in net.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for entry in module.state_dict()
+    )
+
+
+def only(state: Tensors, names: Iterable[str]) -> dict[str, Tensor]:
+    """The entries of these names."""
+    return {name: state[name] for name in names}
+
+
+def without(state: Tensors, names: Container[str]) -> dict[str, Tensor]:
+    """All entries but those of these names."""
+    return {name: value for name, value in state.items() if name not in names}
 
 
 class WeightedMean:
@@ -80,3 +109,9 @@ def weighted_mean(states: Iterable[tuple[Tensors, float]], otherwise: Tensors) -
 def combine(function: Callable[..., Tensor], *states: Tensors) -> dict[str, Tensor]:
     """Apply a function to the entries of equal name of states with equal entries."""
     return {name: function(*(state[name] for state in states)) for name in states[0]}
+
+
+def clipped(state: Tensors, largest: float) -> dict[str, Tensor]:
+    """The state, scaled down where the 2-norm of all its entries together is larger than `largest`."""
+    norm = float(torch.stack([value.double().square().sum() for value in state.values()]).sum().sqrt())
+    return dict(state) if norm <= largest else combine(lambda value: value * (largest / norm), state)

@@ -1,0 +1,121 @@
+"""What methods have in common that send a global model out and average what comes back: FedAvg and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor, nn
+
+from algorithms.core import settings, training
+from algorithms.core.contract import Client, ClientSpec, Kinds, Method, Reply, Update, client_side, net_mixture
+from algorithms.core.payload import NOTHING, Memory, Payload, Value
+from algorithms.core.settings import setting
+from algorithms.core.states import WeightedMean, only, snapshot, trainable
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Correction, Fit, Objective, Work
+from algorithms.nets import Classifier
+
+
+@dataclass(frozen=True)
+class GlobalModel:
+    """The global model.
+
+    Attributes:
+        net: name of the network.
+        model: every entry of its state dict, batch normalisation's statistics included.
+    """
+
+    net: str
+    model: dict[str, Tensor]
+
+
+ModelT = TypeVar("ModelT", bound=GlobalModel)
+
+
+class Averaging(Method[ModelT]):
+    """Base of FedAvg and its kin: the parts of a round on both sides, and the global model as predictor."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(settings.Config):
+        weights: Literal["examples", "uniform"] = setting(
+            "examples", "a client's share in the average: by its number of examples, or the same for all"
+        )
+
+    config: Config
+
+    @classmethod
+    def kinds(cls, config: Any) -> Kinds:
+        return Kinds(up=frozenset({"weights", "examples"}), down=frozenset({"weights"}))
+
+    @classmethod
+    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+        return net_mixture(clients)
+
+    def predictor(self, state: ModelT) -> nn.Module:
+        net = self.kit.network(state.net)
+        net.load_state_dict(state.model)
+        return net.eval()
+
+    def initial_model(self, clients: Sequence[ClientSpec]) -> tuple[str, dict[str, Tensor]]:
+        """The clients' network, by name, and its initial weights."""
+        return clients[0].net, self.kit.initial(clients[0].net)
+
+    def trainable(self, net: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The entries of a state that an optimiser changes."""
+        return only(state, trainable(self.kit.network(net)))
+
+    def mean(self, updates: Iterable[Update]) -> WeightedMean:
+        """sum_k p_k theta_k over the updates, added in their order."""
+        mean = WeightedMean()
+        for update in updates:
+            mean.add(update.payload.tensors("weights"), self.share(update))
+        return mean
+
+    def share(self, update: Update) -> float:
+        """p_k, up to a factor that all clients have in common."""
+        return update.payload.number("examples", "n") if self.config.weights == "examples" else 1.0
+
+    # On the client's side
+
+    @client_side
+    def train(self, client: Client) -> Reply:
+        """Local SGD from the received weights on the client's own examples: what clients do unless a method differs."""
+        net = self.received_network(client)
+        fitted = self.fit(client, net)
+        return self.reply(client, fitted, weights=snapshot(net))
+
+    def received_network(self, client: Client) -> Classifier:
+        """The client's resident network with the received weights."""
+        net = self.kit.network(client.spec.net)
+        net.load_state_dict(client.received.tensors("weights"))
+        return net
+
+    def received_parameters(self, client: Client) -> list[Tensor]:
+        """The received values of the trainable parameters, on the kit's device, in the order of a correction's."""
+        received = self.trainable(client.spec.net, client.received.tensors("weights"))
+        return [value.to(self.kit.device) for value in received.values()]
+
+    def fit(
+        self, client: Client, net: Classifier, objective: Objective | None = None, correct: Correction | None = None
+    ) -> Fit:
+        """Train a network in place on the client's examples, going on in their order where its last round ended."""
+        return training.fit(
+            net,
+            self.kit.task,
+            client.shard,
+            self.kit.work,
+            client.seed,
+            position=int(client.memory.get("position", 0)),
+            objective=objective,
+            correct=correct,
+        )
+
+    def reply(self, client: Client, fitted: Fit, memory: Memory = NOTHING, **parts: Mapping[str, Value]) -> Reply:
+        """These parts and n_k for the server; `memory` and the place in the order of examples for the next round."""
+        return Reply(
+            payload=Payload.of(**parts, examples={"n": len(client.shard)}),
+            memory={"position": fitted.position, **memory},
+            metrics={"loss": fitted.loss, "steps": fitted.steps},
+        )
