@@ -16,7 +16,7 @@ MAY_USE = {
     "actors": {"actors", "algorithms", "clusters"},
     "engine": OURS,
 }
-SCIENCE = {"numpy", "torch", "torchvision", "sklearn"}
+SCIENCE = {"numpy", "torch", "torchvision", "sklearn", "threadpoolctl"}
 
 
 def imports_of(path: Path) -> Iterator[str]:

@@ -1,0 +1,41 @@
+"""Groups of points that lie together, of which each is large enough to tell little of a single point."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+
+def groups(points: np.ndarray, most: int, least: int, random_state: int) -> np.ndarray | None:
+    """Which group each point belongs to, int64 (n,) from 0, by k-means with the most groups that are all large enough.
+
+    Args:
+        points: float (n, d).
+        most: number of groups wished for, at least 1.
+        least: points a group must have, at least 1.
+        random_state: of k-means, in [0, 2^32).
+
+    Returns:
+        None where all points together are fewer than `least`.
+    """
+    if len(points) < least:
+        return None
+    distinct = len(np.unique(points, axis=0))
+    for count in range(min(most, distinct, len(points) // least), 1, -1):
+        found = _k_means(points, count, random_state)
+        if np.bincount(found, minlength=count).min() >= least:
+            return found
+    return np.zeros(len(points), dtype=np.int64)
+
+
+def _k_means(points: np.ndarray, count: int, random_state: int) -> np.ndarray:
+    # Several threads add distances up in the order in which they finish, which moves the centres' last bits.
+    with threadpool_limits(1), warnings.catch_warnings():
+        # Points equal but for their last bits can leave a group empty; the caller counts.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = KMeans(count, n_init=1, random_state=random_state).fit(points)
+    return fitted.labels_.astype(np.int64)

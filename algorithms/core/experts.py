@@ -1,0 +1,135 @@
+"""Experts: class-wise averages of the clients' networks, and the teacher that fuses their logits.
+
+Source: Mosaic, arXiv 2505.19699: theta^(c) = sum_k n_k^c theta_k / sum_j n_j^c over the clients that take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from algorithms.core.meta import MetaModel
+from algorithms.core.payload import Tensors
+from algorithms.core.states import WeightedMean
+from algorithms.nets import Classifier
+
+CHUNK = 512
+"""Images that one expert sees at a time."""
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One expert.
+
+    Attributes:
+        net: name of its network.
+        state: every entry of its state dict, on the CPU.
+    """
+
+    net: str
+    state: dict[str, Tensor]
+
+
+class ClassWiseMeans:
+    """The average of the clients' networks by examples, and one for each class by examples of that class.
+
+    States are added one by one, and none is kept: what is kept are one sum of weights and C sums by class.
+    """
+
+    def __init__(self, classes: int) -> None:
+        """`classes` is C, or 0 for the average by examples alone."""
+        self._all = WeightedMean()
+        self._by_class = [WeightedMean() for _ in range(classes)]
+
+    def add(self, state: Tensors, counts: Tensor) -> None:
+        """Add one client's state dict; counts int64 (C,) of its examples by class. A class it lacks is not touched."""
+        self._all.add(state, float(counts.sum()))
+        for mean, count in zip(self._by_class, counts.tolist(), strict=False):
+            mean.add(state, float(count))
+
+    @property
+    def weight(self) -> float:
+        """Examples of all clients added."""
+        return self._all.weight
+
+    def plain(self, otherwise: Tensors) -> dict[str, Tensor]:
+        """sum_k n_k theta_k / sum_j n_j; `otherwise` where nobody has an example."""
+        return self._all.result(otherwise)
+
+    def experts(self, otherwise: Tensors) -> list[dict[str, Tensor]]:
+        """theta^(c) for every class c; that of a class which nobody holds is the plain average."""
+        plain = self.plain(otherwise)
+        return [mean.result(plain) for mean in self._by_class]
+
+
+class Bank:
+    """Experts whose states stay on the CPU: one network of each name is resident, and the states pass through it.
+
+    It is no `nn.Module`, so that putting a teacher in train mode, moving it or optimising it cannot reach the experts.
+    """
+
+    def __init__(self, experts: Sequence[Expert], nets: Mapping[str, Classifier]) -> None:
+        """`nets` holds one network of each expert's name; its own weights do not matter."""
+        self._experts = tuple(experts)
+        self._nets = {name: net.eval().requires_grad_(False) for name, net in nets.items()}
+
+    def __len__(self) -> int:
+        return len(self._experts)
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Network inputs (B, ...) to every expert's logits (B, E, C)."""
+        return torch.stack([self._answer(expert, images) for expert in self._experts], 1)
+
+    def _answer(self, expert: Expert, images: Tensor) -> Tensor:
+        net = self._nets[expert.net].to(images.device)
+        # One expert's copy on the device at a time: a hundred of ResNet-18 would fill 4.5 GB.
+        state = {name: value.to(images.device) for name, value in expert.state.items()}
+        return torch.cat([functional_call(net, state, (chunk,)) for chunk in images.split(CHUNK)])
+
+    @torch.no_grad()
+    def from_features(self, features: Tensor) -> Tensor:
+        """Inputs (B, F) of the last linear layer to every expert's logits (B, E, C).
+
+        Raises:
+            ValueError: the experts' networks differ, so that no features are common to them.
+        """
+        if len({expert.net for expert in self._experts}) > 1:
+            raise ValueError("experts of different networks share no features; give them images")
+        weight = torch.stack([e.state["head.weight"] for e in self._experts]).to(features.device)
+        bias = torch.stack([e.state["head.bias"] for e in self._experts]).to(features.device)
+        return torch.einsum("bf,ecf->bec", features, weight) + bias
+
+
+class PlainSum(nn.Module):
+    """The sum of all experts' logits, images to (B, C): the experts without a meta model."""
+
+    def __init__(self, bank: Bank) -> None:
+        super().__init__()
+        self.bank = bank
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.bank.logits(images).sum(1)
+
+
+class Teacher(nn.Module):
+    """The meta model over the experts, from images (`forward`) or from features (`from_features`) to logits (B, C)."""
+
+    def __init__(self, bank: Bank, meta: MetaModel) -> None:
+        super().__init__()
+        self.bank = bank
+        self.meta = meta
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Network inputs (B, C, H, W) through every expert."""
+        answer: Tensor = self.meta(self.bank.logits(images))
+        return answer
+
+    def from_features(self, features: Tensor) -> Tensor:
+        """Inputs (B, F) of the last linear layer through every expert's head."""
+        answer: Tensor = self.meta(self.bank.from_features(features))
+        return answer

@@ -1,0 +1,39 @@
+"""Batches of which half are real and half are generated. An extension of ours, not of the Mosaic paper."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Batches, Objective, Work
+
+
+def steps_of(work: Work, batches: Batches) -> int:
+    """Mini-batches in a round."""
+    return work.steps if work.steps is not None else (work.epochs or 0) * batches.per_epoch
+
+
+def samples_needed(work: Work, batches: Batches) -> int:
+    """Most examples that a round of training meets: the last batch of an epoch may hold one more than `work.batch`."""
+    return steps_of(work, batches) * (work.batch + 1)
+
+
+def beside(task: ImageTask, images: Tensor, labels: Tensor, draws: torch.Generator) -> Objective:
+    """The task's loss on each batch with as many generated samples put beside it, each sample once.
+
+    Args:
+        images: network inputs, (n, C, H, W), of at least `samples_needed`.
+        labels: int64 (n,).
+    """
+    order = torch.randperm(len(labels), generator=draws)
+    place = 0
+
+    def objective(net: nn.Module, inputs: Tensor, answers: Tensor) -> Tensor:
+        nonlocal place
+        picks = order[place : place + len(inputs)]
+        place += len(inputs)
+        both = torch.cat([inputs, images[picks].to(inputs.device)])
+        return task.loss(net(both), torch.cat([answers, labels[picks].to(answers.device)]))
+
+    return objective
