@@ -33,8 +33,8 @@ class FedAdagrad(Averaging[FedAdagradState]):
     """Reddi et al., "Adaptive Federated Optimization", ICLR 2021, arXiv 2003.00295, algorithm 2.
 
     Clients train as in FedAvg. With Delta = sum_k p_k theta_k - theta, the server sets
-    m <- beta1 m + (1 - beta1) Delta, v <- v + Delta^2, and theta <- theta + eta m / (sqrt(v) + tau). FedYogi and FedAdam
-    differ in v alone. Buffers are averaged. A round without examples changes nothing.
+    m <- beta1 m + (1 - beta1) Delta, v <- v + Delta^2, and theta <- theta + eta m / (sqrt(v) + tau). FedYogi and
+    FedAdam differ in v alone. Buffers are averaged. A round without examples changes nothing.
 
     Travels: as in FedAvg.
     """

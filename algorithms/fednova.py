@@ -35,8 +35,8 @@ class FedNova(Averaging[FedNovaState]):
     Client i takes tau_i steps from x to y_i and sends the normalised direction d_i = (x - y_i) / |a_i|, a_i being the
     weights with which its gradients have entered x - y_i (in units of the learning rate), and |a_i| their sum. With
     p_i = n_i / sum n: x <- x - tau_eff sum_i p_i d_i, tau_eff = sum_i p_i |a_i| (section 4). So a client that takes
-    more steps has no larger say in where the model goes. Local momentum and the proximal term of FedProx are allowed for
-    in a_i; weight decay is a part of the local gradient. Buffers are averaged by p_i.
+    more steps has no larger say in where the model goes. Local momentum and the proximal term of FedProx are allowed
+    for in a_i; weight decay is a part of the local gradient. Buffers are averaged by p_i.
 
     Travels, per client and round: state dict down; d_i, buffers, n_i and tau_i (8 bytes each) up.
     """
