@@ -59,3 +59,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean X? ` where a known word looks like this one, otherwise nothing."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {near[0]}? " if near else ""
+
+
+def mistakes() -> tuple[type[Exception], ...]:
+    """The errors that a person can put right, wherever in the project they are raised."""
+    from actors.distil_plan import DistillationError
+    from actors.placement import PlacementError
+    from algorithms.nets import NetworkError
+    from engine.data.errors import InputError
+
+    return (UserError, InputError, NetworkError, PlacementError, DistillationError)

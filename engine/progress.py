@@ -15,6 +15,7 @@ from rich.status import Status
 from rich.table import Table
 
 from engine.records import Result, RoundRecord, RunStart, StageRecord
+from engine.units import duration, percent, size
 
 GLOBAL = "global"
 
@@ -162,24 +163,3 @@ def closing(start: RunStart) -> str:
         uri = mlflow.get("tracking_uri") or f"sqlite:///{(start.folder.parent / 'mlflow.db').absolute()}"
         lines.append(f"mlflow: mlflow ui --backend-store-uri {shlex.quote(uri)}")
     return "\n".join(lines)
-
-
-def percent(share: float | None) -> str:
-    """A share in [0, 1] as `81.2 %`."""
-    return "  -   " if share is None else f"{100 * share:4.1f} %"
-
-
-def size(count: float) -> str:
-    """Bytes as `4.3 MB`, in powers of 1,000."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `1:05`, or `2:03:05`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

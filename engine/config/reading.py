@@ -108,17 +108,19 @@ def preset_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
+def preset_text(name: str) -> str:
+    """A preset as it was written, comments included."""
+    return (resources.files("engine") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def read(preset_or_file: str) -> dict[str, Any]:
     """The tree of a preset, or of a file; a bare name is a preset's before it is a file's.
 
     Raises:
         ConfigError: neither exists, or it is no YAML mapping.
     """
-    if preset_or_file in preset_names():
-        text = (resources.files("engine") / "presets" / f"{preset_or_file}.yaml").read_bytes()
-    else:
-        text = _file(preset_or_file)
-    tree = parse(text, preset_or_file)
+    known = preset_or_file in preset_names()
+    tree = parse(preset_text(preset_or_file) if known else _file(preset_or_file), preset_or_file)
     if not isinstance(tree, dict):
         raise ConfigError([Problem(preset_or_file, tree, "must hold a mapping with the sections of a configuration")])
     return tree

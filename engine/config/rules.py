@@ -96,12 +96,21 @@ def hosts_when_pooled(look: Look) -> Iterator[Problem]:
         yield Problem("runner.hosts", look("runner.hosts"), reason)
 
 
-def gpu_share_with_cuda(look: Look) -> Iterator[Problem]:
+def gpu_shares_with_cuda(look: Look) -> Iterator[Problem]:
     """A share of a GPU is for those who compute on it."""
-    if look("runner.gpus") > 0 and look("runner.device") == "cpu":
-        yield Problem(
-            "runner.gpus", look("runner.gpus"), "must be 0 with runner.device: cpu, or set runner.device: cuda"
-        )
+    if look("runner.device") == "cuda":
+        return
+    for place in ("runner.gpus", "runner.distillation.gpus"):
+        if look(place) > 0:
+            yield Problem(place, look(place), "must be 0 with runner.device: cpu; or set runner.device: cuda")
+
+
+def rounds_after_warmup(look: Look) -> Iterator[Problem]:
+    """What a method does when its warm-up ends must lie within the run."""
+    choice, rounds = method.read(look("method")), look("rounds")
+    warmup = getattr(choice.settings, "warmup", 0)
+    if warmup > rounds:
+        yield Problem("method.warmup", warmup, f"must be at most rounds = {rounds}")
 
 
 def nothing_forbidden_leaves(look: Look) -> Iterator[Problem]:
@@ -122,7 +131,8 @@ RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     networks_for_all,
     ray_settings_with_ray,
     hosts_when_pooled,
-    gpu_share_with_cuda,
+    gpu_shares_with_cuda,
+    rounds_after_warmup,
     nothing_forbidden_leaves,
 )
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, field_validator
 from pydantic_core import PydanticCustomError
 
+from actors.distil_plan import Actors, DistilResources
 from algorithms.core.contract import ClientSpec
 from algorithms.core.payload import KINDS
 from algorithms.core.training import Work
@@ -94,6 +95,23 @@ class EvaluateConfig(Section):
     batch: int = Field(default=256, ge=1, description="test images in a batch")
 
 
+class DistillationConfig(Section):
+    """Who performs a distillation on Ray, beside the hosts. With one trainer no result depends on it."""
+
+    samplers: int = Field(default=1, ge=1, description="actors that draw latents and generate images")
+    teachers: int = Field(default=1, ge=1, description="actors that label images with the teacher's logits")
+    trainers: int = Field(default=1, ge=1, description="train workers of the student; several agree up to rounding")
+    gpus: float = Field(default=0.0, ge=0, le=1, description="share of a GPU that each of them reserves")
+
+    def resources(self) -> DistilResources:
+        """The same as the distillation takes it."""
+        return DistilResources(
+            samplers=Actors(count=self.samplers, gpus=self.gpus),
+            teachers=Actors(count=self.teachers, gpus=self.gpus),
+            trainers=Actors(count=self.trainers, cpus=0.5, gpus=self.gpus),
+        )
+
+
 class RunnerConfig(Section):
     """Who carries the clients' steps out. No result depends on it."""
 
@@ -105,8 +123,11 @@ class RunnerConfig(Section):
     hosts: int | None = Field(default=None, ge=1, description="number of pooled hosts; null takes one per CPU")
     address: str | None = Field(default=None, description="of a running cluster to attach to; null starts one here")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where networks compute")
-    cpus: float = Field(default=1.0, gt=0, description="CPUs that one host reserves")
+    cpus: float | None = Field(default=None, gt=0, description="CPUs that one host reserves; null shares them out")
     gpus: float = Field(default=0.0, ge=0, le=1, description="share of a GPU that one host reserves and keeps to")
+    distillation: DistillationConfig = Field(
+        default_factory=DistillationConfig, description="who performs a distillation on Ray"
+    )
 
 
 class PrivacyConfig(Section):

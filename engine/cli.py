@@ -1,0 +1,194 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Tells a user's mistakes (exit code 2, no traceback) from ours (exit code 1, the whole traceback)."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(130)
+        except Exception as error:
+            code = _exit_code(error)
+            if code is None:
+                raise
+            click.echo(str(error), err=True)
+            ctx.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """2 for a mistake of the user's, 1 for a step that failed and says so itself, None for an error of ours."""
+    from actors.orders import StepError
+    from engine.errors import mistakes
+
+    if isinstance(error, mistakes()):
+        return 2
+    return 1 if isinstance(error, StepError) else None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tessera-fl", prog_name="tessera")
+def cli() -> None:
+    """Federated learning over heterogeneous clients, simulated on Ray."""
+
+
+def _configured(command: Command) -> Command:
+    """The argument and the option of every command that takes a configuration."""
+    command = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Set one key, as partition.alpha=0.01; repeatable.",
+    )(command)
+    return click.argument("configuration", metavar="PRESET|FILE")(command)
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+@cli.command()
+@_configured
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder, new or empty. [runs/NAME-seed-SEED]")
+@_as_json
+def run(configuration: str, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Run a configuration, and keep all that is known of it in a folder."""
+    from rich.console import Console
+
+    from engine.config import load
+    from engine.launch import free_folder, launch
+    from engine.progress import Terminal
+
+    config = load(configuration, overrides)
+    folder = out or free_folder(configuration, config.seed)
+    result = launch(config, configuration, folder, Terminal(Console(stderr=as_json)))
+    if as_json:
+        _print_json(dict(result.values))
+
+
+@cli.command()
+@_configured
+@_as_json
+def plan(configuration: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what would run where, what it would need, and what would be sent. Nothing is trained."""
+    from engine.config import load
+    from engine.launch import look_ahead
+
+    report = look_ahead(load(configuration, overrides))
+    if as_json:
+        _print_json(report.tree())
+    else:
+        click.echo("\n".join(report.lines()))
+
+
+@cli.command()
+@_configured
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for partition.png and partition.parquet. [.]")
+@_as_json
+def partition(configuration: str, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Deal the training images to clients: a table, a picture and a file."""
+    from engine.config import load
+    from engine.federation import Federation
+    from engine.partition import draw, table
+
+    federation = Federation.gather(load(configuration, overrides))
+    dealt, data = federation.partition, federation.dataset
+    folder = out or Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
+    picture, file = folder / "partition.png", folder / "partition.parquet"
+    draw(dealt, data.train_labels, data.task.class_names, picture)
+    dealt.save(file, data.fingerprint)
+    if as_json:
+        counts = dealt.counts(data.train_labels, data.task.classes)
+        _print_json(
+            {
+                "clients": dealt.clients,
+                "fingerprint": dealt.fingerprint,
+                "class_names": list(data.task.class_names),
+                "counts": counts.tolist(),
+                "picture": str(picture),
+                "file": str(file),
+            }
+        )
+        return
+    click.echo(table(dealt, data.train_labels, data.task.class_names))
+    click.echo(f"picture: {picture}\nfile: {file}\nfingerprint: {dealt.fingerprint}")
+
+
+@cli.command(name="list")
+@_as_json
+def list_(as_json: bool) -> None:
+    """List methods with their settings, networks, data sources, partitions and presets."""
+    from engine.listing import catalogue, lines
+
+    found = catalogue()
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo("\n".join(lines(found)))
+
+
+@cli.command()
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+def report(folders: tuple[Path, ...]) -> None:
+    """Write report.html anew for finished runs; of several, also a page that compares them."""
+    from engine.report import write_report
+
+    click.echo(f"report: {write_report(folders)}")
+
+
+@cli.command()
+@_as_json
+def doctor(as_json: bool) -> None:
+    """Look at this machine: what a run needs, and what to do where it is not there."""
+    from engine.doctor import CHECKS, examine
+
+    findings = []
+    for check in CHECKS:
+        finding = examine(check)
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{finding.state:<5} {finding.name}: {finding.found}")
+            if finding.remedy:
+                click.echo(f"      -> {finding.remedy}")
+    if as_json:
+        _print_json([finding.tree() for finding in findings])
+    if any(finding.state == "fail" for finding in findings):
+        click.get_current_context().exit(1)
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--round", "round_number", type=int, required=True, help="Round, from 0, as the error named it.")
+@click.option("--step", required=True, help="Name of the step.")
+@click.option("--client", type=int, required=True, help="Number of the client.")
+@click.option("--pdb", "debug", is_flag=True, help="Open Python's debugger where the step raises.")
+def replay(folder: Path, round_number: int, step: str, client: int, debug: bool) -> None:
+    """Perform one failed step of a run again, alone and in this process."""
+    from engine.replay import replay as perform
+
+    reply = perform(folder, round_number, step, client, debug=debug)
+    click.echo(f"step {step} of client {client} ran through this time")
+    for name, value in reply.metrics.items():
+        click.echo(f"  {name} = {value:g}")
+    for kind, count in reply.payload.nbytes().items():
+        click.echo(f"  sends {kind}: {count} bytes")
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
