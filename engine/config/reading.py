@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from engine.errors import MISSING, ConfigError, Problem, nearest
+from engine.errors import MISSING, ConfigError, Problem, nearest, shown
 
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _FLOAT_TAG, _DATE_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
@@ -164,5 +164,5 @@ def _put(tree: dict[str, Any], text: str) -> None:
     for name in path:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise ConfigError([Problem(f"--set {text}", MISSING, f"{name} is {tree!r}, which has no keys below it")])
+            raise ConfigError([Problem(f"--set {text}", MISSING, f"{name} = {shown(tree)} has no keys below it")])
     tree[last] = parsed

@@ -1,0 +1,228 @@
+"""A configuration: what it holds, how it round trips, and that everything wrong in it is said at once."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from algorithms.core.contract import ClientSpec
+from algorithms.core.training import Work
+from algorithms.fedprox import FedProx
+from engine.config import RunConfig, load, resolve, to_tree, to_yaml
+from engine.config.reading import parse
+from engine.config.schema import Section, deal
+from engine.errors import MISSING, ConfigError
+
+SMALL = {
+    "method": {"name": "fedavg"},
+    "data": {"source": "digits"},
+    "partition": {"kind": "dirichlet", "alpha": 0.5, "clients": 4},
+    "clients": {"net": "mlp", "steps": 2, "batch": 8, "lr": 0.1},
+    "rounds": 3,
+}
+
+
+def changed(**sections):
+    """SMALL with keys of its sections replaced."""
+    tree = {name: dict(value) if isinstance(value, dict) else value for name, value in SMALL.items()}
+    for name, value in sections.items():
+        tree[name] = {**tree.get(name, {}), **value} if isinstance(value, dict) else value
+    return tree
+
+
+def problems(tree):
+    """Place to reason of everything that is wrong."""
+    with pytest.raises(ConfigError) as caught:
+        resolve(tree)
+    return {problem.place: problem.reason for problem in caught.value.problems}
+
+
+def test_keys_that_are_left_out_are_filled_in():
+    config = resolve(SMALL)
+    assert (config.seed, config.evaluate.every, config.runner.kind, config.clients.cohort) == (0, 1, "inline", None)
+    assert config.method.settings.weights == "examples"
+    assert set(to_tree(config)) == set(RunConfig.model_fields)
+
+
+def test_the_fields_of_a_method_are_those_of_its_config():
+    config = resolve(changed(method={"name": "fedprox", "mu": 0.5}))
+    assert config.method.settings == FedProx.Config(mu=0.5)
+    assert config.method.type is FedProx
+
+
+def test_every_key_is_described():
+    def undescribed(model, place):
+        for name, field in model.model_fields.items():
+            if not field.description:
+                yield f"{place}{name}"
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                yield from undescribed(field.annotation, f"{place}{name}.")
+
+    assert list(undescribed(RunConfig, "")) == []
+
+
+def test_clients_work_as_the_section_says():
+    work = resolve(changed(clients={"momentum": 0.9, "clip": 1.0})).clients.work()
+    assert work == Work(steps=2, epochs=None, batch=8, lr=0.1, momentum=0.9, weight_decay=0.0, clip=1.0)
+
+
+def test_networks_are_dealt_in_turn_or_in_blocks():
+    assert deal("mlp", 3) == ["mlp", "mlp", "mlp"]
+    assert deal(("mlp", "small_cnn"), 3) == ["mlp", "small_cnn", "mlp"]
+    assert deal({"mlp": 2, "small_cnn": 1}, 3) == ["mlp", "mlp", "small_cnn"]
+    specs = resolve(changed(clients={"net": ["mlp", "small_cnn"]})).clients.specs(2)
+    assert specs == (ClientSpec(0, "mlp"), ClientSpec(1, "small_cnn"))
+
+
+def test_everything_wrong_is_said_together():
+    found = problems(
+        changed(
+            method={"wieghts": "uniform"},
+            partition={"alpha": 0, "clients": 4},
+            clients={"cohort": 9, "lr": "fast", "epochs": 1},
+            rounds=2.5,
+            privacy={"forbid": ["raw"]},
+            runner={"hosts": 2},
+            alpha=1,
+        )
+    )
+    assert set(found) == {
+        "method.wieghts",
+        "partition.alpha",
+        "clients",
+        "clients.cohort",
+        "clients.lr",
+        "rounds",
+        "privacy.forbid",
+        "runner.hosts",
+        "alpha",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "words"),
+    [
+        ({"partition": {"alpha": 0}}, "partition.alpha", "must be larger than 0"),
+        ({"partition": {"alpha": -1.5}}, "partition.alpha", "must be larger than 0"),
+        ({"clients": {"lr": "fast"}}, "clients.lr", "must be a number"),
+        ({"clients": {"lr": float("nan")}}, "clients.lr", "must be"),
+        ({"clients": {"batch": True}}, "clients.batch", "must be a whole number"),
+        ({"clients": {"batch": 8.0}}, "clients.batch", "must be a whole number"),
+        ({"clients": {"batch": "8"}}, "clients.batch", "must be a whole number"),
+        ({"clients": {"momentum": 1}}, "clients.momentum", "must be less than 1"),
+        ({"clients": {"cohort": 5}}, "clients.cohort", "at most partition.clients = 4"),
+        ({"clients": {"bacth": 3}}, "clients.bacth", "unknown key; did you mean batch?"),
+        ({"batch": 3}, "batch", "did you mean clients.batch?"),
+        ({"clients": {"net": 3}}, "clients.net", "a network's name, a list of names"),
+        ({"clients": {"net": []}}, "clients.net", "a network's name, a list of names"),
+        ({"clients": {"net": {"mlp": 0}}}, "clients.net", "a mapping from name to a number of clients"),
+        ({"clients": {"net": {"mlp": 3}}}, "clients.net", "must sum to partition.clients = 4"),
+        ({"clients": {"steps": None}}, "clients", "either steps or epochs"),
+        ({"clients": {"epochs": 2}}, "clients", "either steps or epochs"),
+        ({"rounds": 0}, "rounds", "must be at least 1"),
+        ({"seed": -1}, "seed", "must be at least 0"),
+        ({"method": {"name": "fedvag"}}, "method.name", "did you mean fedavg?"),
+        ({"method": {"name": None}}, "method.name", "must name a method"),
+        ({"method": 3}, "method", "a mapping that names a method"),
+        ({"method": {"weights": "all"}}, "method.weights", "must be one of examples, uniform"),
+        ({"method": {"name": "fedprox", "mu": -1}}, "method.mu", "must be at least 0"),
+        ({"method": {"name": "mosaic", "warmup": 4}}, "method.warmup", "must be at most rounds = 3"),
+        ({"runner": {"kind": "rya"}}, "runner.kind", "must be one of inline, ray; did you mean ray?"),
+        ({"runner": {"address": "auto"}}, "runner.address", "set runner.kind: ray"),
+        ({"runner": {"placement": "pooled"}}, "runner.placement", "set runner.kind: ray"),
+        ({"runner": {"kind": "ray", "placement": "dedicated", "hosts": 2}}, "runner.hosts", "for pooled placement"),
+        ({"runner": {"gpus": 0.5}}, "runner.gpus", "set runner.device: cuda"),
+        ({"runner": {"distillation": {"gpus": 0.5}}}, "runner.distillation.gpus", "set runner.device: cuda"),
+        ({"runner": {"distillation": {"trainers": 0}}}, "runner.distillation.trainers", "must be at least 1"),
+        ({"privacy": {"forbid": ["wieghts"]}}, "privacy.forbid", "did you mean weights?"),
+        ({"privacy": {"forbid": ["weights"]}}, "privacy.forbid", "fedavg with these settings sends examples, weights"),
+        ({"data": {"source": "digit"}}, "data.source", "digits"),
+        ({"data": 1}, "data", "must be a mapping"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place_and_what_would_be_right(change, place, words):
+    found = problems(changed(**change))
+    assert list(found) == [place]
+    assert words in found[place]
+
+
+def test_a_missing_section_is_named_with_its_meaning():
+    found = problems({"method": {"name": "fedavg"}, "rounds": 1, "clients": {"net": "mlp", "steps": 1}})
+    assert found["partition"] == "is needed: how the training images are dealt to clients"
+    assert found["clients.lr"] == "is needed: learning rate of local SGD"
+    assert set(found) == {"data", "partition", "clients.batch", "clients.lr"}
+
+
+def test_the_message_shows_place_value_and_remedy_on_one_line_each():
+    with pytest.raises(ConfigError) as caught:
+        resolve(changed(clients={"cohort": 9, "lr": -1}))
+    assert str(caught.value).splitlines() == [
+        "The configuration cannot be run, for 2 reasons:",
+        "  clients.lr = -1: must be larger than 0",
+        "  clients.cohort = 9: must be at most partition.clients = 4, or null for all",
+    ]
+
+
+def test_a_long_value_is_cut():
+    (line,) = (p for p in problems_of(changed(clients={"lr": "x" * 500})) if p.place == "clients.lr")
+    assert len(str(line)) < 200
+
+
+def problems_of(tree):
+    with pytest.raises(ConfigError) as caught:
+        resolve(tree)
+    return caught.value.problems
+
+
+def test_what_is_missing_has_no_value():
+    (problem,) = problems_of({k: v for k, v in SMALL.items() if k != "rounds"})
+    assert problem.value is MISSING
+    assert str(problem) == "rounds: is needed: number of rounds"
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+numbers = st.floats(min_value=1e-12, max_value=1e12, allow_nan=False)
+
+
+@st.composite
+def trees(draw):
+    """Configurations that are right."""
+    clients = draw(st.integers(1, 50))
+    work = draw(st.sampled_from([{"steps": 3}, {"epochs": 2}]))
+    nets = draw(st.one_of(words, st.lists(words, min_size=1, max_size=3), st.just({"mlp": clients})))
+    return {
+        "method": draw(st.sampled_from([{"name": "fedavg"}, {"name": "fedprox", "mu": 1e-05}, {"name": "mosaic"}])),
+        "data": {"source": "digits", "augment": {"crop": draw(st.integers(0, 4)), "flip": draw(st.booleans())}},
+        "partition": {"kind": "dirichlet", "alpha": draw(numbers), "clients": clients},
+        "clients": {
+            "net": nets,
+            "cohort": draw(st.none() | st.integers(1, clients)),
+            "batch": draw(st.integers(1, 10**6)),
+            "lr": draw(numbers),
+            "clip": draw(st.none() | numbers),
+            **work,
+        },
+        "rounds": draw(st.integers(50, 10**9)),
+        "seed": draw(st.integers(0, 2**70)),
+        "runner": {"kind": "ray", "address": draw(st.none() | words)},
+        "mlflow": {"enabled": draw(st.booleans()), "tracking_uri": draw(st.none() | words)},
+    }
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(trees())
+def test_a_configuration_comes_back_from_its_yaml_as_it_was(tree):
+    config = resolve(tree)
+    text = to_yaml(config)
+    assert resolve(parse(text, "written")) == config
+    assert parse(text, "written") == to_tree(config)
+
+
+def test_a_written_configuration_is_a_file_to_run(tmp_path):
+    config = resolve(SMALL)
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert load(str(tmp_path / "config.yaml")) == config
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(Exception, match="frozen"):
+        resolve(SMALL).clients.lr = 3.0

@@ -1,0 +1,80 @@
+"""The presets: each can be read, says what it is for, and stands beside its FedAvg."""
+
+import pytest
+import yaml
+
+from engine.config import load, preset_names, to_tree
+from engine.config.reading import preset_text
+from engine.listing import headline
+
+SETS = ("digits", "mnist", "cifar10")
+
+
+def test_the_presets_are_those_that_the_readme_promises():
+    assert preset_names() == sorted(
+        [
+            *(f"{kind}-{data}" for kind in ("mosaic", "mosaic-lean", "fedavg") for data in SETS),
+            "mosaic-cifar10-paper",
+            "fedavg-cifar10-paper",
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_is_a_configuration(name):
+    load(name)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_opens_with_what_it_is_for(name):
+    first = headline(preset_text(name))
+    assert first.startswith(("Mosaic ", "FedAvg "))
+    assert first.endswith(".")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_names_no_folder_of_any_machine(name):
+    assert "/" not in preset_text(name)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_writes_each_key_on_purpose(name):
+    """A key that only repeats the default of `clients`, `runner` or `evaluate` would be noise, except at the top."""
+    written = yaml.safe_load(preset_text(name))
+    assert "seed" not in written
+    assert "mlflow" not in written
+
+
+@pytest.mark.parametrize("name", [n for n in preset_names() if n.startswith("mosaic")])
+def test_a_mosaic_preset_and_its_fedavg_differ_in_the_method_alone(name):
+    mosaic, fedavg = (
+        to_tree(load(n)) for n in (name, name.replace("mosaic-lean", "fedavg").replace("mosaic", "fedavg"))
+    )
+    for section in ("data", "partition", "clients", "rounds", "seed", "evaluate"):
+        assert mosaic[section] == fedavg[section], section
+
+
+@pytest.mark.parametrize("data", SETS)
+def test_the_lean_preset_takes_lean_generators_and_mixed_batches(data):
+    settings = load(f"mosaic-lean-{data}").method.settings
+    assert (settings.generator, settings.mixed) == ("pca", True)
+
+
+def test_the_paper_preset_holds_the_numbers_of_the_paper():
+    config = load("mosaic-cifar10-paper")
+    settings, clients = config.method.settings, config.clients
+    assert (clients.net, clients.steps, clients.batch, clients.lr, clients.weight_decay) == (
+        "resnet18",
+        10,
+        64,
+        0.01,
+        1e-4,
+    )
+    # 300 rounds of a first run, then 80 of which round 40 (from 0) ends with the distillation.
+    assert (config.rounds, settings.warmup) == (300 + 80, 300 + 41)
+    assert (config.partition.clients, config.partition.alpha, config.partition.kind) == (10, 0.01, "dirichlet_balanced")
+    assert (settings.gan_epochs, settings.gan_batch, settings.gan_lr, settings.gan_width) == (200, 64, 2e-4, 64)
+    assert (settings.classifier_epochs, settings.diversity, settings.conditional) == (50, 5.0, False)
+    assert (settings.meta_steps, settings.prototypes) == (5 * 30, 10)
+    assert (settings.distil_steps, settings.distil_batch, settings.distil_lr) == (1500, 32 * 10, 1e-4)
+    assert (settings.alpha, settings.beta, settings.temperature, settings.finetune_lr) == (0.8, 1.0, 1.0, 1e-4)
