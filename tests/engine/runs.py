@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from actors.delivery import Book, ClientMetric, Entry
+from engine import tables
 from engine.folder import RESULT_KEYS, FolderWatcher, RunFolder, StoredRun, read
 from engine.records import Evaluation, GeneratedImages, Result, RoundRecord, RunStart, StageRecord, Watcher
 
@@ -76,9 +77,9 @@ def result_values(**changes: Any) -> dict[str, Any]:
 
 
 def images_of(client: int, n: int = 3, shape: tuple[int, int, int] = (1, 4, 4)) -> GeneratedImages:
-    """Noise for generated and grey for real images, labels counting from 0."""
+    """Noise for generated and grey for real images, labels 0, 1, 2, 0, ..."""
     noise = np.random.default_rng(client).integers(0, 256, (n, *shape), dtype=np.uint8)
-    labels = np.arange(n, dtype=np.int64)
+    labels = np.arange(n, dtype=np.int64) % 3
     return GeneratedImages(client, noise, np.full(n, -1, dtype=np.int64), np.full_like(noise, 128), labels)
 
 
@@ -95,3 +96,85 @@ def stored(folder: Path, **changes: Any) -> StoredRun:
     """A run that went through a folder; keywords replace attributes of what was read."""
     play(FolderWatcher(RunFolder.create(folder)), folder)
     return replace(read(folder), **changes)
+
+
+def grown(share: float, classes: int, seed: int) -> Evaluation:
+    """An evaluation near a share of right answers, uneven over the classes."""
+    noise = np.random.default_rng(seed).normal(0, 0.12, classes)
+    per_class = np.clip(share + noise - noise.mean(), 0, 1)
+    return Evaluation(float(per_class.mean()), float(-np.log(share)), per_class)
+
+
+def telling(
+    folder: Path, method: str = "mosaic", clients: int = 10, classes: int = 10, rounds: int = 50, images: int = 0
+) -> StoredRun:
+    """A run as one would look: Mosaic with its stages at 3/5 of the rounds and images of so many clients, or FedAvg."""
+    warm = 3 * rounds // 5
+    ceiling = 0.95 if method == "mosaic" else 0.88
+    stages, entries = [], []
+    for number in range(rounds):
+        share = ceiling * (1 - 0.7 * np.exp(-4 * (number + 1) / rounds)) - (0.08 if number < warm else 0)
+        if method == "mosaic" and number == warm:
+            for name, level in (("fedavg", 0.78), ("experts", 0.793), ("teacher", 0.878), ("distilled", 0.897)):
+                stages.append(StageRecord(number, name, grown(level, classes, len(name))))
+        if (number + 1) % 2 == 0 or number + 1 == rounds:
+            stages.append(StageRecord(number, "global", grown(share, classes, number)))
+        for client in range(clients):
+            entries.append(Entry(number, "train", client, "down", "weights", 120_000))
+            entries.append(Entry(number, "train", client, "up", "weights", 120_000))
+            entries.append(Entry(number, "train", client, "up", "label_counts", 80))
+            if method == "mosaic" and number == 0:
+                entries.append(Entry(number, "generator", client, "up", "generator", 900_000))
+    record = replace(round_record(0), entries=tuple(entries))
+    up = sum(e.bytes for e in entries if e.direction == "up")
+    rng = np.random.default_rng(5)
+    shares = rng.dirichlet(np.full(clients, 0.2), classes).T
+    last = [s for s in stages if s.stage == "global"][-1].evaluation
+    shown = {s.stage: s.evaluation.accuracy for s in stages if s.stage != "global"} | {"final": last.accuracy}
+    return StoredRun(
+        folder=folder,
+        config={
+            "method": {"name": method},
+            "data": {"source": "digits", "limit": None},
+            "partition": {"kind": "dirichlet", "alpha": 0.1, "clients": clients},
+            "clients": {"net": "small_cnn", "steps": 10, "batch": 64, "lr": 0.05},
+            "rounds": rounds,
+            "seed": 0,
+            "privacy": {"forbid": ["prototypes"] if method == "mosaic" else []},
+        },
+        facts={"runner": "ray", "placement": "pooled: 10 dedicated clients need 2.0 GB", "hosts": "2"},
+        class_names=tuple(str(c) for c in range(classes))
+        if classes <= 10
+        else tuple(f"class {c}" for c in range(classes)),
+        label_counts=np.rint(shares * 500).astype(np.int64),
+        result=result_values(
+            method=method,
+            preset=f"{method}-digits",
+            seed=0,
+            rounds=rounds,
+            accuracy=last.accuracy,
+            loss=last.loss,
+            stages=shown,
+            bytes_up=up,
+            bytes_down=sum(e.bytes for e in entries) - up,
+            seconds={
+                "total": 63.0,
+                "start": 9.0,
+                "clients": 34.0,
+                "server": 14.0,
+                "evaluate": 4.0,
+                "client:train": 12.0,
+                "client:generator": 22.0,
+                "server:meta": 5.0,
+                "server:distil": 8.0,
+                "client_work": 60.0,
+            },
+            peak_rss_mb={"driver": 640.2, "host_max": 512.0},
+            versions={"python": "3.11.9", "torch": "2.13.0", "ray": "2.60.0"},
+        ),
+        stages=tuple(stages),
+        ledger=tables.ledger_rows(record),
+        rounds=tables.metric_rows(record, stages),
+        seconds=tables.second_rows(record),
+        images=tuple(images_of(k, n=20, shape=(1, 8, 8)) for k in range(images)),
+    )
