@@ -16,7 +16,7 @@ SPELLINGS = "digits, torchvision:NAME, parquet:FOLDER or imagefolder:FOLDER"
 class AugmentConfig(BaseModel):
     """Random changes of training batches; see `algorithms.core.task.Augment`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     crop: int = Field(default=0, ge=0, description="pixels of padding before a random crop back; 0 turns it off")
     flip: bool = Field(default=False, description="mirror left and right with probability one half")
@@ -42,7 +42,7 @@ class DataConfig(BaseModel):
     whose file is then not even opened: so settings can be chosen without test data.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     source: str = Field(description=SPELLINGS)
     root: Path | None = Field(

@@ -1,0 +1,87 @@
+"""The `partition` section of a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Kind = Literal["iid", "dirichlet", "dirichlet_balanced", "classes", "quantity", "column", "file"]
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "iid": ("clients",),
+    "dirichlet": ("alpha", "clients"),
+    "dirichlet_balanced": ("alpha", "clients"),
+    "classes": ("classes_per_client", "clients"),
+    "quantity": ("alpha", "clients"),
+    "column": ("column",),
+    "file": ("path",),
+}
+"""The fields without which a kind cannot be dealt."""
+
+MAY: dict[str, tuple[str, ...]] = {
+    "dirichlet": ("min_examples",),
+    "dirichlet_balanced": ("min_examples",),
+    "quantity": ("min_examples",),
+    "column": ("clients",),
+}
+"""The fields that a kind uses where they are given."""
+
+_RIGHT = {
+    "clients": "a number of clients, at least 1",
+    "alpha": "a number above 0; the smaller, the more unequal the clients",
+    "classes_per_client": "a number of classes, at least 1",
+    "column": "the name of a column of the training data",
+    "path": "a Parquet file with the columns row and client",
+}
+
+
+class PartitionConfig(BaseModel):
+    """How the training rows are dealt to clients; every row goes to exactly one.
+
+    The kinds:
+
+    - `iid`: at random, in equal numbers;
+    - `dirichlet`: the rows of each class in shares drawn from a Dirichlet over the clients;
+    - `dirichlet_balanced`: the same, but a client that already holds its equal share of all rows gets none of the
+      classes that follow (the rule of Mosaic's code);
+    - `classes`: `classes_per_client` classes to each client;
+    - `quantity`: at random, in numbers drawn from a Dirichlet;
+    - `column`: the rows of one value of a column together: one client per value, or the values dealt to `clients`;
+    - `file`: as a Parquet file says, where rows may be left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    kind: Kind = Field(description="the rule by which rows are dealt")
+    clients: int | None = Field(default=None, ge=1, validate_default=True, description="number of clients")
+    alpha: float | None = Field(
+        default=None, gt=0, validate_default=True, description="concentration of the Dirichlet, omega of Mosaic's paper"
+    )
+    classes_per_client: int | None = Field(
+        default=None, ge=1, validate_default=True, description="how many classes each client holds"
+    )
+    column: str | None = Field(default=None, validate_default=True, description="column whose values make the clients")
+    path: Path | None = Field(
+        default=None, strict=False, validate_default=True, description="Parquet file with the columns row and client"
+    )
+    min_examples: int | None = Field(
+        default=None,
+        ge=1,
+        description="fewest rows of a client; null is 1, and for dirichlet_balanced 10 or, where that is less, "
+        "half of an equal share",
+    )
+
+    @field_validator("clients", "alpha", "classes_per_client", "column", "path", "min_examples")
+    @classmethod
+    def _fits_the_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind, name = info.data.get("kind"), str(info.field_name)
+        if kind is None:
+            return value
+        if value is None and name in NEEDS[kind]:
+            raise ValueError(f"kind {kind} needs it: {_RIGHT[name]}")
+        taken = NEEDS[kind] + MAY.get(kind, ())
+        if value is not None and name not in taken:
+            raise ValueError(f"kind {kind} does not use it, only {' and '.join(taken)}; leave it out")
+        return value

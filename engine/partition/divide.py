@@ -1,0 +1,119 @@
+"""From a configuration to a partition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from algorithms.core.seeds import Seed
+from engine.errors import nearest
+from engine.partition import rules
+from engine.partition.config import PartitionConfig
+from engine.partition.partition import Partition, PartitionError, grouped
+
+
+def divide(
+    config: PartitionConfig,
+    labels: np.ndarray,
+    classes: int,
+    columns: Mapping[str, Sequence[Any] | np.ndarray],
+    seed: Seed,
+) -> Partition:
+    """Deal the training rows to clients. It always ends, and the same seed deals the same rows.
+
+    Args:
+        labels: int64, (N,), of the training rows, in [0, classes).
+        columns: further columns of the training rows, (N,) each.
+        seed: of the run.
+
+    Raises:
+        PartitionError: where a client would be empty, or where the column or the file does not fit the data.
+    """
+    seed = seed.at(phase="partition")
+    if config.kind == "file":
+        assert config.path is not None
+        return Partition(Partition.load(config.path, len(labels)).rows, "file")
+    if config.kind == "column":
+        return Partition(_by_column(config, columns, seed), config.kind)
+    by_class = config.kind in ("dirichlet", "dirichlet_balanced", "classes")
+    groups = labels if by_class else np.zeros_like(labels)
+    sizes = np.bincount(groups, minlength=classes if by_class else 1)
+    least = _least(config, len(labels))
+    drawn = _drawn(config, sizes, least, seed)
+    counts = rules.repaired(drawn, least, seed)
+    return Partition(_dealt(counts, groups, seed), config.kind, moved=int(np.abs(counts - drawn).sum()) // 2)
+
+
+def _drawn(config: PartitionConfig, sizes: np.ndarray, least: int, seed: Seed) -> np.ndarray:
+    """int64, (clients, groups): how many rows of each group the rule gives each client, `sizes` in all."""
+    clients, total = cast(int, config.clients), int(sizes.sum())
+    if config.kind == "classes":
+        each = cast(int, config.classes_per_client)
+        _check_classes(config, sizes, clients, each)
+        return rules.classes(sizes, clients, each, seed)
+    if config.kind == "iid":
+        return rules.equal(total, clients)[:, None]
+    draw = rules.dirichlet_balanced if config.kind == "dirichlet_balanced" else rules.dirichlet
+    return draw(sizes, clients, cast(float, config.alpha), least, seed)
+
+
+def _least(config: PartitionConfig, total: int) -> int:
+    """The fewest rows of a client, once it is known that there are enough."""
+    clients = cast(int, config.clients)
+    if clients > total:
+        problem = f"{total} training examples cannot be dealt to {clients} clients without leaving one empty"
+        raise PartitionError("partition.clients", clients, problem, f"use at most {total} clients")
+    if config.min_examples is None:
+        return max(1, min(10, total // (2 * clients))) if config.kind == "dirichlet_balanced" else 1
+    if config.min_examples * clients > total:
+        problem = f"{clients} clients cannot have {config.min_examples} examples each, out of {total}"
+        raise PartitionError("partition.min_examples", config.min_examples, problem, f"use at most {total // clients}")
+    return config.min_examples
+
+
+def _check_classes(config: PartitionConfig, sizes: np.ndarray, clients: int, each: int) -> None:
+    present = int(np.count_nonzero(sizes))
+    key = "partition.classes_per_client"
+    if each > present:
+        raise PartitionError(key, each, f"the data has examples of {present} classes", f"use at most {present}")
+    if clients * each < present:
+        problem = f"{clients} clients with {each} each hold {clients * each} classes at most, but there are {present}"
+        raise PartitionError(key, each, problem, "use more clients or more classes per client")
+    most = int(np.minimum(sizes, clients).sum())
+    if clients * each > most:
+        problem = f"{clients} clients with {each} classes each ask for {clients * each} shards, but the examples of "
+        problem += f"{present} classes make {most} at most"
+        raise PartitionError(key, each, problem, "use fewer clients or fewer classes per client")
+
+
+def _dealt(counts: np.ndarray, groups: np.ndarray, seed: Seed) -> tuple[np.ndarray, ...]:
+    """Rows of each group at random, in the numbers asked for."""
+    owners = np.empty(len(groups), np.int64)
+    for group in range(counts.shape[1]):
+        rows = seed.numpy("rows", group).permutation(np.flatnonzero(groups == group))
+        owners[rows] = np.repeat(np.arange(len(counts)), counts[:, group])
+    return grouped(np.arange(len(groups)), owners, len(counts))
+
+
+def _by_column(
+    config: PartitionConfig, columns: Mapping[str, Sequence[Any] | np.ndarray], seed: Seed
+) -> tuple[np.ndarray, ...]:
+    """One client per value, in the values' order; or the values, shuffled, dealt to clients in turn."""
+    name = cast(str, config.column)
+    if name not in columns:
+        has = f"the training data has {', '.join(columns)}" if columns else "the training data has labels alone"
+        raise PartitionError("partition.column", name, has, f"{nearest(name, columns)}name a column that is there")
+    missing = [row for row, value in enumerate(columns[name]) if value is None or value != value]
+    if missing:
+        raise PartitionError("partition.column", name, f"row {missing[0]} has no value", "every row needs one")
+    values, which = np.unique(np.asarray(columns[name]), return_inverse=True)
+    if config.clients is None:
+        return grouped(np.arange(len(which)), which, len(values))
+    if config.clients > len(values):
+        problem = f"column {name} has {len(values)} values, too few for {config.clients} clients"
+        raise PartitionError("partition.clients", config.clients, problem, f"use at most {len(values)}")
+    owners = np.empty(len(values), np.int64)
+    owners[seed.numpy("values").permutation(len(values))] = np.arange(len(values)) % config.clients
+    return grouped(np.arange(len(which)), owners[which], config.clients)

@@ -1,0 +1,92 @@
+"""A partition for the eye: a picture and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+from engine.partition.partition import Partition
+
+_FEW_CLASSES = 12
+_FEW_CLIENTS = 25
+_PALE_TO_DARK = LinearSegmentedColormap.from_list("counts", ["#cfe3f5", "#5b9bd0", "#1c5a9c", "#0a2350"])
+
+
+def table(partition: Partition, labels: np.ndarray, class_names: Sequence[str]) -> str:
+    """One line per client: its number of examples, how many classes it holds, and with few classes each class's count.
+
+    Args:
+        labels: int64, (N,), of the training rows.
+    """
+    counts = partition.counts(labels, len(class_names))
+    few = len(class_names) <= _FEW_CLASSES
+    lines = [["client", "examples", "classes", *(class_names if few else ())]]
+    for name, row in [*enumerate(counts), ("all", counts.sum(axis=0))]:
+        cells = [f"{count:,}" if count else "." for count in row] if few else []
+        lines.append([str(name), f"{row.sum():,}", str(np.count_nonzero(row)), *cells])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    drawn = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join([*drawn, *_notes(partition)])
+
+
+def _notes(partition: Partition) -> list[str]:
+    if not partition.moved:
+        return []
+    return [
+        f"{partition.moved:,} examples were moved from clients with many to clients that {partition.kind} left short"
+    ]
+
+
+def draw(partition: Partition, labels: np.ndarray, class_names: Sequence[str], path: Path) -> None:
+    """Write a PNG: class x client, coloured by the number of examples, above the size of each client.
+
+    Args:
+        labels: int64, (N,), of the training rows.
+    """
+    counts = partition.counts(labels, len(class_names)).T
+    # Inches: cells have room for a number where there are few, and the whole stays within a screen.
+    width = min(max(0.55 * partition.clients + 3.0, 8.0), 16.0)
+    height = min(max(0.34 * len(class_names), 2.5), 11.0)
+    figure = Figure(figsize=(width, height + 2.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    map_axes, size_axes = figure.subplots(2, 1, sharex=True, height_ratios=[height, 1])
+    total = f"{partition.clients:,} clients, {counts.sum():,} examples, {len(class_names)} classes"
+    map_axes.set_title("\n".join([f"{partition.kind}: {total}", *_notes(partition)]), loc="left", fontsize=10)
+    _draw_map(figure, map_axes, counts, class_names)
+    _draw_sizes(size_axes, counts.sum(axis=0))
+    figure.savefig(path, format="png")
+
+
+def _draw_map(figure: Figure, axes: Axes, counts: np.ndarray, class_names: Sequence[str]) -> None:
+    norm = LogNorm(1, max(2, int(counts.max())))
+    image = axes.imshow(
+        np.ma.masked_equal(counts, 0), aspect="auto", cmap=_PALE_TO_DARK, norm=norm, interpolation="none"
+    )
+    bar = figure.colorbar(image, ax=axes, label="examples", pad=0.01, ticks=LogLocator(), format="{x:,.0f}")
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel("class")
+    step = -(-len(class_names) // 50)
+    axes.set_yticks(range(0, len(class_names), step), [name[:24] for name in class_names[::step]], fontsize=8)
+    axes.tick_params(axis="x", labelbottom=False)
+    if len(class_names) <= _FEW_CLASSES and counts.shape[1] <= _FEW_CLIENTS:
+        for (label, client), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if norm(count) > 0.45 else "black"
+                axes.text(client, label, str(count), ha="center", va="center", fontsize=7, color=colour)
+
+
+def _draw_sizes(axes: Axes, sizes: np.ndarray) -> None:
+    axes.bar(range(len(sizes)), sizes, width=0.9 if len(sizes) <= 100 else 1.0, color="#4c566a")
+    axes.set_xlim(-0.5, len(sizes) - 0.5)
+    axes.set_xlabel("client")
+    axes.set_ylabel("examples")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=25, integer=True))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,163 @@
+"""The rules by which clients get examples of classes, on numbers small enough to check by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from algorithms.core.seeds import Seed
+from engine.partition import PartitionConfig, PartitionError, divide, rules
+
+SEED = Seed(0, phase="partition")
+
+
+@pytest.mark.parametrize(
+    ("shares", "total", "numbers"),
+    [
+        ([0.5, 0.25, 0.25], 4, [2, 1, 1]),
+        ([0.4, 0.6], 3, [1, 2]),
+        ([0.5, 0.5, 0.0], 5, [2, 3, 0]),
+        ([0.0, 0.0], 4, [2, 2]),
+    ],
+)
+def test_shares_become_whole_numbers_that_sum_to_the_total(shares, total, numbers):
+    assert rules.cut(np.array(shares), total).tolist() == numbers
+
+
+def test_a_share_of_nearly_nothing_gets_nothing_even_at_the_end():
+    assert rules.cut(np.array([1 - 1e-9, 1e-9]), 1000).tolist() == [1000, 0]
+
+
+@pytest.mark.parametrize("rule", [rules.dirichlet, rules.dirichlet_balanced])
+@given(alpha=st.sampled_from([1e-3, 0.1, 1.0, 1e9]), clients=st.integers(1, 8), seed=st.integers(0, 50))
+@settings(deadline=None)
+def test_no_example_is_lost_or_made(rule, alpha, clients, seed):
+    sizes = np.array([7, 0, 40, 3])
+    counts = rule(sizes, clients, alpha, 1, Seed(seed))
+    assert counts.min() >= 0
+    assert counts.sum(axis=0).tolist() == sizes.tolist()
+
+
+def test_a_large_alpha_gives_everybody_the_same_of_each_class():
+    counts = rules.dirichlet(np.array([100, 50]), 5, 1e9, 1, SEED)
+    assert np.abs(counts - [20, 10]).max() <= 1
+
+
+def test_a_small_alpha_gives_each_class_to_one_client():
+    counts = rules.dirichlet(np.array([100] * 6), 2, 1e-6, 1, SEED)
+    assert (counts.max(axis=0) == 100).all()
+
+
+def test_shares_are_drawn_again_until_every_client_has_the_least():
+    """At alpha 1 three clients of 30 examples are all above 5 in about a quarter of the draws."""
+    for seed in range(10):
+        assert rules.dirichlet(np.array([30]), 3, 1.0, 5, Seed(seed)).min() >= 5
+
+
+def test_balanced_clients_with_their_equal_share_get_no_further_class():
+    """With a tiny alpha a class goes to one client, which then holds 100 = 400 / 4: so each client gets one class."""
+    for seed in range(10):
+        counts = rules.dirichlet_balanced(np.array([100] * 4), 4, 1e-6, 0, Seed(seed))
+        assert sorted(map(tuple, (counts > 0).tolist())) == sorted(map(tuple, np.eye(4, dtype=bool).tolist()))
+
+
+@given(st.integers(0, 1000), st.integers(2, 9), st.sampled_from([0.01, 0.1, 1.0]))
+@settings(deadline=None)
+def test_balanced_clients_are_below_their_equal_share_before_the_last_class_they_get(seed, clients, alpha):
+    sizes = np.array([40, 25, 60, 10, 33])
+    counts = rules.dirichlet_balanced(sizes, clients, alpha, 0, Seed(seed))
+    for row in counts[counts.sum(axis=1) > 0]:
+        last = np.flatnonzero(row)[-1]
+        assert row[:last].sum() < sizes.sum() / clients
+
+
+def test_repair_moves_what_is_lacking_and_no_more():
+    counts = np.array([[9, 0], [0, 6], [0, 1], [0, 0]])
+    mended = rules.repaired(counts, 3, SEED)
+    assert mended.sum(axis=1).min() == 3
+    assert mended.sum(axis=0).tolist() == [9, 7]
+    assert np.abs(mended - counts).sum() == 2 * (2 + 3)
+    assert counts[0].tolist() == [9, 0]
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=1, max_size=8), st.integers(0, 9))
+def test_repair_always_ends_where_there_are_enough_examples(counts, least):
+    counts = np.array(counts)
+    least = min(least, counts.sum() // len(counts))
+    mended = rules.repaired(counts, least, SEED)
+    assert mended.sum(axis=1).min() >= least
+    assert mended.min() >= 0
+    assert mended.sum(axis=0).tolist() == counts.sum(axis=0).tolist()
+
+
+def test_the_partition_says_how_many_rows_were_moved():
+    """Two classes of 50 go whole to one or two clients; the others have one row each moved to them."""
+    labels = np.arange(2).repeat(50)
+    config = PartitionConfig(kind="dirichlet", alpha=1e-6, clients=5)
+    partition = divide(config, labels, 2, {}, Seed(0))
+    assert partition.moved == 5 - len(np.flatnonzero(partition.sizes > 1))
+
+
+@pytest.mark.parametrize(("rows", "least"), [(1000, 10), (100, 5), (12, 1)])
+def test_balanced_clients_have_ten_examples_or_half_an_equal_share(rows, least):
+    config = PartitionConfig(kind="dirichlet_balanced", alpha=1e-6, clients=10)
+    for seed in range(5):
+        sizes = divide(config, np.zeros(rows, np.int64), 1, {}, Seed(seed)).sizes
+        assert sizes.min() == least
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(5, 40), min_size=3, max_size=8),
+    st.integers(1, 3),
+    st.integers(3, 5),
+    st.integers(0, 100),
+)
+def test_classes_per_client_is_exact_and_a_class_is_shared_equally(sizes, each, clients, seed):
+    labels = np.arange(len(sizes)).repeat(sizes)
+    config = PartitionConfig(kind="classes", classes_per_client=each, clients=clients)
+    if clients * each < len(sizes):
+        with pytest.raises(PartitionError, match=f"hold {clients * each} classes at most, but there are {len(sizes)}"):
+            divide(config, labels, len(sizes), {}, Seed(seed))
+        return
+    counts = divide(config, labels, len(sizes), {}, Seed(seed)).counts(labels, len(sizes))
+    assert (np.count_nonzero(counts, axis=1) == each).all()
+    for held in counts.T:
+        assert np.ptp(held[held > 0]) <= 1
+
+
+def test_ten_clients_with_two_of_ten_equal_classes_are_equal():
+    labels = np.arange(10).repeat(60)
+    config = PartitionConfig(kind="classes", classes_per_client=2, clients=10)
+    assert divide(config, labels, 10, {}, Seed(3)).sizes.tolist() == [60] * 10
+
+
+def test_a_large_class_is_cut_into_more_shards():
+    assert rules.shards(np.array([100, 10]), clients=10, each=1).tolist() == [9, 1]
+
+
+def test_a_class_has_no_more_shards_than_examples_or_clients():
+    assert rules.shards(np.array([90, 2, 0, 90]), clients=4, each=2).tolist() == [4, 1, 0, 3]
+    assert rules.shards(np.array([5, 2, 5]), clients=4, each=2).tolist() == [3, 2, 3]
+
+
+def test_more_classes_per_client_than_there_are_is_refused():
+    config = PartitionConfig(kind="classes", classes_per_client=3, clients=2)
+    with pytest.raises(PartitionError, match="the data has examples of 2 classes"):
+        divide(config, np.array([0, 0, 3, 3]), 4, {}, Seed(0))
+
+
+def test_fewer_examples_than_shards_are_refused_with_both_numbers():
+    config = PartitionConfig(kind="classes", classes_per_client=2, clients=4)
+    with pytest.raises(PartitionError, match="ask for 8 shards, but the examples of 2 classes make 5 at most"):
+        divide(config, np.array([0, 0, 0, 0, 1]), 2, {}, Seed(0))
+
+
+def test_quantity_mixes_classes_at_random_and_sizes_by_alpha():
+    labels = np.arange(2).repeat(500)
+    even, uneven = (
+        divide(PartitionConfig(kind="quantity", alpha=alpha, clients=4), labels, 2, {}, Seed(0)) for alpha in (1e9, 0.1)
+    )
+    assert even.sizes.tolist() == [250] * 4
+    assert uneven.sizes.max() > 400
+    assert np.ptp(even.counts(labels, 2)) < 60
