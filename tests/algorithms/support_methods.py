@@ -1,0 +1,244 @@
+"""Problems small enough for arithmetic by hand, and runners that misbehave in one way each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from actors.clock import PhaseClock
+from actors.delivery import Book, Delivery
+from actors.orders import Casting, Failure, Outcome, find_method
+from actors.runner import Errand, InlineRunner, Runner
+from actors.shards import ShardArrays
+from actors.worker import one_thread
+from algorithms.core.contract import Client, ClientSpec, Method, Reply
+from algorithms.core.kit import Kit
+from algorithms.core.payload import Memory, Payload
+from algorithms.core.records import digest, flatten, rebuild
+from algorithms.core.seeds import Seed
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+from algorithms.nets import Classifier
+from tests.support import tiny_plan, tiny_shards
+
+# --- Squared error in one weight: z = w x, f(w) = mean of (w x - y)^2 / 2, gradient x (w x - y) -------------------
+
+
+class Regression(ImageTask):
+    """Labels are the numbers to predict; the one logit is compared with them."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Half the squared error, mean over the batch."""
+        return (logits[:, 0] - labels).square().mean() / 2
+
+
+SCALAR = "tests.algorithms.support_methods:scalar"
+NORMED_SCALAR = "tests.algorithms.support_methods:normed_scalar"
+
+
+def scalar(shape: tuple[int, int, int], classes: int) -> Classifier:
+    """z = w x with w = 0 at first; its bias is 0 and is not trained."""
+    head = nn.Linear(1, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    head.bias.requires_grad_(False)
+    return Classifier(nn.Flatten(), head)
+
+
+def normed_scalar(shape: tuple[int, int, int], classes: int) -> Classifier:
+    """`scalar` behind a batch normalisation without weights: the buffers of every kind, and one trained number."""
+    net = scalar(shape, classes)
+    return Classifier(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(1, affine=False)), net.head)
+
+
+def regression(
+    method: str,
+    points: Sequence[Sequence[tuple[int, int]]],
+    work: Work,
+    *,
+    net: str = SCALAR,
+    **config: Any,
+) -> tuple[Casting, ShardArrays]:
+    """A federation whose client k holds the points (x, y) of `points[k]`; x in 0..255, y any integer."""
+    flat = [point for own in points for point in own]
+    pixels = np.array([x for x, _ in flat], dtype=np.uint8).reshape(-1, 1, 1, 1)
+    labels = np.array([y for _, y in flat], dtype=np.int64)
+    ends = np.cumsum([len(own) for own in points])
+    rows = [np.arange(end - len(own), end) for own, end in zip(points, ends, strict=True)]
+    task = Regression(class_names=("value",), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
+    clients = tuple(ClientSpec(id=k, net=net) for k in range(len(points)))
+    casting = Casting(method, find_method(method).Config(**config), task, work, clients, seed=3)
+    return casting, ShardArrays.of(pixels, labels, rows)
+
+
+def sgd(steps: int, lr: float, batch: int = 100, **changes: Any) -> Work:
+    """`steps` steps; on all of a client's points at once unless `batch` is smaller."""
+    return Work(steps=steps, epochs=None, batch=batch, lr=lr, **changes)
+
+
+def weight_of(state: Any) -> float:
+    """w of the global model."""
+    return float(state.model["head.weight"].item())
+
+
+# --- One step of one client ---------------------------------------------------------------------------------------
+
+
+def method_of(casting: Casting) -> Method[Any]:
+    """The method as a worker or the server would have it."""
+    return find_method(casting.method)(
+        casting.config, Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed))
+    )
+
+
+def client_of(
+    casting: Casting,
+    shards: ShardArrays,
+    number: int,
+    received: Payload,
+    memory: Memory | None = None,
+    *,
+    round: int = 0,
+    step: str = "train",
+    test: int | None = None,
+) -> Client:
+    """A client at the beginning of a step; `test` is the number of the client whose examples it is tested on."""
+    return Client(
+        spec=casting.clients[number],
+        shard=shards(number),
+        received=received,
+        memory=memory or {},
+        seed=Seed(casting.seed, round=round, phase=step, client=number),
+        test=None if test is None else shards(test),
+    )
+
+
+def train(method: Method[Any], client: Client) -> Reply:
+    """The step `train`, with one thread."""
+    with one_thread():
+        return method.train(client)  # type: ignore[attr-defined, no-any-return]
+
+
+# --- Rounds, one at a time ----------------------------------------------------------------------------------------
+
+
+class Federation:
+    """A method and its runner, played round by round, so that a test can look, save and load in between."""
+
+    def __init__(self, casting: Casting, runner: Runner, rounds: int) -> None:
+        self.casting, self.runner, self.rounds = casting, runner, rounds
+        self.method = method_of(casting)
+        self.method.kit.distil = runner.distil
+        self.book = Book()
+        with one_thread():
+            self.state = self.method.start(casting.clients)
+
+    @classmethod
+    def inline(cls, casting: Casting, shards: ShardArrays, rounds: int = 2) -> Federation:
+        """Played in this process."""
+        return cls(casting, InlineRunner(casting, shards), rounds)
+
+    def play(self, number: int, asked: Sequence[int] | None = None) -> Federation:
+        """Round `number` with the clients asked, all where None."""
+        plan = tiny_plan(self.casting, number, self.rounds, asked)
+        kinds = self.method.kinds(self.casting.config)
+        cohort = Delivery(plan, self.runner, kinds, self.book, PhaseClock("server"), lambda step, done, asked: None)
+        with one_thread():
+            self.state, _ = self.method.round(self.state, plan, cohort)
+        return self
+
+    def play_all(self) -> Federation:
+        """All rounds, with all clients."""
+        for number in range(self.rounds):
+            self.play(number)
+        return self
+
+    def reloaded(self, runner: Runner) -> Federation:
+        """A federation as another process would have it after a checkpoint: rebuilt from tensors and JSON text."""
+        other = Federation(self.casting, runner, self.rounds)
+        other.state = saved_and_loaded(self.state, type(self.method).State)
+        runner.restore({k: saved_and_loaded(dict(m), dict[str, Any]) for k, m in self.runner.memories().items()})
+        return other
+
+
+def saved_and_loaded(value: Any, annotation: Any) -> Any:
+    """A value by way of tensors and JSON text, which share nothing with it."""
+    tensors, tree = flatten(value)
+    return rebuild(annotation, json.loads(json.dumps(tree)), {name: t.clone() for name, t in tensors.items()})
+
+
+# --- Runners that do one thing differently ------------------------------------------------------------------------
+
+
+class BackwardsRunner(InlineRunner):
+    """Performs every step when it is asked, the last client's first; yields in cohort order, as every runner must."""
+
+    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
+        done = {client: self._perform(errand, client) for client in reversed(errand.clients)}
+        return iter([done[client] for client in errand.clients])
+
+
+class DroppingRunner(InlineRunner):
+    """Yields nothing for some clients, as a failure policy that goes on without them."""
+
+    def __init__(self, casting: Casting, shards: ShardArrays, dropped: Sequence[int]) -> None:
+        super().__init__(casting, shards)
+        self._dropped = dropped
+
+    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
+        return super().run(replace(errand, clients=tuple(c for c in errand.clients if c not in self._dropped)))
+
+
+class WatchfulRunner(InlineRunner):
+    """Remembers what every client received, remembered and sent, and what it hashed to at that moment."""
+
+    def __init__(self, casting: Casting, shards: ShardArrays) -> None:
+        super().__init__(casting, shards)
+        self.seen: list[tuple[str, Mapping[str, Any], str]] = []
+        self.bytes: dict[tuple[str, int, str], int] = {}
+
+    def _perform(self, errand: Errand, client: int) -> Outcome | Failure:
+        received = errand.message(client)
+        self._look(f"{errand.step}: received by {client}", received.parts)
+        self._look(f"{errand.step}: remembered by {client}", self._memories.get(client, {}))
+        outcome = super()._perform(errand, client)
+        if isinstance(outcome, Outcome):
+            self._look(f"{errand.step}: sent by {client}", outcome.payload.parts)
+            self._count(errand.step, client, received, outcome.payload)
+        return outcome
+
+    def _look(self, where: str, value: Mapping[str, Any]) -> None:
+        self.seen.append((where, value, digest(value)))
+
+    def _count(self, step: str, client: int, received: Payload, sent: Payload) -> None:
+        for direction, payload in (("down", received), ("up", sent)):
+            key = (step, client, direction)
+            self.bytes[key] = self.bytes.get(key, 0) + sum(
+                value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 8
+                for part in payload.parts.values()
+                for value in part.values()
+            )
+
+    def changed(self) -> list[str]:
+        """Where something is no longer what it was when it was seen."""
+        return [where for where, value, seen in self.seen if digest(value) != seen]
+
+
+def by_class(clients: int = 6) -> ShardArrays:
+    """The tiny images, dealt so that every client holds one class."""
+    whole = tiny_shards(1)
+    rows = [np.flatnonzero(whole.labels == k % 3)[k // 3 :: (clients + 2 - k % 3) // 3] for k in range(clients)]
+    return ShardArrays.of(whole.images, whole.labels, rows)
+
+
+def lone_example(clients: int = 6) -> ShardArrays:
+    """The tiny images, dealt in turn, but client 0 keeps one example only."""
+    dealt = tiny_shards(clients)
+    rows = [dealt(k).rows.numpy() for k in range(clients)]
+    return ShardArrays.of(dealt.images, dealt.labels, [rows[0][:1], *rows[1:]])

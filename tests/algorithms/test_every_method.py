@@ -1,0 +1,270 @@
+"""What every method must do. Methods are found by file: a new one is tested here without a line being written."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from actors.orders import Casting, find_method, method_names
+from actors.shards import ShardArrays
+from actors.worker import one_thread
+from algorithms.core.payload import KINDS
+from algorithms.core.records import digest
+from algorithms.core.scoring import score
+from algorithms.core.settings import out_of_range
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+from tests.algorithms.support_methods import (
+    BackwardsRunner,
+    DroppingRunner,
+    Federation,
+    WatchfulRunner,
+    by_class,
+    client_of,
+    lone_example,
+)
+from tests.support import play, tiny_casting, tiny_shards
+
+SMALLEST: dict[str, dict[str, typing.Any]] = {
+    "mosaic": {"generator": "pca", "warmup": 2, "meta_steps": 4, "meta_images": 24, "distil_steps": 4},
+}
+"""Settings with which a method's whole course fits into three rounds of small work; none where the defaults do."""
+
+ROUNDS = 3
+
+METHODS = pytest.mark.parametrize("name", method_names())
+
+
+def casting_of(name: str, net: str = "small_cnn", **changes: typing.Any) -> Casting:
+    """The method with its smallest settings on the tiny task, over a network with batch normalisation."""
+    return tiny_casting(name, nets=(net,), **{**SMALLEST.get(name, {}), **changes})
+
+
+@cache
+def played(name: str) -> str:
+    """The digest of the method's plain run."""
+    return play(casting_of(name), rounds=ROUNDS).digest
+
+
+# --- One run, one digest ------------------------------------------------------------------------------------------
+
+
+@METHODS
+def test_two_runs_of_one_seed_have_one_digest_and_another_seed_has_another(name):
+    assert play(casting_of(name), rounds=ROUNDS).digest == played(name)
+    assert play(dataclasses.replace(casting_of(name), seed=4), rounds=ROUNDS).digest != played(name)
+
+
+@METHODS
+def test_the_order_in_which_clients_finish_changes_nothing(name):
+    casting = casting_of(name)
+    assert play(casting, BackwardsRunner(casting, tiny_shards()), rounds=ROUNDS).digest == played(name)
+
+
+@METHODS
+@pytest.mark.parametrize("saved_after", [1, 2])
+def test_a_run_that_is_saved_and_loaded_goes_on_as_if_nothing_had_happened(name, saved_after):
+    casting = casting_of(name)
+    first = Federation.inline(casting, tiny_shards(), ROUNDS)
+    for number in range(saved_after):
+        first.play(number)
+    second = first.reloaded(BackwardsRunner(casting, tiny_shards()))
+    for number in range(saved_after, ROUNDS):
+        second.play(number)
+    assert digest(second.state) == played(name)
+
+
+# --- What travels -------------------------------------------------------------------------------------------------
+
+
+@METHODS
+def test_the_ledger_says_the_bytes_that_travelled_and_no_byte_more(name):
+    casting = casting_of(name)
+    runner = WatchfulRunner(casting, tiny_shards())
+    written: Counter[tuple[str, int, str]] = Counter()
+    for entry in play(casting, runner, rounds=ROUNDS).book.entries:
+        written[entry.phase, entry.client, entry.direction] += entry.bytes
+    assert {key: count for key, count in written.items() if count} == {k: c for k, c in runner.bytes.items() if c}
+
+
+@METHODS
+def test_what_is_sent_is_what_was_declared(name):
+    casting = casting_of(name)
+    declared = find_method(name).kinds(casting.config)
+    assert declared.up | declared.down <= KINDS.keys()
+    entries = play(casting, rounds=ROUNDS).book.entries
+    assert {e.kind for e in entries if e.direction == "up"} == declared.up
+    assert {e.kind for e in entries if e.direction == "down"} == declared.down
+
+
+@METHODS
+def test_nobody_writes_into_what_was_sent_received_or_remembered(name):
+    casting = casting_of(name)
+    runner = WatchfulRunner(casting, tiny_shards())
+    play(casting, runner, rounds=ROUNDS)
+    assert runner.changed() == []
+
+
+# --- Clients that are missing or hold little ----------------------------------------------------------------------
+
+
+@METHODS
+def test_a_round_without_clients_leaves_the_predictions_as_they_were(name):
+    federation = Federation.inline(casting_of(name), tiny_shards(), ROUNDS)
+    federation.play(0)
+    before = predictions(federation)
+    federation.play(1, asked=[])
+    assert torch.equal(predictions(federation), before)
+
+
+@METHODS
+@pytest.mark.parametrize("dropped", [(0,), (1, 4), tuple(range(6))])
+def test_dropped_clients_are_done_without(name, dropped):
+    casting = casting_of(name)
+    federation = Federation(casting, DroppingRunner(casting, tiny_shards(), dropped), ROUNDS).play_all()
+    assert torch.isfinite(predictions(federation)).all()
+
+
+@METHODS
+@pytest.mark.parametrize("shards", [by_class, lone_example])
+def test_clients_of_one_class_or_one_example_take_part(name, shards):
+    federation = Federation.inline(casting_of(name), shards(), ROUNDS).play_all()
+    assert torch.isfinite(predictions(federation)).all()
+
+
+@METHODS
+def test_clients_that_are_asked_now_and_then_take_part(name):
+    federation = Federation.inline(casting_of(name), tiny_shards(), ROUNDS)
+    for number, asked in enumerate([(0, 1), (4, 5), (1, 5)]):
+        federation.play(number, asked)
+    assert torch.isfinite(predictions(federation)).all()
+
+
+@METHODS
+@pytest.mark.parametrize(("nets", "widths"), [(("mlp", "small_cnn"), (1.0,)), (("small_cnn",), (1.0, 0.5))])
+def test_different_networks_are_served_or_refused_with_a_reason(name, nets, widths):
+    casting = tiny_casting(name, nets=nets, **SMALLEST.get(name, {}))
+    clients = tuple(dataclasses.replace(c, width=widths[c.id % len(widths)]) for c in casting.clients)
+    casting = dataclasses.replace(casting, clients=clients)
+    reasons = find_method(name).refuse(casting.config, casting.task, clients, casting.work)
+    if reasons:
+        named = nets if len(nets) > 1 else [f"{width:g}" for width in widths]
+        assert all(word in " ".join(reasons) for word in named)
+    else:
+        federation = Federation.inline(casting, tiny_shards(), ROUNDS).play_all()
+        assert torch.isfinite(predictions(federation)).all()
+
+
+@METHODS
+def test_equal_networks_are_refused_by_nobody(name):
+    casting = casting_of(name)
+    assert find_method(name).refuse(casting.config, casting.task, casting.clients, casting.work) == []
+
+
+# --- Settings -----------------------------------------------------------------------------------------------------
+
+
+FIELDS = [(name, field) for name in method_names() for field in dataclasses.fields(find_method(name).Config)]
+
+
+@pytest.mark.parametrize(("name", "field"), FIELDS, ids=[f"{name}.{field.name}" for name, field in FIELDS])
+def test_every_setting_says_what_it_means_and_refuses_what_is_out_of_range(name, field):
+    assert field.metadata["sentence"]
+    assert out_of_range(field, field.default) is None
+    hint = typing.get_type_hints(find_method(name).Config)[field.name]
+    numeric = hint in (int, float) or {int, float} & set(typing.get_args(hint))
+    bounds = field.metadata["bounds"]
+    assert bounds or not numeric, f"{field.name} is a number without a range"
+    for bound, limit in bounds.items():
+        wrong = {"ge": limit - 1, "gt": limit, "le": limit + 1, "lt": limit}[bound]
+        for value in (wrong, float("nan")):
+            with pytest.raises(ValueError, match=rf"\b{field.name} = "):
+                find_method(name).Config(**{**SMALLEST.get(name, {}), field.name: value})
+
+
+@METHODS
+def test_a_method_names_its_paper_and_its_state(name):
+    method = find_method(name)
+    assert any(digit in method.paper for digit in "0123456789")
+    assert dataclasses.is_dataclass(method.State)
+    assert type(Federation.inline(casting_of(name), tiny_shards()).state) is method.State
+
+
+# --- It learns ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def digits() -> tuple[ImageTask, np.ndarray, np.ndarray]:
+    """scikit-learn's 1,797 digits of 8x8 pixels, in an order of our own."""
+    raw = load_digits()
+    order = np.random.default_rng(0).permutation(len(raw.target))
+    images = (raw.images[order, None] * 15).astype(np.uint8)
+    task = ImageTask(tuple("0123456789"), (1, 8, 8), mean=(0.29,), std=(0.35,))
+    return task, images, raw.target[order].astype(np.int64)
+
+
+LEARNT = 0.8
+"""Accuracy on 497 unseen digits that every method reaches; guessing reaches 0.1."""
+
+
+@METHODS
+def test_it_learns_the_digits(name):
+    task, images, labels = digits()
+    config = {**SMALLEST.get(name, {}), **ON_DIGITS.get(name, {})}
+    casting = dataclasses.replace(
+        tiny_casting(name, clients=4, nets=("small_cnn",), **config),
+        task=task,
+        work=Work(steps=25, epochs=None, batch=32, lr=0.1),
+    )
+    shards = ShardArrays.of(images, labels, [np.arange(k, 1300, 4) for k in range(4)] + [np.arange(1300, 1797)])
+    federation = Federation.inline(casting, shards, rounds=6).play_all()
+    assert accuracy(federation, shards, test=4) > LEARNT
+
+
+ON_DIGITS: dict[str, dict[str, typing.Any]] = {
+    "mosaic": {"meta_steps": 40, "meta_images": 400, "distil_steps": 40},
+}
+"""Settings of a method for the digits, in addition to its smallest ones."""
+
+
+def accuracy(federation: Federation, shards: ShardArrays, test: int) -> float:
+    """Of the method's predictor, or the mean of the clients' own, on the examples of shard `test`."""
+    kit = federation.method.kit
+    with one_thread():
+        if not federation.method.personal:
+            predictor = federation.method.predictor(federation.state)
+            return score(predictor, kit.task, shards(test), kit.device)["accuracy"]
+        return float(np.mean([reply.metrics["accuracy"] for reply in own_scores(federation, shards, test)]))
+
+
+def own_scores(federation, shards, test):
+    """What `evaluate_own` says for every client."""
+    message = federation.method.own_message(federation.state)
+    memories = federation.runner.memories()
+    for client in federation.casting.clients:
+        asked = client_of(
+            federation.casting, shards, client.id, message, memories.get(client.id), step="evaluate_own", test=test
+        )
+        yield federation.method.evaluate_own(asked)
+
+
+def predictions(federation: Federation) -> torch.Tensor:
+    """Logits of the method's predictor on twelve images; of every client's own, for a personal method."""
+    method, task = federation.method, federation.casting.task
+    inputs, _ = task.batch(tiny_shards(1)(0), torch.arange(12))
+    with one_thread(), torch.no_grad():
+        if not method.personal:
+            return method.predictor(federation.state)(inputs)
+        message, memories = method.own_message(federation.state), federation.runner.memories()
+        clients = [
+            client_of(federation.casting, tiny_shards(), spec.id, message, memories.get(spec.id))
+            for spec in federation.casting.clients
+        ]
+        return torch.stack([method.own_predictor(client)(inputs) for client in clients])
