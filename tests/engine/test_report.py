@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from actors.delivery import Book
@@ -15,6 +16,7 @@ from engine.folder import FolderWatcher, RunFolder
 from engine.records import Evaluation, Result, StageRecord
 from engine.report import ReportWatcher, write_report
 from engine.report.sections import phases
+from engine.report.summary import round_seconds
 from engine.report.words import labels, percent, settings
 from tests.engine.runs import evaluation, images_of, play, result_values, start_of, stored, telling
 
@@ -234,6 +236,12 @@ def test_the_phases_add_up_to_the_total():
         ("evaluate", 1.0),
         ("everything else", 2.0),
     ]
+
+
+def test_the_usual_round_is_the_median_of_their_sums(tmp_path):
+    rows = [(0, "client:train", 90.0), (1, "client:train", 2.0), (1, "server", 1.0), (2, "client:train", 4.0)]
+    table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=tables.SECONDS)
+    assert round_seconds(stored(tmp_path / "run", seconds=table)) == 4.0
 
 
 def test_runs_are_named_by_the_least_that_tells_them_apart(tmp_path):

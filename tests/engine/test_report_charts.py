@@ -70,6 +70,11 @@ def test_names_with_room_stay_where_they_are():
     assert spread([10.0, 30.0, 37.0], 7.0) == [10.0, 30.0, 37.0]
 
 
+def test_names_are_pushed_down_first_and_up_at_the_lower_edge():
+    assert spread([10.0, 10.0, 12.0], 7.0) == [10.0, 17.0, 24.0]
+    assert spread([98.0, 99.0], 7.0) == [93.0, 100.0]
+
+
 def test_bars_are_as_long_as_their_share_of_the_largest():
     assert re.findall(r"width:([\d.]+)%", html(bars([Bar("a", 3, "3"), Bar("b", 12, "12")]))) == ["25.00", "100.00"]
     assert re.findall(r"width:([\d.]+)%", html(bars([Bar("a", 0.3, "")], whole=1.0))) == ["30.00"]
@@ -126,6 +131,11 @@ def test_a_grid_puts_images_side_by_side_one_pixel_apart():
     assert sheet[3, 0, 0] == 30
     assert sheet[2, :, 3].tolist() == [0] * 5
     assert sheet[4, 4, 3] == 0  # there is no fourth image
+
+
+def test_rows_of_an_image_are_rows_of_its_picture():
+    image = np.arange(6, dtype=np.uint8).reshape(1, 1, 2, 3)
+    assert pixels(grid(image, 1))[..., 0].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_three_channels_are_colours_and_two_are_grey():
