@@ -63,7 +63,7 @@ class Outcome:
 
     Attributes:
         memory: None where the step kept the memory as it was.
-        seconds: of computing, for the time by phase; no result depends on it.
+        seconds: of computing, CPU time on a CPU; no result depends on it.
     """
 
     client: int

@@ -91,9 +91,9 @@ class Rounds:
         with one_thread():
             self.state: Any = self.method.start(casting.clients)
 
-    def play(self) -> None:
-        """All rounds that are left."""
-        while self.next < self._schedule.rounds:
+    def play(self, until: int | None = None) -> None:
+        """All rounds that are left, or those before round `until`."""
+        while self.next < (self._schedule.rounds if until is None else until):
             with one_thread():
                 self._round()
 

@@ -1,0 +1,171 @@
+"""How much of sampling and labelling the distillation pipeline hides behind the student.
+
+    python benchmarks/distillation.py [--steps 200] [--batch 128]
+
+The same job as a plain loop (one thread, and as many as there are cores) and on Ray with one sampler, one teacher and
+one train worker. Generator and teacher are sized so that both together take about as long as the student's step. Two
+lengths are run: their difference is the time of a step, the rest is what setting up costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from actors.distil_plan import Actors, DistilResources
+from actors.worker import one_thread
+from algorithms.core.distillation import Distillation, Learner, copy_of, distil_here, generate, label, labelled
+from algorithms.core.payload import Tensors
+from algorithms.core.seeds import Seed
+from algorithms.nets.classifier import Classifier
+
+SHAPE, CLASSES, LATENT = (1, 28, 28), 10, 64
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Images of a small transposed-convolution generator."""
+
+    generator: nn.Module
+    batch: int
+
+    def latents(self, index: int) -> dict[str, Tensor]:
+        return {"z": torch.randn(self.batch, LATENT, generator=Seed(0).torch("latents", index))}
+
+    def images(self, latents: Tensors) -> tuple[Tensor, Tensor]:
+        return self.generator(latents["z"]), torch.full((self.batch,), -1)
+
+
+def generator(width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(LATENT, 2 * width * 49),
+        nn.Unflatten(1, (2 * width, 7, 7)),
+        nn.ReLU(),
+        nn.ConvTranspose2d(2 * width, width, 4, 2, 1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(width, SHAPE[0], 4, 2, 1),
+        nn.Tanh(),
+    ).eval()
+
+
+def classifier(width: int) -> Classifier:
+    def block(inputs: int, outputs: int) -> list[nn.Module]:
+        return [
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+
+    body = nn.Sequential(*block(SHAPE[0], width), *block(width, 2 * width), nn.Flatten())
+    return Classifier(body, nn.Linear(2 * width * 49, CLASSES))
+
+
+def divergence(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def balanced_job(batch: int, steps: int) -> tuple[Distillation, dict[str, float]]:
+    """A job whose sampling and labelling weigh about as much as its student, and the milliseconds of each part."""
+    torch.manual_seed(0)
+    student = classifier(24)
+    for width in range(24, 200, 8):
+        job = Distillation(
+            Generated(generator(width // 2), batch), classifier(width), student, divergence, steps, steps, 1e-4
+        )
+        parts = milliseconds(job)
+        if parts["sample"] + parts["label"] >= 0.97 * parts["student"]:
+            break
+    return job, parts
+
+
+def milliseconds(job: Distillation) -> dict[str, float]:
+    """Time of one batch's parts, one thread, best of several."""
+    batch = labelled(job, 0)
+    learner = Learner(job, copy_of(job.student))
+    return {
+        "sample": best(lambda: generate(job.source, job.source.latents(0))),
+        "label": best(lambda: label(job.teacher, batch.images)),
+        "student": best(lambda: learner.step(batch)),
+    }
+
+
+def best(work: Callable[[], object], times: int = 7) -> float:
+    """Milliseconds of the fastest of several runs."""
+    return 1e3 * min(seconds(work) for _ in range(times))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Milliseconds of a step, and seconds before the first one, from the times of two lengths."""
+
+    step_ms: float
+    setup_s: float
+    whole_s: float
+
+
+def pace(perform: Callable[[Distillation], object], job: Distillation) -> Pace:
+    """Run a job at a third of its length and in full."""
+    few = job.steps // 3
+    short = seconds(lambda: perform(replace(job, steps=few, distinct=few)))
+    whole = seconds(lambda: perform(job))
+    step = (whole - short) / (job.steps - few)
+    return Pace(step_ms=1e3 * step, setup_s=whole - step * job.steps, whole_s=whole)
+
+
+def on_ray(job: Distillation) -> object:
+    from actors.distillation import distil_on_ray
+
+    with tempfile.TemporaryDirectory() as storage:
+        return distil_on_ray(job, DistilResources(trainers=Actors(cpus=0.5)), Path(storage))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=128)
+    asked = parser.parse_args()
+    import ray
+
+    with one_thread():
+        job, parts = balanced_job(asked.batch, asked.steps)
+        plain = pace(distil_here, job)
+    threaded = pace(distil_here, job)
+    ray.init(num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR")
+    try:
+        with one_thread():
+            piped = pace(on_ray, job)
+    finally:
+        ray.shutdown()
+    figures = {
+        "cores": os.cpu_count(),
+        "batch": asked.batch,
+        "steps": asked.steps,
+        "parts_ms": parts,
+        "loop_one_thread": vars(plain),
+        "loop_all_threads": vars(threaded),
+        "ray": vars(piped),
+        "times_faster_per_step": plain.step_ms / piped.step_ms,
+        "times_faster_whole": plain.whole_s / piped.whole_s,
+    }
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

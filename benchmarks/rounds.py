@@ -1,0 +1,155 @@
+"""Seconds per round of FedAvg, beside the same work in plain PyTorch, in one run.
+
+    python -m benchmarks.rounds [--rounds N] [--hosts N] [a] [b]
+
+(a) 1,000 clients, 100 a round, 60 MNIST images each, MLP 784-64-10, batch 10.
+(b) 100 clients, 10 a round, 500 CIFAR-10 images each, two 5x5 convolutions (32, 64) and 128 hidden, batch 50.
+SGD at 0.05, one local epoch. The first round is left out: it holds what happens once. Ratios count: machines differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.orders import Casting
+from actors.shards import ShardArrays
+from algorithms.core.contract import ClientSpec
+from algorithms.core.training import Work
+from algorithms.fedavg import FedAvg
+from benchmarks import plain
+from engine.data import DataConfig, DataError, DataSet, load
+from engine.records import Evaluation, RoundRecord
+from engine.rounds import Rounds, Schedule
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of the two benchmarks."""
+
+    letter: str
+    source: str
+    clients: int
+    cohort: int
+    examples: int
+    net: str
+    batch: int
+
+
+CASES = {
+    "a": Case("a", "parquet:mnist", clients=1000, cohort=100, examples=60, net="mlp", batch=10),
+    "b": Case("b", "parquet:cifar10", clients=100, cohort=10, examples=500, net="cnn2", batch=50),
+}
+LR = 0.05
+
+
+class Stopwatch:
+    """A watcher that notes what each round took."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def round(self, record: RoundRecord) -> None:
+        """The round's phases together, evaluation left out."""
+        self.seconds.append(sum(s for phase, s in record.seconds.items() if phase != "evaluate"))
+
+    def step(self, *_: Any) -> None:
+        """Of no interest here."""
+
+    def stage(self, *_: Any) -> None:
+        """Of no interest here."""
+
+
+def deal(case: Case) -> list[np.ndarray]:
+    """The clients' rows: a permutation of the training set, cut into equal parts."""
+    order = np.random.default_rng(0).permutation(case.clients * case.examples)
+    return [np.sort(part) for part in np.split(order, case.clients)]
+
+
+def cohorts(case: Case, rounds: int) -> list[list[int]]:
+    """Who is asked by the yardstick; Tessera draws its own cohorts of the same size."""
+    rng = np.random.default_rng(1)
+    return [sorted(rng.choice(case.clients, case.cohort, replace=False).tolist()) for _ in range(rounds)]
+
+
+def yardstick(case: Case, data: DataSet, rounds: int, processes: int) -> list[float]:
+    """Plain PyTorch's seconds, round by round."""
+    mean, std = (np.array(v, np.float32).reshape(1, -1, 1, 1) for v in (data.task.mean, data.task.std))
+    images = ((data.train_images / np.float32(255)) - mean) / std
+    problem = plain.Problem(
+        images.astype(np.float32), data.train_labels, deal(case), cohorts(case, rounds), case.net, case.batch, LR
+    )
+    return plain.seconds_per_round(problem, processes)[0]
+
+
+def tessera(case: Case, data: DataSet, rounds: int, hosts: int) -> tuple[list[float], dict[str, float]]:
+    """Tessera's seconds round by round on Ray, and the peak memory of its processes in MiB."""
+    from benchmarks.on_ray import ray_runner
+
+    casting = Casting(
+        method="fedavg",
+        config=FedAvg.Config(),
+        task=data.task,
+        work=Work(steps=None, epochs=1, batch=case.batch, lr=LR),
+        clients=tuple(ClientSpec(k, case.net) for k in range(case.clients)),
+        seed=0,
+    )
+    shards = ShardArrays.of(data.train_images, data.train_labels, deal(case))
+    watch = Stopwatch()
+    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(10))
+    with ray_runner(casting, shards, hosts) as runner:
+        Rounds(casting, Schedule(rounds, case.cohort, rounds), runner, lambda _: unseen, [watch]).play()
+        memory = runner.peak_rss_mb()
+    return watch.seconds, memory
+
+
+def measure(case: Case, rounds: int, hosts: int) -> dict[str, Any]:
+    """Both in one run, one after the other."""
+    data = load(DataConfig(source=case.source, limit=case.clients * case.examples))
+    theirs = yardstick(case, data, rounds, hosts)[1:]
+    seconds, memory = tessera(case, data, rounds, hosts)
+    ours = seconds[1:]
+    return {
+        "case": case.letter,
+        "hosts": hosts,
+        "rounds": len(ours),
+        "plain_median_s": statistics.median(theirs),
+        "tessera_median_s": statistics.median(ours),
+        "tessera_min_s": min(ours),
+        "tessera_max_s": max(ours),
+        "ratio": statistics.median(ours) / statistics.median(theirs),
+        "host_peak_mb": max(memory.values(), default=0.0),
+    }
+
+
+def main() -> int:
+    """Print one line of JSON per case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=[])
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--hosts", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, help="append the lines to this file as well")
+    asked = parser.parse_args()
+    for letter in asked.cases or list(CASES):
+        try:
+            line = json.dumps(measure(CASES[letter], asked.rounds, asked.hosts))
+        except DataError as error:
+            print(error, file=sys.stderr)
+            return 2
+        print(line, flush=True)
+        if asked.out:
+            with asked.out.open("a") as file:
+                file.write(line + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

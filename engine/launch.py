@@ -1,0 +1,174 @@
+"""From a configuration to a finished run: data, checks, folder, runner, watchers, report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from torch import Tensor
+
+from actors.distil_plan import DistilResources
+from actors.orders import StepError
+from actors.runner import Runner
+from algorithms.core.distillation import Distillation
+from clusters.nodes import Node
+from engine.checking import check
+from engine.config import RunConfig, to_tree
+from engine.errors import mistakes
+from engine.federation import Federation
+from engine.folder import FolderWatcher, RunFolder
+from engine.planning import PlanReport, pipeline_of, plan
+from engine.records import Result, RunStart, Watcher
+from engine.replay import save_failed_order
+from engine.simulation import Setting, simulate
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A runner that is ready, and what to tell of it."""
+
+    runner: Runner
+    placement: str | None
+    hosts: int
+    facts: dict[str, str]
+
+
+def free_folder(configuration: str, seed: int) -> Path:
+    """`runs/NAME-seed-SEED`, or the same with the first number that is free."""
+    base = Path("runs") / f"{Path(configuration).stem}-seed-{seed}"
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def look_ahead(config: RunConfig) -> PlanReport:
+    """What a run would need, on the cluster of its address, or else on this machine. Nothing starts but the look.
+
+    Raises:
+        ConfigError, DataError, PartitionError, PlacementError, ClusterError: what cannot run, and what would.
+    """
+    federation = Federation.gather(config)
+    check(federation)
+    return plan(federation, _nodes_ahead(config), psutil.virtual_memory().available)
+
+
+def _nodes_ahead(config: RunConfig) -> Sequence[Node]:
+    if config.runner.kind == "inline" or config.runner.address is None:
+        return (this_machine(),)
+    from clusters.session import attach_or_start
+
+    with attach_or_start(config.runner.address, log=Path("ray.log")) as cluster:
+        return cluster.nodes
+
+
+def this_machine() -> Node:
+    """The node that a cluster started here would have."""
+    import torch
+
+    memory = psutil.virtual_memory()
+    return Node(float(psutil.cpu_count() or 1), float(torch.cuda.device_count()), memory.available)
+
+
+def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher) -> Result:
+    """Run a configuration and keep everything in a folder.
+
+    Args:
+        preset: name or file that the configuration came from.
+        folder: new or empty.
+
+    Raises:
+        UserError and its like: before anything is written, for what a person can put right.
+        StepError: a client's step raised; its order lies in the folder, and the message says how to replay it.
+    """
+    begun = time.perf_counter()
+    federation = Federation.gather(config)
+    check(federation)
+    existed = folder.exists()
+    files = RunFolder.create(folder)
+    watchers: list[Watcher] = [terminal, FolderWatcher(files)]
+    try:
+        with _staged(federation, folder) as stage:
+            federation.partition.save(files.partition, federation.dataset.fingerprint)
+            setting = Setting(preset, stage.placement, stage.hosts, begun)
+            return simulate(federation, stage.runner, _start(federation, folder, stage), setting, watchers)
+    except mistakes():
+        _discard(folder, existed)
+        raise
+    except BaseException as error:
+        for watcher in watchers:
+            watcher.failed(error)
+        if isinstance(error, StepError):
+            raise StepError(error.failure, save_failed_order(folder, error.failure)) from None
+        raise
+
+
+def _discard(folder: Path, existed: bool) -> None:
+    """Leave nothing of a run that could not start."""
+    shutil.rmtree(folder)
+    if existed:
+        folder.mkdir()
+
+
+def _start(federation: Federation, folder: Path, stage: _Stage) -> RunStart:
+    task = federation.dataset.task
+    return RunStart(
+        folder=folder,
+        config=to_tree(federation.config),
+        method=federation.config.method.name,
+        rounds=federation.config.rounds,
+        class_names=task.class_names,
+        label_counts=federation.partition.counts(federation.dataset.train_labels, task.classes),
+        log=folder / "run.log",
+        facts=stage.facts,
+    )
+
+
+@contextmanager
+def _staged(federation: Federation, folder: Path) -> Iterator[_Stage]:
+    """The runner that the configuration asks for, closed at the end."""
+    if federation.config.runner.kind == "inline":
+        yield _Stage(federation.inline(), None, 0, {"runner": "inline: one step after another in this process"})
+        return
+    with _on_ray(federation, folder) as stage:
+        yield stage
+
+
+def _distilled(job: Distillation, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
+    """A distillation on Ray; its checkpoints are kept until it is done."""
+    from actors.distillation import distil_on_ray
+
+    student = distil_on_ray(job, resources, storage)
+    shutil.rmtree(storage, ignore_errors=True)
+    return student
+
+
+@contextmanager
+def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
+    from actors.ray_runner import RayRunner
+    from clusters.session import attach_or_start
+
+    runner = federation.config.runner
+    log = folder / "run.log"
+    with attach_or_start(runner.address, log=log, data_bytes=federation.shards.nbytes) as cluster:
+        report = plan(federation, cluster.nodes, psutil.virtual_memory().available)
+        placement = report.placement
+        assert placement is not None
+        carried = RayRunner(
+            federation.casting,
+            federation.shards,
+            placement,
+            distil=lambda job: _distilled(job, pipeline_of(federation), folder / "distillation"),
+        )
+        try:
+            where = "started here" if cluster.started else cluster.address
+            facts = {"runner": f"Ray, {where}", "placement": f"{placement.kind}: {placement.reason}"}
+            yield _Stage(carried, placement.kind, placement.hosts, facts)
+        finally:
+            carried.close()
