@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +64,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def mistakes() -> tuple[type[Exception], ...]:
     """The errors that a person can put right, wherever in the project they are raised."""
-    from actors.distil_plan import DistillationError
     from actors.placement import PlacementError
     from algorithms.nets import NetworkError
     from engine.data.errors import InputError
 
-    return (UserError, InputError, NetworkError, PlacementError, DistillationError)
+    # What was never imported raised nothing, and importing it here would need Ray.
+    session = sys.modules.get("clusters.session")
+    return (UserError, InputError, NetworkError, PlacementError, *([session.ClusterError] if session else []))

@@ -37,7 +37,8 @@ class Terminal:
         for name, fact in start.facts.items():
             self._print(f"{name}: {fact}")
         self._print(f"folder: {start.folder}")
-        self._print(f"log: {start.log}")
+        if start.config.get("runner", {}).get("kind") == "ray":
+            self._print(f"log of Ray: {start.log}")
         if self._moves:
             self._status = self._console.status("starting", refresh_per_second=4)
             self._status.start()

@@ -141,6 +141,23 @@ class Kinds:
     down: frozenset[str]
 
 
+@dataclass(frozen=True)
+class Holding:
+    """Equal things that the server comes to hold besides its models, said beforehand so that memory can be planned.
+
+    Attributes:
+        kind: of the payload in which each of them is sent up once; "" for what the server makes itself.
+        name: in the plural, as `generators`.
+        count: how many.
+        bytes: of one.
+    """
+
+    kind: str
+    name: str
+    count: int
+    bytes: int
+
+
 class Method(Generic[StateT]):
     """Base of all methods. A subclass gives Config, State, `kinds`, `start`, `round` and `predictor`.
 
@@ -170,6 +187,11 @@ class Method(Generic[StateT]):
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         """Reasons why the method cannot serve this problem, these clients or their work; asked before any start."""
         return []
+
+    @classmethod
+    def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
+        """What the server comes to hold besides its models; () for most methods."""
+        return ()
 
     def start(self, clients: Sequence[ClientSpec]) -> StateT:
         """The state before the first round, for all clients of the federation."""

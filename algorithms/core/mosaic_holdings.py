@@ -1,0 +1,63 @@
+"""What Mosaic's server comes to hold, in bytes, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from algorithms.core.contract import ClientSpec, Holding
+from algorithms.core.seeds import torch_seeded
+from algorithms.core.task import ImageTask
+from algorithms.nets import Classifier, build
+from algorithms.nets.dcgan import DCGenerator
+
+
+def holdings(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
+    """Every client's generator, at its largest, and the experts."""
+    nets = {name: _network(name, task) for name in sorted({client.net for client in clients})}
+    return (*_generators(config, task, clients, nets), *_experts(config, task, clients, nets))
+
+
+def _network(name: str, task: ImageTask) -> Classifier:
+    with torch_seeded(0):
+        return build(name, task.shape, task.classes)
+
+
+def state_bytes(net: nn.Module) -> int:
+    """Bytes of a network's state dict, on whatever device it is."""
+    return sum(value.numel() * value.element_size() for value in net.state_dict().values())
+
+
+def _generators(
+    config: Any, task: ImageTask, clients: Sequence[ClientSpec], nets: dict[str, Classifier]
+) -> tuple[Holding, ...]:
+    if config.generator == "dcgan":
+        # A network on the device `meta` has shapes and no memory.
+        with torch.device("meta"):
+            classes = task.classes if config.conditional else None
+            net = DCGenerator(task.shape, config.latent, config.gan_width, classes)
+        return (Holding("generator", "generators", len(clients), state_bytes(net)),)
+    channels, height, width = task.shape
+    pixels = channels * height * width
+    entries = pixels if config.generator == "pca" else max(net.head.in_features for net in nets.values())
+    floats = task.classes * config.cells * (1 + config.directions) * entries
+    return (Holding("statistics", "sets of Gaussians, at their largest,", len(clients), 4 * floats),)
+
+
+def _experts(
+    config: Any, task: ImageTask, clients: Sequence[ClientSpec], nets: dict[str, Classifier]
+) -> tuple[Holding, ...]:
+    """Where a new set of experts is formed, the last one is still there, and its sums are of 64 bits: four times."""
+    counts = {
+        "class": {name: task.classes for name in nets},
+        "client": {name: sum(client.net == name for client in clients) for name in nets},
+        "global": dict.fromkeys(nets, 1),
+        "replay": {},
+    }[config.experts]
+    return tuple(
+        Holding("", f"experts of {name}, with the sums they are made from,", count, 4 * state_bytes(nets[name]))
+        for name, count in counts.items()
+    )
