@@ -52,7 +52,7 @@ def _experts(
 ) -> tuple[Holding, ...]:
     """Where a new set of experts is formed, the last one is still there, and its sums are of 64 bits: four times."""
     counts = {
-        "class": {name: task.classes for name in nets},
+        "class": dict.fromkeys(nets, task.classes),
         "client": {name: sum(client.net == name for client in clients) for name in nets},
         "global": dict.fromkeys(nets, 1),
         "replay": {},
