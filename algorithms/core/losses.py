@@ -5,6 +5,7 @@ Source: Mosaic, arXiv 2505.19699, and its released code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ def js(left: Tensor, right: Tensor) -> Tensor:
     1/2 KL(P || M) + 1/2 KL(Q || M) with M = (P + Q) / 2.
     """
     p, q = F.log_softmax(left, 1), F.log_softmax(right, 1)
-    middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0))
+    middle = torch.logaddexp(p, q) - math.log(2)
     to_p = F.kl_div(middle, p, reduction="batchmean", log_target=True)
     to_q = F.kl_div(middle, q, reduction="batchmean", log_target=True)
     return (to_p + to_q) / 2

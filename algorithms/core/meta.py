@@ -118,7 +118,7 @@ def train_meta(
         optimiser = torch.optim.Adam(model.parameters(), lr=config.meta_lr)
         average = Average(model, "plain" if "plain_average" in released else config.ema)
         for step in range(config.meta_steps):
-            picks = _picks(examples.labels.cpu(), config.meta_batch, "unbalanced" not in released, draws)
+            picks = draw(examples.labels.cpu(), config.meta_batch, "unbalanced" not in released, draws)
             picks = picks.to(examples.labels.device)
             optimiser.zero_grad(set_to_none=True)
             F.cross_entropy(model(examples.logits[picks]), examples.labels[picks]).backward()
@@ -128,7 +128,7 @@ def train_meta(
     return cast(MetaModel, average.network())
 
 
-def _picks(labels: Tensor, batch: int, balanced: bool, draws: torch.Generator) -> Tensor:
+def draw(labels: Tensor, batch: int, balanced: bool, draws: torch.Generator) -> Tensor:
     """int64 (batch,) positions of the examples of one step.
 
     Balanced, every class is drawn alike, with replacement. Else it is the first batch of a new permutation, as in the
