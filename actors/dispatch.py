@@ -1,0 +1,155 @@
+"""Which host performs which clients next: decisions only. Events go in, instructions come out; nothing is sent here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+CALLS_PER_HOST = 2
+"""A host computes one call while the next one waits at its door."""
+
+LARGEST_CHUNK = 16
+"""Clients in one call: more cost no less per client, and the last call of an errand would be waited for longer."""
+
+CHUNK_BYTES = 64 * 2**20
+"""The replies of one call together, unless one client alone sends more."""
+
+AHEAD_BYTES = 512 * 2**20
+"""Replies under way and not yet asked for, together; each host may have one call all the same."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Clients performed in one call.
+
+    Attributes:
+        start: place of the first client in cohort order.
+        host: the only host that may perform it, None for any.
+        losses: how many hosts have died over it.
+    """
+
+    start: int
+    clients: tuple[int, ...]
+    host: int | None = None
+    losses: int = 0
+
+    def singles(self) -> list[Chunk]:
+        """The same clients, one a call."""
+        return [replace(self, start=self.start + i, clients=(c,)) for i, c in enumerate(self.clients)]
+
+
+class HostLostError(RuntimeError):
+    """Hosts died over the same clients more often than they may.
+
+    Attributes:
+        host: number of the last one.
+        clients: those it was performing.
+        losses: how many hosts died over them.
+    """
+
+    def __init__(self, host: int, step: str, clients: tuple[int, ...], losses: int, reason: str) -> None:
+        self.host, self.step, self.clients, self.losses, self.reason = host, step, clients, losses, reason
+        super().__init__(host, step, clients, losses, reason)
+
+    def __str__(self) -> str:
+        who = ("client " if len(self.clients) == 1 else "clients ") + ", ".join(map(str, self.clients))
+        return (
+            f"host {self.host} died while it performed step {self.step} for {who}; "
+            f"{self.losses} hosts have died over it\n"
+            f"  Ray says: {self.reason}\n"
+            "  if memory ran out: fewer hosts, smaller networks or batches; to see the step itself: runner.kind: inline"
+        )
+
+
+def chunk_size(clients: int, hosts: int, bytes_each: int) -> int:
+    """Clients in a call: about four calls a host, so that hosts of different speed finish together."""
+    return max(1, min(clients // (4 * hosts), LARGEST_CHUNK, CHUNK_BYTES // max(bytes_each, 1)))
+
+
+def look_ahead(size: int, hosts: int, bytes_each: int) -> int:
+    """How many clients may be sent out, or wait finished, before the first of them has been taken."""
+    calls = AHEAD_BYTES // max(size * bytes_each, 1)
+    return size * max(hosts, min(calls, 2 * CALLS_PER_HOST * hosts))
+
+
+def chunks_for_any(clients: Sequence[int], size: int) -> list[Chunk]:
+    """Clients in cohort order, `size` in a call, for whichever host has room."""
+    return [Chunk(i, tuple(clients[i : i + size])) for i in range(0, len(clients), size)]
+
+
+def chunks_for_own(clients: Sequence[int]) -> list[Chunk]:
+    """One call a client, for the host of the client's number."""
+    return [Chunk(i, (client,), host=client) for i, client in enumerate(clients)]
+
+
+class Dispatch:
+    """The state of one errand: what waits, what each host has been sent, what has come back out of turn.
+
+    Attributes:
+        ahead: see `look_ahead`.
+    """
+
+    def __init__(self, step: str, chunks: Sequence[Chunk], hosts: int, ahead: int, max_retries: int) -> None:
+        self._step, self.ahead, self._max_retries = step, ahead, max_retries
+        self._waiting = sorted(chunks, key=lambda chunk: chunk.start)
+        self._sent: list[list[Chunk]] = [[] for _ in range(hosts)]
+        self._landed: dict[int, Chunk] = {}
+        self._reborn: set[int] = set()
+        self._turn = 0
+        self._end = sum(len(chunk.clients) for chunk in chunks)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every chunk has been taken."""
+        return self._turn == self._end
+
+    def send(self) -> list[tuple[int, Chunk]]:
+        """What to send now: (host, chunk) in cohort order."""
+        now: list[tuple[int, Chunk]] = []
+        kept: list[Chunk] = []
+        for chunk in self._waiting:
+            host = self._host_with_room(chunk) if chunk.start < self._turn + self.ahead else None
+            if host is None:
+                kept.append(chunk)
+            else:
+                self._sent[host].append(chunk)
+                now.append((host, chunk))
+        self._waiting = kept
+        return now
+
+    def landed(self, host: int, chunk: Chunk) -> None:
+        """A chunk's reply has come."""
+        self._sent[host].remove(chunk)
+        self._reborn.discard(host)
+        self._landed[chunk.start] = chunk
+
+    def lost(self, host: int, reason: str) -> list[Chunk]:
+        """A host has died and been replaced. What it had been sent waits again, and is returned.
+
+        The loss is charged to the chunk that it was performing. Its clients go out one by one from now on, so that one
+        whose step kills every host is found by name.
+
+        Raises:
+            HostLostError: over that chunk more hosts have died than may.
+        """
+        sent, self._sent[host] = self._sent[host], []
+        self._reborn.add(host)
+        if sent:
+            charged = replace(sent[0], losses=sent[0].losses + 1)
+            if charged.losses > self._max_retries:
+                raise HostLostError(host, self._step, charged.clients, charged.losses, reason)
+            self._waiting = sorted([*self._waiting, *charged.singles(), *sent[1:]], key=lambda chunk: chunk.start)
+        return sent
+
+    def take(self) -> Chunk | None:
+        """The chunk whose turn it is, if its reply has come."""
+        chunk = self._landed.pop(self._turn, None)
+        if chunk is not None:
+            self._turn += len(chunk.clients)
+        return chunk
+
+    def _host_with_room(self, chunk: Chunk) -> int | None:
+        """The one with the least to do; a replacement that still starts comes last."""
+        hosts = range(len(self._sent)) if chunk.host is None else (chunk.host,)
+        free = [h for h in hosts if len(self._sent[h]) < CALLS_PER_HOST]
+        return min(free, key=lambda h: (h in self._reborn, len(self._sent[h]), h), default=None)

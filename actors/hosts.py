@@ -1,0 +1,147 @@
+"""Hosts: Ray actors that perform clients' steps, and the fleet of them."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayActorError
+
+from actors.orders import Casting, Order
+from actors.placement import Placement
+from actors.shards import ShardArrays
+from actors.wire import Packed, pack_outcome, unpack_memory, unpack_payload
+from actors.worker import Worker
+from algorithms.core.seeds import Seed
+
+START_SECONDS = 120.0
+"""A host that has not started after this time, and 5 seconds more for each host of the fleet, never will."""
+
+SECONDS_PER_START = 5.0
+
+
+class HostStartError(RuntimeError):
+    """A host could not start; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call to a host. The messages and then the memories travel beside it.
+
+    Attributes:
+        clients: numbers, in cohort order.
+        messages: how many different messages there are.
+        reads: for each client, which of the messages it receives.
+        seed: of the run and round, completed here by step and client.
+    """
+
+    step: str
+    clients: tuple[int, ...]
+    messages: int
+    reads: tuple[int, ...]
+    seed: Seed
+
+
+class Host:
+    """Performs steps for clients in turn. Lives in a process of its own as a Ray actor."""
+
+    def __init__(self, casting: Casting, shards: ShardArrays, gpus: float) -> None:
+        torch.set_num_threads(1)
+        if casting.torch_device.type == "cuda" and gpus < 1:
+            torch.cuda.set_per_process_memory_fraction(gpus)
+        self._worker = Worker(casting, shards)
+
+    def perform(self, call: Call, *parcels: Packed | None) -> tuple[Any, ...]:
+        """Perform a call: a list of packed outcomes, then one memory per client, None where it stays as it was.
+
+        What clients receive, and their memories, are views on Ray's object store; the worker refuses writes.
+        """
+        received = [unpack_payload(p, private=False) for p in parcels[: call.messages] if p is not None]
+        heads, memories = [], []
+        for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True):
+            seed = call.seed.at(phase=call.step, client=client)
+            order = Order(call.step, client, seed, received[read], unpack_memory(parcel, private=False))
+            head, memory = pack_outcome(self._worker.perform(order))
+            heads.append(head)
+            memories.append(memory)
+        return heads, *memories
+
+    def peak_rss_mb(self) -> float:
+        """Largest resident memory of this process so far, in MiB; pages of the object store that it maps included."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Fleet:
+    """The hosts of a run by number. A host that died is replaced under its number."""
+
+    def __init__(self, casting: Casting, shards: ShardArrays, placement: Placement) -> None:
+        """Start all hosts; returns before they have started. Casting and data are sent to the object store once."""
+        self.placement = placement
+        self._actor: Any = ray.remote(Host)
+        self._given = (ray.put(casting), ray.put(shards), placement.gpus)
+        self.handles: list[Any] = []
+        self._starting: dict[int, tuple[ray.ObjectRef, float]] = {}
+        for number in range(placement.hosts):
+            self.handles.append(self._start(number))
+
+    def _start(self, number: int) -> Any:
+        wants = self._actor.options(
+            num_cpus=self.placement.cpus, num_gpus=self.placement.gpus, scheduling_strategy="SPREAD"
+        )
+        handle = wants.remote(*self._given)
+        self._starting[number] = (handle.peak_rss_mb.remote(), time.monotonic())
+        return handle
+
+    def perform(self, number: int, call: Call, parcels: Sequence[Any]) -> list[ray.ObjectRef]:
+        """Send a call to a host: references to the list of outcomes, then to each client's memory."""
+        method = self.handles[number].perform.options(num_returns=1 + len(call.clients))
+        refs: list[ray.ObjectRef] = method.remote(call, *parcels)
+        return refs
+
+    def replace(self, number: int, dead: Any) -> None:
+        """Start a new host in the place of a dead one, unless that has been done."""
+        if self.handles[number] is dead:
+            ray.kill(dead, no_restart=True)
+            self.handles[number] = self._start(number)
+
+    def check_started(self) -> None:
+        """Look at the hosts that have not been heard of.
+
+        Raises:
+            HostStartError: one has been starting for so long that the cluster cannot have room for it.
+        """
+        if self._starting:
+            waiting = [ref for ref, _ in self._starting.values()]
+            up = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
+            self._starting = {n: (ref, since) for n, (ref, since) in self._starting.items() if ref not in up}
+        limit = START_SECONDS + SECONDS_PER_START * len(self.handles)
+        late = [n for n, (_, since) in self._starting.items() if time.monotonic() - since > limit]
+        if late:
+            free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+            raise HostStartError(
+                f"{len(late)} of {len(self.handles)} hosts have not started in {limit:.0f} s; each wants "
+                f"{self.placement.cpus:g} CPU and {self.placement.gpus:g} GPU, and free are {free or 'none'}; "
+                "ask for fewer hosts, or smaller shares"
+            )
+
+    def peak_rss_mb(self) -> dict[str, float]:
+        """Largest resident memory by host, in MiB; a host that has died meanwhile is left out."""
+        refs = {f"host {n}": handle.peak_rss_mb.remote() for n, handle in enumerate(self.handles)}
+        peaks: dict[str, float] = {}
+        for name, ref in refs.items():
+            try:
+                peaks[name] = ray.get(ref)
+            except RayActorError:
+                continue
+        return peaks
+
+    def close(self) -> None:
+        """End all hosts; may be called twice."""
+        for handle in self.handles:
+            ray.kill(handle, no_restart=True)
+        self.handles = []

@@ -1,0 +1,217 @@
+"""The runner on Ray: errands become calls to hosts, whatever finishes first comes back in cohort order."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from torch import Tensor
+
+from actors.dispatch import Chunk, Dispatch, chunk_size, chunks_for_any, chunks_for_own, look_ahead
+from actors.hosts import Call, Fleet, HostStartError
+from actors.orders import Casting, Failure, Order, Outcome
+from actors.placement import Placement
+from actors.runner import Errand
+from actors.shards import ShardArrays
+from actors.wire import Packed, PackedOutcome, pack_memory, pack_payload, unpack_memory, unpack_outcome
+from algorithms.core.distillation import Distillation, distil_here
+from algorithms.core.payload import Memory, Payload
+
+LOOK_SECONDS = 10.0
+"""While nothing comes back, hosts that have not started are looked at this often."""
+
+MEMORIES_AT_ONCE = 64
+
+log = logging.getLogger(__name__)
+
+Head = PackedOutcome | Failure
+
+
+class RayRunner:
+    """Carries errands out on hosts.
+
+    Clients' memories lie in Ray's object store, owned by the driver, which passes references on and does not read
+    them: so they outlive the host that made them.
+    """
+
+    def __init__(
+        self,
+        casting: Casting,
+        shards: ShardArrays,
+        placement: Placement,
+        *,
+        distil: Callable[[Distillation], dict[str, Tensor]] = distil_here,
+        max_retries: int = 3,
+    ) -> None:
+        """Start the hosts; returns before they have started.
+
+        Args:
+            distil: performs distillation jobs.
+            max_retries: how often the clients of a host that died are sent again before the run stops.
+        """
+        self.fleet = Fleet(casting, shards, placement)
+        self.memory_refs: dict[int, ray.ObjectRef] = {}
+        self._casting, self._placement, self._max_retries = casting, placement, max_retries
+        self._distil = distil
+        self._reply_bytes: dict[str, int] = {}
+
+    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
+        journey = _Journey(self, errand)
+        journey.send()
+        return journey.outcomes()
+
+    def distil(self, job: Distillation) -> dict[str, Tensor]:
+        return self._distil(job)
+
+    def memories(self) -> dict[int, Memory]:
+        clients = sorted(self.memory_refs)
+        found: dict[int, Memory] = {}
+        for i in range(0, len(clients), MEMORIES_AT_ONCE):
+            some = clients[i : i + MEMORIES_AT_ONCE]
+            packed = ray.get([self.memory_refs[c] for c in some])
+            found.update({c: unpack_memory(p, private=True) for c, p in zip(some, packed, strict=True)})
+        return found
+
+    def restore(self, memories: Mapping[int, Memory]) -> None:
+        self.memory_refs = {client: ray.put(pack_memory(memory)) for client, memory in memories.items()}
+
+    def peak_rss_mb(self) -> dict[str, float]:
+        return self.fleet.peak_rss_mb()
+
+    def close(self) -> None:
+        self.fleet.close()
+
+    def dispatch_of(self, errand: Errand, message_bytes: int) -> Dispatch:
+        """The plan for an errand, from the size of its messages and of the replies seen so far."""
+        hosts = self._placement.hosts
+        if self._placement.kind == "dedicated":
+            chunks, size = chunks_for_own(errand.clients), 1
+        else:
+            size = chunk_size(len(errand.clients), hosts, self._bytes_each(errand, message_bytes))
+            chunks = chunks_for_any(errand.clients, size)
+        ahead = look_ahead(size, hosts, self._bytes_each(errand, message_bytes))
+        return Dispatch(errand.step, chunks, hosts, ahead, self._max_retries)
+
+    def _bytes_each(self, errand: Errand, message_bytes: int) -> int:
+        return self._reply_bytes.get(errand.step, message_bytes)
+
+    def note_reply(self, step: str, count: int) -> None:
+        """A reply of `count` bytes has come: the largest one sizes the next errand's calls."""
+        self._reply_bytes[step] = max(count, self._reply_bytes.get(step, 0))
+
+    def blamed(self, failure: Failure, errand: Errand) -> Failure:
+        """A failure with its order, which did not travel: the driver has all that it holds."""
+        ref = self.memory_refs.get(failure.client)
+        memory = unpack_memory(None if ref is None else ray.get(ref), private=True)
+        order = Order(errand.step, failure.client, failure.seed, errand.message(failure.client), memory)
+        return replace(failure, order=order)
+
+
+class _Mail:
+    """An errand's messages as they are sent: one that several clients receive is put into the object store once."""
+
+    def __init__(self, errand: Errand) -> None:
+        self._errand = errand
+        payloads = [errand.message(client) for client in errand.clients]
+        self._readers = Counter(map(id, payloads))
+        self._put: dict[int, ray.ObjectRef] = {}
+        self.largest = max((sum(p.nbytes().values()) for p in {id(p): p for p in payloads}.values()), default=0)
+
+    def parcels(self, clients: tuple[int, ...]) -> tuple[list[ray.ObjectRef | Packed], tuple[int, ...]]:
+        """The different messages of some clients, and for each client which of them it receives."""
+        payloads = {id(p): p for p in map(self._errand.message, clients)}
+        places = {key: i for i, key in enumerate(payloads)}
+        reads = tuple(places[id(self._errand.message(client))] for client in clients)
+        return [self._parcel(payload) for payload in payloads.values()], reads
+
+    def _parcel(self, payload: Payload) -> ray.ObjectRef | Packed:
+        if self._readers[id(payload)] == 1:
+            return pack_payload(payload)
+        if id(payload) not in self._put:
+            self._put[id(payload)] = ray.put(pack_payload(payload))
+        return self._put[id(payload)]
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A call under way."""
+
+    host: int
+    handle: ActorHandle
+    chunk: Chunk
+    memories: list[ray.ObjectRef]
+
+
+class _Journey:
+    """One errand on its way."""
+
+    def __init__(self, runner: RayRunner, errand: Errand) -> None:
+        self._runner, self._errand = runner, errand
+        self._mail = _Mail(errand)
+        self._dispatch = runner.dispatch_of(errand, self._mail.largest)
+        self._flights: dict[ray.ObjectRef, _Flight] = {}
+        self._landed: dict[int, tuple[list[Head], list[ray.ObjectRef]]] = {}
+
+    def send(self) -> None:
+        """Send all that may be sent now."""
+        fleet = self._runner.fleet
+        for host, chunk in self._dispatch.send():
+            messages, reads = self._mail.parcels(chunk.clients)
+            call = Call(self._errand.step, chunk.clients, len(messages), reads, self._errand.seed)
+            memories = [self._runner.memory_refs.get(client) for client in chunk.clients]
+            head, *kept = fleet.perform(host, call, [*messages, *memories])
+            self._flights[head] = _Flight(host, fleet.handles[host], chunk, kept)
+
+    def outcomes(self) -> Iterator[Outcome | Failure]:
+        """Outcomes in cohort order. A client's memory is its new one from the moment its outcome is taken."""
+        while not self._dispatch.finished:
+            chunk = self._dispatch.take()
+            if chunk is None:
+                self._wait()
+                continue
+            self.send()
+            heads, memories = self._landed.pop(chunk.start)
+            for head, memory in zip(heads, memories, strict=True):
+                yield self._taken(head, memory)
+
+    def _taken(self, head: Head, memory: ray.ObjectRef) -> Outcome | Failure:
+        if isinstance(head, Failure):
+            return self._runner.blamed(head, self._errand)
+        if not head.keeps:
+            self._runner.memory_refs[head.client] = memory
+        self._runner.note_reply(self._errand.step, head.payload.block.nbytes)
+        return unpack_outcome(head)
+
+    def _wait(self) -> None:
+        """Until a call has ended, well or badly."""
+        ended, _ = ray.wait(list(self._flights), num_returns=1, timeout=LOOK_SECONDS)
+        if not ended:
+            self._runner.fleet.check_started()
+            return
+        flight = self._flights[ended[0]]
+        try:
+            heads = ray.get(ended[0])
+        except (RayActorError, OutOfMemoryError) as error:
+            self._host_lost(flight, error)
+        except RayTaskError as error:
+            raise error.cause from error
+        else:
+            del self._flights[ended[0]]
+            self._dispatch.landed(flight.host, flight.chunk)
+            self._landed[flight.chunk.start] = (heads, flight.memories)
+        self.send()
+
+    def _host_lost(self, flight: _Flight, error: RayActorError | OutOfMemoryError) -> None:
+        """Replace the host and send its clients again: to any host, or to the replacement where each has its own."""
+        if isinstance(error, RayActorError) and error.actor_init_failed:
+            raise HostStartError(f"host {flight.host} could not start: {error}") from error
+        self._flights = {ref: f for ref, f in self._flights.items() if f.handle is not flight.handle}
+        again = self._dispatch.lost(flight.host, str(error))
+        self._runner.fleet.replace(flight.host, flight.handle)
+        clients = ", ".join(str(client) for chunk in again for client in chunk.clients)
+        log.warning("host %d died in step %s; clients %s are sent again", flight.host, self._errand.step, clients)

@@ -1,0 +1,140 @@
+"""A Ray cluster to run on: one that is there, or one of our own on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from clusters.answering import why_not
+from clusters.chatter import collect, logged, quiet
+from clusters.nodes import Node, nodes_of
+
+STORE_BYTES = 2 * 2**30
+"""Of the object store beside the data: room for messages, replies and memories. Ray spills what is more to disk."""
+
+STORE_SHARE = 0.3
+"""Of the machine's memory, which the object store never exceeds."""
+
+
+class ClusterError(RuntimeError):
+    """No cluster to run on; the message names the address and the way out."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster this process is attached to.
+
+    Attributes:
+        address: host:port, for others to attach to.
+        started: whether it was started here and ends with this process.
+        nodes: its machines when it was attached to.
+        log: file with Ray's own output; workers' output is added when a cluster that was started here ends.
+        dashboard: host:port, empty where there is none.
+    """
+
+    address: str
+    started: bool
+    nodes: tuple[Node, ...]
+    log: Path
+    dashboard: str
+
+
+@contextmanager
+def attach_or_start(
+    address: str | None, *, log: Path, cpus: int | None = None, gpus: int | None = None, data_bytes: int = 0
+) -> Iterator[Cluster]:
+    """Attach to a cluster, or start one on this machine and end it afterwards, leaving no process and no file.
+
+    Args:
+        address: host:port of a cluster's head, or `auto` for the one that runs on this machine. Where None: the one
+            named by RAY_ADDRESS, as inside a submitted job; else one is started.
+        log: file for Ray's own output, which is kept out of the terminal.
+        cpus, gpus: that a started cluster counts; what the machine has where None.
+        data_bytes: what will lie in the object store all the time.
+
+    Raises:
+        ClusterError: no cluster answers at the address (within seconds), or it cannot be joined.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with logged(log):
+        session = None
+        try:
+            with quiet(log):
+                info = _attach(address) if address else _start(cpus, gpus, data_bytes)
+            session = Path(info["session_dir"])
+            with log.open("a") as file:
+                file.write(f"while Ray runs, more is in {session}/logs\n")
+            yield Cluster(info["gcs_address"], not address, nodes_of(ray.nodes()), log, info["webui_url"] or "")
+        finally:
+            with quiet(log):
+                ray.shutdown()
+            if session and not address:
+                collect(session, log)
+                _remove(session)
+
+
+def _remove(session: Path) -> None:
+    """Ray leaves its session's folder behind, and a link to it."""
+    shutil.rmtree(session, ignore_errors=True)
+    latest = session.parent / "session_latest"
+    if latest.is_symlink() and not latest.exists():
+        latest.unlink(missing_ok=True)
+
+
+def _attach(address: str) -> dict[str, Any]:
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"{address} is the address of a Ray client server; a run sends too much for it. Give the head's own "
+            "address (host:6379) on a machine of the cluster, or send the run there with `ray job submit`"
+        )
+    reason = why_not(address) if address != "auto" else ""
+    if reason:
+        raise ClusterError(
+            f"no Ray cluster answers at {address}: {reason}. Start one with `ray start --head` and give the address it "
+            "prints, or leave the address empty to run on a cluster started for this run alone"
+        )
+    try:
+        context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
+        return dict(context.address_info)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterError(
+            f"the Ray cluster at {address} cannot be joined: {error}. This machine must be one of its nodes, with the "
+            "same Python and Ray, and with its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
+
+
+def _start(cpus: int | None, gpus: int | None, data_bytes: int) -> dict[str, Any]:
+    """Ray asks everyone who connects for the token in ~/.ray/auth_token, which it makes where there is none."""
+    context: Any = ray.init(
+        address="local",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        object_store_memory=store_bytes(_memory_bytes(), data_bytes),
+        # Ray Train's controller prints a failure every second where there is no dashboard.
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        configure_logging=False,
+        log_to_driver=False,
+    )
+    return dict(context.address_info)
+
+
+def store_bytes(memory: int, data: int) -> int:
+    """Size of the object store of a machine with so many bytes of memory, for a run with so many bytes of data."""
+    return min(int(STORE_SHARE * memory), STORE_BYTES + data)
+
+
+def _memory_bytes() -> int:
+    """Memory of this machine, or of the container this process is in."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text().strip() if limit.exists() else "max"
+    return total if allowed == "max" else min(total, int(allowed))

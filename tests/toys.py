@@ -1,0 +1,160 @@
+"""Methods that exist to watch the machinery: what a step was given, where it ran, and what happens when it goes wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from algorithms.core import settings
+from algorithms.core.contract import Client, Cohort, Kinds, Method, Plan, Reply, client_side
+from algorithms.core.payload import Payload
+from algorithms.core.settings import setting
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What came back: one row per client in the order of arrival, and the sum of the tensors."""
+
+    rows: tuple[tuple[float, ...], ...]
+    total: Tensor
+
+
+class Toy(Method[Trace]):
+    """A step that draws numbers from its seed, its data and torch's global generator, and counts its calls in memory."""
+
+    paper = "none"
+    State = Trace
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(settings.Config):
+        step: str = setting("walk", "name of the step that a round asks for")
+        file: str = setting("", "where a step leaves a mark, or looks for one")
+        actor: str = setting("", "name of a Ray actor that a step calls")
+        own: bool = setting(False, "whether each client receives a message of its own")
+        size: int = setting(4, "elements of the tensor that travels")
+
+    config: Config
+
+    @classmethod
+    def kinds(cls, config: Any) -> Kinds:
+        return Kinds(up=frozenset({"weights", "examples"}), down=frozenset({"weights", "examples"}))
+
+    def start(self, clients: Any) -> Trace:
+        return Trace((), torch.zeros(self.config.size))
+
+    def round(self, state: Trace, plan: Plan, cohort: Cohort) -> tuple[Trace, dict[str, float]]:
+        rows, total = [], state.total.clone()
+        for update in cohort.ask(getattr(self, self.config.step), self.message(state, plan)):
+            total += update.payload.tensors("weights")["w"]
+            rows.append((float(update.client), *map(float, update.payload.parts["examples"].values())))
+        return Trace(tuple(rows), total), {}
+
+    def message(self, state: Trace, plan: Plan) -> Payload | Mapping[int, Payload]:
+        """The running total for all, or with the client's number added."""
+        if not self.config.own:
+            return Payload.of(weights={"w": state.total}, examples={"id": -1})
+        return {c.id: Payload.of(weights={"w": state.total + c.id}, examples={"id": c.id}) for c in plan.clients}
+
+    @client_side
+    def walk(self, client: Client) -> Reply:
+        """Everything that a result may depend on goes into the reply."""
+        seen = client.received.tensors("weights")["w"]
+        noise = torch.randn(seen.shape, generator=client.seed.torch("noise")) + torch.rand(())
+        calls = int(client.memory.get("calls", 0)) + 1
+        drift = client.memory.get("drift", torch.zeros(()))
+        pixels = client.shard.images[client.shard.rows].double().mean()
+        numbers = {
+            "id": client.received.number("examples", "id"),
+            "calls": calls,
+            "pixels": float(pixels),
+            "drift": float(drift),
+        }
+        return Reply(
+            Payload.of(weights={"w": 0.5 * seen + noise}, examples=numbers),
+            memory={"calls": calls, "drift": drift + noise.mean()},
+            metrics={"noise": float(noise.mean())},
+        )
+
+    @client_side
+    def pid(self, client: Client) -> Reply:
+        """The process that performs the step, and how many threads torch has in it."""
+        numbers = {"pid": os.getpid(), "threads": torch.get_num_threads()}
+        return Reply(Payload.of(weights=client.received.tensors("weights"), examples=numbers))
+
+    @client_side
+    def keep(self, client: Client) -> Reply:
+        """Every second client leaves its memory as it was."""
+        reply = self.walk(client)
+        return Reply(reply.payload, memory=None if client.spec.id % 2 else reply.memory)
+
+    @client_side
+    def die_once(self, client: Client) -> Reply:
+        """The first to perform client 3 is killed in the middle of it, as the kernel does when memory runs out."""
+        mark = Path(self.config.file)
+        if client.spec.id == 3 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.walk(client)
+
+    @client_side
+    def die_always(self, client: Client) -> Reply:
+        """Client 3 kills whoever performs it."""
+        if client.spec.id == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.walk(client)
+
+    @client_side
+    def wait_for_others(self, client: Client) -> Reply:
+        """Tells a gate that it begins, and goes on when the gate opens for it."""
+        import ray
+
+        gate = ray.get_actor(self.config.actor)
+        ray.get(gate.begin.remote(client.spec.id))
+        return self.walk(client)
+
+    @client_side
+    def stumble(self, client: Client) -> Reply:
+        """Client 2 raises."""
+        if client.spec.id == 2:
+            raise ArithmeticError("two is one too many")
+        return self.walk(client)
+
+    @client_side
+    def scribble(self, client: Client) -> Reply:
+        """Writes into what it received."""
+        client.received.tensors("weights")["w"].add_(1)
+        return self.walk(client)
+
+    @client_side
+    def scribble_memory(self, client: Client) -> Reply:
+        """Writes into its memory where it has one."""
+        drift = client.memory.get("drift")
+        if isinstance(drift, Tensor):
+            drift.add_(1)
+        return self.walk(client)
+
+    @client_side
+    def send_logits(self, client: Client) -> Reply:
+        """Sends a kind that the method does not declare."""
+        return Reply(Payload.of(logits=client.received.tensors("weights")))
+
+    @client_side
+    def peek(self, client: Client) -> Reply:
+        """The network's parameters, so that clients with different networks can be told apart."""
+        net = self.kit.network(client.spec.net)
+        count = sum(p.numel() for p in net.parameters())
+        return Reply(Payload.of(weights=client.received.tensors("weights"), examples={"parameters": count}))
+
+    def whisper(self, client: Client) -> Reply:
+        """Not marked, so nobody may be asked for it."""
+        return self.walk(client)
+
+    def predictor(self, state: Trace) -> nn.Module:
+        return nn.Identity()
