@@ -1,0 +1,349 @@
+"""Mosaic as a whole: its rounds in order, what travels, what stays, and the same bits again."""
+
+import copy
+import json
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+import algorithms.mosaic as module
+from actors.clock import PhaseClock
+from actors.delivery import Book, Delivery
+from actors.runner import InlineRunner
+from actors.shards import ShardArrays
+from actors.worker import one_thread
+from algorithms.core.distillation import distil_here, labelled
+from algorithms.core.kit import Kit
+from algorithms.core.payload import Payload
+from algorithms.core.prototypes import as_examples
+from algorithms.core.records import digest, flatten, rebuild
+from algorithms.core.seeds import Seed
+from algorithms.core.states import snapshot
+from algorithms.core.training import Work
+from algorithms.mosaic import Mosaic, MosaicState
+from algorithms.nets import build
+from algorithms.nets.dcgan import DCGenerator
+from tests.support import CLASSES, Played, play, tiny_casting, tiny_images, tiny_plan, tiny_shards
+
+SMALL = {
+    "warmup": 2,
+    "finetune_lr": None,
+    "meta_width": 12,
+    "meta_heads": 3,
+    "meta_feedforward": 16,
+    "meta_steps": 10,
+    "meta_images": 60,
+    "distil_steps": 5,
+    "distil_batch": 30,
+    "distil_lr": 1e-3,
+}
+GAN = {"generator": "dcgan", "latent": 6, "gan_width": 4, "gan_steps": 4, "gan_batch": 8, "classifier_steps": 2}
+LEAN = {"generator": "pca", "directions": 4}
+RECIPES = {
+    "dcgan": GAN,
+    "conditional dcgan": {**GAN, "conditional": True, "classify": 1.0, "meta_data": "images", "label": "generator"},
+    "pca": {**LEAN, "meta_data": "both"},
+    "mixed": {**LEAN, "meta_data": "images", "label": "generator", "mixed": True},
+    "an expert per client": {**LEAN, "experts": "client"},
+    "the global expert": {**LEAN, "experts": "global"},
+    "replay": {**LEAN, "experts": "replay"},
+    "features": {"generator": "features", "experts": "replay", "cells": 1, "directions": 8},
+    "released": {**GAN, "variant": "released"},
+}
+
+
+def casting(clients: int = 3, nets: tuple[str, ...] = ("small_cnn",), work: Work | None = None, **config):
+    return tiny_casting("mosaic", clients=clients, nets=nets, work=work, **{**SMALL, **LEAN, **config})
+
+
+def played(rounds: int = 3, clients: int = 3, cohort=None, shards=None, **config) -> Played:
+    return play(casting(clients, **config), rounds=rounds, cohort=cohort, shards=shards)
+
+
+def sent(run: Played, kind: str, direction: str = "up") -> dict[int, list[int]]:
+    """Round to the bytes of one kind that each message holds."""
+    found: dict[int, list[int]] = {}
+    for entry in run.book.entries:
+        if entry.kind == kind and entry.direction == direction:
+            found.setdefault(entry.round, []).append(entry.bytes)
+    return found
+
+
+def bytes_of(tensors: dict[str, torch.Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in tensors.values())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_same_run_twice_has_the_same_digests(recipe):
+    first, second = played(**RECIPES[recipe]), played(**RECIPES[recipe])
+    assert first.digests == second.digests
+    assert len(set(first.digests)) == 3
+
+
+def walk(settings, runner: InlineRunner, state: MosaicState | None, first: int, last: int) -> MosaicState:
+    """Play rounds `first` to `last` - 1 of four with a method of its own."""
+    method = Mosaic(settings.config, Kit(settings.task, settings.work, Seed(settings.seed), distil=runner.distil))
+    state = state or method.start(settings.clients)
+    with one_thread():
+        for number in range(first, last):
+            plan = tiny_plan(settings, number, 4)
+            kinds, clock = method.kinds(settings.config), PhaseClock("server")
+            cohort = Delivery(plan, runner, kinds, Book(), clock, lambda step, done, asked: None)
+            state, _ = method.round(state, plan, cohort)
+    return state
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+@pytest.mark.parametrize("recipe", ["mixed", "released", "features"])
+def test_a_run_saved_and_loaded_between_two_rounds_goes_on_with_the_same_bits(recipe, cut):
+    settings = casting(**RECIPES[recipe])
+    whole = walk(settings, InlineRunner(settings, tiny_shards(3)), None, 0, 4)
+    first, second = (InlineRunner(settings, tiny_shards(3)) for _ in range(2))
+    tensors, tree = flatten(walk(settings, first, None, 0, cut))
+    second.restore(first.memories())
+    loaded = rebuild(MosaicState, json.loads(json.dumps(tree)), tensors)
+    assert digest(walk(settings, second, loaded, cut, 4)) == digest(whole)
+
+
+def test_the_warm_up_is_fedavg_to_the_bit():
+    mosaic = played(rounds=2, warmup=2).states[0].models["small_cnn"]
+    fedavg = play(tiny_casting("fedavg", clients=3, nets=("small_cnn",)), rounds=1).state.model
+    assert all(torch.equal(mosaic[name], value) for name, value in fedavg.items())
+
+
+def test_a_run_too_short_for_the_distillation_is_refused():
+    with pytest.raises(ValueError, match="warmup = 2 rounds, of a run of 1"):
+        played(rounds=1)
+
+
+def shown(**config) -> dict[str, torch.nn.Module]:
+    """The predictors that a run showed, by stage, as copies."""
+    settings, stages = casting(**config), {}
+    runner = InlineRunner(settings, tiny_shards(3))
+    kit = Kit(
+        settings.task,
+        settings.work,
+        Seed(settings.seed),
+        show=lambda stage, predictor: stages.update({stage: copy.deepcopy(predictor)}),
+    )
+    method = Mosaic(settings.config, kit)
+    state = method.start(settings.clients)
+    for number in range(3):
+        plan = tiny_plan(settings, number, 3)
+        cohort = Delivery(
+            plan, runner, method.kinds(settings.config), Book(), PhaseClock("server"), lambda step, done, asked: None
+        )
+        state, _ = method.round(state, plan, cohort)
+    return stages
+
+
+def test_the_stages_are_shown_in_their_order_and_are_evaluated_from_images():
+    stages = shown()
+    assert list(stages) == ["fedavg", "experts", "teacher", "distilled"]
+    assert all(stage.eval()(torch.zeros(2, 1, 8, 8)).shape == (2, CLASSES) for stage in stages.values())
+
+
+@pytest.mark.parametrize("recipe", ["replay", "features"])
+def test_without_a_teacher_there_are_two_stages(recipe):
+    assert list(shown(**RECIPES[recipe])) == ["fedavg", "distilled"]
+
+
+def test_feature_gaussians_change_the_head_alone():
+    stages = shown(**RECIPES["features"])
+    before, after = stages["fedavg"].state_dict(), stages["distilled"].state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"head.weight", "head.bias"}
+
+
+def test_the_uploaded_bytes_are_models_counts_prototypes_once_and_a_generator_once():
+    run = played(rounds=4, warmup=2, **GAN)
+    model, generator = bytes_of(run.state.models["small_cnn"]), bytes_of(run.state.generators[0].tensors)
+    assert sent(run, "weights") == {number: [model] * 3 for number in range(4)}
+    assert sent(run, "generator") == {0: [generator] * 3}
+    assert list(sent(run, "prototypes")) == [1]
+    features = 4 * 32
+    assert all(count % (4 * features) == 0 for count in sent(run, "prototypes")[1])
+    counts = sent(run, "label_counts")
+    assert counts == {0: [8 * CLASSES] * 6, 1: [8 * CLASSES] * 3, 2: [8 * CLASSES] * 3, 3: [8 * CLASSES] * 3}
+
+
+def test_what_travels_at_the_papers_scale_has_the_bytes_of_the_paper():
+    with torch.random.fork_rng():
+        model, generator = snapshot(build("resnet18", (3, 32, 32), 10)), snapshot(DCGenerator((3, 32, 32)))
+    assert Payload.of(weights=model).nbytes() == {"weights": 44_734_408}
+    assert Payload.of(generator=generator).nbytes() == {"generator": 14_303_008}
+    assert Payload.of(prototypes={"3": torch.zeros(1, 512)}).nbytes() == {"prototypes": 2048}
+
+
+def test_the_released_code_sends_prototypes_in_every_round_of_the_warm_up():
+    run = played(rounds=4, warmup=3, prototypes=2, deviations=("stale_prototypes",))
+    assert list(sent(run, "prototypes")) == [0, 1, 2]
+    first, second = (as_examples(run.states[k].prototypes)[0] for k in (0, 1))
+    assert len(second) == 2 * len(first)
+    assert run.state.prototypes == {}
+
+
+def test_the_experts_of_every_round_are_class_wise_averages_of_what_clients_sent():
+    run = played(rounds=2)
+    assert [len(state.experts) for state in run.states] == [CLASSES, CLASSES]
+    assert not torch.equal(run.states[0].experts[0].state["head.bias"], run.states[1].experts[0].state["head.bias"])
+
+
+def test_experts_can_be_formed_in_the_warm_ups_last_round_alone_with_the_same_result():
+    each, last = played(rounds=2), played(rounds=2, experts_when="warm-up")
+    assert [len(state.experts) for state in last.states] == [0, CLASSES]
+    assert each.digest == last.digest
+
+
+@pytest.mark.parametrize(("experts", "count"), [("class", CLASSES), ("client", 4), ("global", 1), ("replay", 0)])
+def test_there_is_an_expert_for_each_class_or_client_or_one_or_none(experts, count):
+    assert len(played(rounds=2, clients=4, experts=experts, meta_data="images").state.experts) == count
+
+
+def rates(monkeypatch, **config) -> list[tuple[str, float, int]]:
+    """Phase, learning rate and batch of every local update of the first client."""
+    seen, fit = [], module.fit
+
+    def watched(net, task, shard, work, seed, **rest):
+        if seed.client == 0:
+            seen.append((seed.phase, work.lr, work.batch))
+        return fit(net, task, shard, work, seed, **rest)
+
+    monkeypatch.setattr(module, "fit", watched)
+    played(rounds=3, **config)
+    return seen
+
+
+def test_fine_tuning_uses_its_own_rate(monkeypatch):
+    assert rates(monkeypatch, finetune_lr=1e-4) == [("train", 0.1, 8), ("train", 0.1, 8), ("fine_tune", 1e-4, 8)]
+
+
+def test_fine_tuning_without_a_rate_of_its_own_uses_that_of_the_warm_up(monkeypatch):
+    assert rates(monkeypatch)[-1] == ("fine_tune", 0.1, 8)
+
+
+def test_in_mixed_rounds_half_of_the_batch_is_real_and_generators_travel_down_once(monkeypatch):
+    assert rates(monkeypatch, **RECIPES["mixed"])[-1] == ("fine_tune", 0.1, 4)
+    run = played(rounds=4, **RECIPES["mixed"])
+    everything = sum(bytes_of(generator.tensors) for generator in run.state.generators.values())
+    assert sent(run, "statistics", "down") == {2: [everything] * 3}
+    assert run.state.served == (0, 1, 2)
+
+
+def test_a_client_that_joins_late_sends_its_generator_then_and_receives_the_others_when_it_fine_tunes():
+    cohort = [(0, 1), (1, 2), (0, 3), (2, 3)]
+    run = played(rounds=4, clients=4, cohort=cohort.__getitem__, **RECIPES["mixed"])
+    asked = {(e.round, e.client) for e in run.book.entries if e.kind == "statistics" and e.direction == "up"}
+    served = {(e.round, e.client) for e in run.book.entries if e.kind == "statistics" and e.direction == "down"}
+    assert asked == {(0, 0), (0, 1), (1, 2)}
+    assert served == {(2, 0), (2, 3), (3, 2)}
+
+
+def uneven_shards(*sizes: int) -> ShardArrays:
+    """Client k holds `sizes[k]` examples, all of class k modulo 3 but for the last client, who holds all classes."""
+    pixels, labels = tiny_images()
+    rows = [np.flatnonzero(labels == k % CLASSES)[:size] for k, size in enumerate(sizes[:-1])]
+    return ShardArrays.of(pixels, labels, [*rows, np.arange(90, 90 + sizes[-1])])
+
+
+@pytest.mark.parametrize("recipe", ["dcgan", "conditional dcgan", "pca", "mixed", "features", "an expert per client"])
+def test_clients_of_one_class_of_one_batch_and_of_one_example_take_part(recipe):
+    run = played(rounds=3, clients=4, shards=uneven_shards(20, 1, 5, 30), **RECIPES[recipe])
+    for tensors in (run.state.models["small_cnn"], *(expert.state for expert in run.state.experts)):
+        assert all(bool(torch.isfinite(value).all()) for value in tensors.values())
+    assert run.state.generators[1].tensors == {}
+
+
+def test_a_run_in_which_no_client_can_make_a_generator_says_what_to_lower():
+    with pytest.raises(ValueError, match="lower least_examples or least_in_cell"):
+        played(least_in_cell=100)
+
+
+def test_a_class_that_nobody_holds_keeps_the_run_going():
+    run = played(shards=uneven_shards(20, 20, 0), clients=2)
+    assert all(bool(torch.isfinite(v).all()) for expert in run.state.experts for v in expert.state.values())
+
+
+def test_clients_of_different_networks_are_averaged_apart_and_each_network_is_taught():
+    settings = casting(clients=4, nets=("small_cnn", "mlp"), student="mlp", meta_data="images", mixed=True)
+    run = play(settings, rounds=3, shards=tiny_shards(4))
+    assert sorted(run.state.models) == ["mlp", "small_cnn"]
+    assert [expert.net for expert in run.state.experts] == ["mlp"] * CLASSES + ["small_cnn"] * CLASSES
+    assert run.method.predictor(run.state)(torch.zeros(2, 1, 8, 8)).shape == (2, CLASSES)
+
+
+def test_the_student_may_be_a_network_that_no_client_has():
+    run = play(casting(student="mlp", meta_data="images"), rounds=2)
+    assert run.method.predictor(run.state)(torch.zeros(2, 1, 8, 8)).shape == (2, CLASSES)
+    start = run.method.start(tiny_casting(clients=3, nets=("small_cnn",)).clients).models["mlp"]
+    assert not torch.equal(run.state.models["mlp"]["head.weight"], start["head.weight"])
+
+
+def jobs(monkeypatch, **config):
+    """The distillation job of a run."""
+    seen = []
+
+    def watched(runner, job):
+        seen.append(job)
+        return distil_here(job)
+
+    monkeypatch.setattr(InlineRunner, "distil", watched)
+    played(rounds=2, **config)
+    return seen[0]
+
+
+def test_with_frozen_norm_the_students_running_statistics_do_not_move_and_else_they_do(monkeypatch):
+    for deviations, same in ((("frozen_norm",), True), ((), False)):
+        job = jobs(monkeypatch, deviations=deviations)
+        before, after = job.student.state_dict(), distil_here(job)
+        assert [torch.equal(before[n], after[n]) for n in before if "running" in n] == [same] * 6
+
+
+def test_the_student_comes_to_agree_with_its_teacher(monkeypatch):
+    job = jobs(monkeypatch, distil_steps=60)
+    batch = labelled(job, 0)
+
+    def gap(state) -> float:
+        student = copy.deepcopy(job.student)
+        student.load_state_dict(state)
+        return float((student.eval()(batch.images).softmax(1) - batch.logits.softmax(1)).detach().abs().mean())
+
+    assert gap(distil_here(job)) < 0.5 * gap(job.student.state_dict())
+
+
+def test_equal_shares_ask_every_generator_for_as_many_images_and_proportional_ones_by_examples(monkeypatch):
+    assert jobs(monkeypatch).source.shares == (1.0, 1.0, 1.0)
+    assert jobs(monkeypatch, shares="proportional").source.shares == (40.0, 40.0, 40.0)
+
+
+def test_the_released_variant_is_all_single_deviations_together():
+    every = get_args(module.Deviation)
+    assert Mosaic.Config(variant="released").released == every
+    assert Mosaic.Config(deviations=("frozen_norm",)).released == ("frozen_norm",)
+    assert all(name in Mosaic.__doc__ for name in every)
+
+
+@pytest.mark.parametrize("deviation", get_args(module.Deviation))
+def test_every_single_deviation_changes_the_result(deviation):
+    plain = {**GAN, "inversion_below": 1000, "prototypes": 12, "shards": uneven_shards(30, 30, 30)}
+    assert played(**plain, deviations=(deviation,)).digest != played(**plain).digest
+
+
+def test_pictures_are_drawn_client_by_client_and_features_have_none():
+    run = played(rounds=2)
+    sources = run.method.sources(run.state)
+    assert list(sources) == [0, 1, 2]
+    images, labels = sources[1].images(sources[1].latents(0))
+    assert images.shape == (16, 1, 8, 8)
+    assert set(labels.tolist()) <= {0, 1, 2}
+    features = played(rounds=2, **RECIPES["features"])
+    assert features.method.sources(features.state) == {}
+
+
+def test_every_step_draws_nothing_from_the_global_generator_on_the_server():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    played(rounds=3, **RECIPES["conditional dcgan"])
+    assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,54 @@
+"""What Mosaic refuses, with the reason, before anything starts."""
+
+import dataclasses
+import re
+
+import pytest
+
+from algorithms.mosaic import Mosaic
+from tests.algorithms.test_mosaic import GAN, RECIPES, casting
+
+
+def refused(clients: int = 3, nets: tuple[str, ...] = ("small_cnn",), **config) -> list[str]:
+    settings = casting(clients, nets, **{"generator": "dcgan", **config})
+    return Mosaic.refuse(settings.config, settings.task, settings.clients, settings.work)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_that_work_are_not_refused(recipe):
+    assert refused(**RECIPES[recipe]) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"meta_data": "images"}, "meta_data: images needs generated images of known class"),
+        ({"label": "generator"}, "label: generator needs"),
+        ({"experts": "replay"}, "experts: replay needs"),
+        ({"mixed": True}, "mixed: true needs"),
+        ({"classify": 1.0}, "classify: 1 needs"),
+        ({"generator": "features"}, "features makes no images for experts: class"),
+        ({"generator": "features", "experts": "replay", "mixed": True}, "features makes no images for mixed"),
+        ({"generator": "features", "experts": "replay", "student": "mlp"}, "features needs one network everywhere"),
+        ({"nets": ("small_cnn", "mlp"), "student": "mlp"}, "prototypes are features of one network"),
+        ({"nets": ("small_cnn", "mlp"), "generator": "pca", "meta_data": "images"}, "say by student"),
+        ({"student": "resnet7"}, "student: no such network 'resnet7'|student: .*resnet7"),
+        ({"noise": 1.0, "generator": "pca"}, "noise = 1 is a multiple of clip"),
+        ({"distinct": 6}, "distinct = 6: must be at most distil_steps = 5"),
+        ({"meta_width": 10}, "meta_width = 10: must be a multiple of meta_heads = 3"),
+        ({"generator": "pca", "deviations": ("tanh_range",)}, "tanh_range is of generator: dcgan"),
+        ({"generator": "pca", "meta_data": "images", "deviations": ("ten_centres",)}, "none are sent"),
+        ({"generator": "pca", "experts": "replay", "deviations": ("unbalanced",)}, "experts: replay has none"),
+        ({"prototypes": 9, "deviations": ("ten_centres",)}, "prototypes = 9: .* fails below 10"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_reason(config, reason):
+    (found,) = refused(**config)
+    assert re.search(reason, found)
+
+
+def test_a_dcgan_for_images_it_cannot_make_is_refused():
+    settings = casting(**GAN)
+    task = dataclasses.replace(settings.task, shape=(1, 10, 10))
+    (found,) = Mosaic.refuse(settings.config, task, settings.clients, settings.work)
+    assert "no DCGAN makes images of 10x10" in found
