@@ -93,9 +93,8 @@ def _dedicated(request: Request, nodes: Sequence[Node]) -> Placement:
 
 def _pooled(request: Request, nodes: Sequence[Node], why: str) -> Placement:
     cores = max(1, int(sum(node.cpus for node in nodes)))
-    hosts = request.hosts
-    if hosts is None:
-        hosts = max(1, min(cores, request.clients, _fitting(request, nodes)))
+    fitting = _fitting(_limits(request), _beside_pipeline(request, nodes))
+    hosts = request.hosts or max(1, min(cores, request.clients, fitting))
     _refuse_too_many(request, nodes, hosts, "hosts")
     cpus = _share(request, nodes, hosts)
     above = f"; more hosts than the {cores} CPUs, so they take turns" if hosts > cores else ""
@@ -109,7 +108,7 @@ def _gpu_text(request: Request) -> str:
 
 def _missing_for_dedicated(request: Request, nodes: Sequence[Node]) -> str:
     """What keeps clients from having a host each, as a sentence; empty where nothing does."""
-    fitting = _fitting(request, nodes)
+    fitting = _fitting(_limits(request), _beside_pipeline(request, nodes))
     if fitting < request.clients:
         needs = f"{request.clients * request.bytes_per_host / 2**30:.1f} GiB of memory"
         needs += f" and {request.clients * request.gpus_per_host:g} GPUs" if request.gpus_per_host else ""
@@ -123,84 +122,70 @@ def _missing_for_dedicated(request: Request, nodes: Sequence[Node]) -> str:
     return ""
 
 
+Limits = dict[str, Callable[[Node], int]]
+"""By name: how many hosts a node has room for, as far as this resource goes."""
+
+
+def _limits(request: Request) -> Limits:
+    limits: Limits = {"memory": lambda node: node.memory // request.bytes_per_host}
+    if request.cpus_per_host:
+        each = _units(request.cpus_per_host)
+        limits["CPUs"] = lambda node: _units(node.cpus) // each
+    if request.gpus_per_host:
+        limits["GPUs"] = lambda node: _on_cards(node.gpus, request.gpus_per_host)
+    return limits
+
+
+def _on_cards(gpus: float, each: float) -> int:
+    """How many hosts find their GPUs on a node: a share of one lies on one card."""
+    return int(gpus) * (_GRAIN // _units(each)) if each < 1 else int(gpus // each)
+
+
+def _fitting(limits: Limits, nodes: Sequence[Node]) -> int:
+    """How many hosts fit, counted node by node: rests on two nodes do not make room for one more."""
+    return sum(min(limit(node) for limit in limits.values()) for node in nodes)
+
+
 def _refuse_too_many(request: Request, nodes: Sequence[Node], wanted: int, what: str) -> None:
-    limits = {
-        "memory": lambda node: node.memory // request.bytes_per_host,
-        "GPUs": lambda node: _on_gpus(node, request.gpus_per_host),
-        "CPUs": lambda node: _on_cpus(node, request.cpus_per_host),
-    }
-    left = _without_pipeline(request, nodes)
+    there = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    if request.pipeline_cpus > max(1.0, there[0]) or request.pipeline_gpus > there[1]:
+        raise PlacementError(
+            f"the pipeline of a distillation needs {request.pipeline_cpus:g} CPUs and {request.pipeline_gpus:g} GPUs; "
+            f"there are {there[0]:g} and {there[1]:g}"
+        )
+    limits, left = _limits(request), _beside_pipeline(request, nodes)
     for name, limit in limits.items():
-        room = _total(limit, left, wanted)
+        room = _fitting({name: limit}, left)
         if room < wanted:
-            raise PlacementError(
-                f"{wanted} {what} do not fit: {name} suffice for {room} of them ({_asked(request, name)})"
-            )
-    fitting = _fitting(request, nodes)
-    if fitting < wanted:
-        raise PlacementError(f"{wanted} {what} do not fit: node by node there is room for {fitting} of them")
+            raise PlacementError(f"{wanted} {what} do not fit: {name} suffice for {room} ({_asked(request, name)})")
+    if _fitting(limits, left) < wanted:
+        raise PlacementError(f"{wanted} {what} do not fit: node by node there is room for {_fitting(limits, left)}")
 
 
 def _asked(request: Request, name: str) -> str:
     if name == "memory":
         return f"{request.bytes_per_host / 2**20:.0f} MiB each"
-    each, kept = (
-        (request.gpus_per_host, request.pipeline_gpus)
-        if name == "GPUs"
-        else (request.cpus_per_host, request.pipeline_cpus)
-    )
-    return f"{each:g} each, {kept:g} kept for the pipeline"
-
-
-def _fitting(request: Request, nodes: Sequence[Node]) -> int:
-    """How many hosts fit, counted node by node: what is left on two nodes does not make room for one more host."""
-
-    def on(node: Node) -> int:
-        return min(
-            node.memory // request.bytes_per_host,
-            _on_gpus(node, request.gpus_per_host),
-            _on_cpus(node, request.cpus_per_host),
-        )
-
-    return _total(on, _without_pipeline(request, nodes), _MANY)
-
-
-_MANY = 10**9
-"""No limit."""
-
-
-def _on_gpus(node: Node, each: float) -> int:
-    """A host's fraction lies on one card."""
-    if each == 0:
-        return _MANY
-    return int(node.gpus) * int(1 / each + 1e-9) if each < 1 else int(node.gpus // each)
-
-
-def _on_cpus(node: Node, each: float | None) -> int:
-    return _MANY if not each else _units(node.cpus) // _units(each)
-
-
-def _total(limit: Callable[[Node], int], nodes: Sequence[Node], most: int) -> int:
-    return min(most, sum(limit(node) for node in nodes))
+    if name == "CPUs":
+        return f"{request.cpus_per_host:g} each, {request.pipeline_cpus:g} kept for the pipeline"
+    return f"{request.gpus_per_host:g} each, {request.pipeline_gpus:g} kept for the pipeline"
 
 
 def _units(amount: float) -> int:
     return round(amount * _GRAIN)
 
 
-def _without_pipeline(request: Request, nodes: Sequence[Node]) -> list[Node]:
-    """The nodes, the one with most CPUs and GPUs without what the pipeline needs: its parts may not fit in rests."""
-    left = sorted(nodes, key=lambda node: (node.gpus, node.cpus), reverse=True)
-    first = left[0]
-    left[0] = Node(max(0.0, first.cpus - request.pipeline_cpus), first.gpus - request.pipeline_gpus, first.memory)
-    return left
+def _beside_pipeline(request: Request, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, the largest without what the pipeline needs: its parts may not fit in rests."""
+    first, *others = sorted(nodes, key=lambda node: (node.gpus, node.cpus), reverse=True)
+    cpus, gpus = max(0.0, first.cpus - request.pipeline_cpus), max(0.0, first.gpus - request.pipeline_gpus)
+    return [Node(cpus, gpus, first.memory), *others]
 
 
 def _share(request: Request, nodes: Sequence[Node], hosts: int) -> float:
     """CPUs that each host reserves: the largest equal share that lets all start, rounded down to Ray's grain."""
     if request.cpus_per_host is not None:
         return request.cpus_per_host
-    cpus = [_units(node.cpus) for node in _without_pipeline(request, nodes)]
+    cpus = [_units(node.cpus) for node in _beside_pipeline(request, nodes)]
     low, high = 0, _GRAIN
     while low < high:
         middle = (low + high + 1) // 2

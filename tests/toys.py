@@ -1,4 +1,4 @@
-"""Methods that exist to watch the machinery: what a step was given, where it ran, and what happens when it goes wrong."""
+"""A method that exists to watch the machinery: what a step is given, where it runs, what happens when it goes wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Trace:
 
 
 class Toy(Method[Trace]):
-    """A step that draws numbers from its seed, its data and torch's global generator, and counts its calls in memory."""
+    """Steps that depend on all that a step may depend on, and steps that go wrong."""
 
     paper = "none"
     State = Trace

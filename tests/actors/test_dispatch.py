@@ -1,0 +1,164 @@
+"""Which host performs which clients next. No cluster is needed: events go in, instructions come out."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.dispatch import (
+    AHEAD_BYTES,
+    CALLS_PER_HOST,
+    CHUNK_BYTES,
+    LARGEST_CHUNK,
+    Chunk,
+    Dispatch,
+    HostLostError,
+    chunk_size,
+    chunks_for_any,
+    chunks_for_own,
+    look_ahead,
+)
+
+
+def dispatch(chunks, hosts=2, ahead=100, max_retries=3):
+    return Dispatch("train", chunks, hosts, ahead, max_retries)
+
+
+def test_clients_are_cut_into_calls_in_cohort_order():
+    assert chunks_for_any([7, 3, 9, 1, 4], 2) == [Chunk(0, (7, 3)), Chunk(2, (9, 1)), Chunk(4, (4,))]
+
+
+def test_with_a_host_for_each_client_every_call_goes_to_its_own():
+    assert chunks_for_own([2, 5]) == [Chunk(0, (2,), host=2), Chunk(1, (5,), host=5)]
+    assert dispatch(chunks_for_own([2, 5]), hosts=6).send() == [(2, Chunk(0, (2,), 2)), (5, Chunk(1, (5,), 5))]
+
+
+def test_hosts_get_calls_in_turn_and_no_more_than_two_each():
+    plan = dispatch(chunks_for_any(range(6), 1))
+    assert [(host, chunk.start) for host, chunk in plan.send()] == [(0, 0), (1, 1), (0, 2), (1, 3)]
+    assert plan.send() == []
+
+
+def test_a_host_that_has_answered_gets_the_next_call():
+    plan = dispatch(chunks_for_any(range(6), 1))
+    sent = plan.send()
+    plan.landed(*sent[1])
+    assert [(host, chunk.start) for host, chunk in plan.send()] == [(1, 4)]
+
+
+def test_nothing_is_sent_further_ahead_than_allowed_until_the_first_is_taken():
+    plan = dispatch(chunks_for_any(range(6), 1), ahead=3)
+    sent = plan.send()
+    assert [chunk.start for _, chunk in sent] == [0, 1, 2]
+    for host, chunk in sent[1:]:
+        plan.landed(host, chunk)
+    assert plan.send() == []
+    assert plan.take() is None
+    plan.landed(*sent[0])
+    assert plan.take() == Chunk(0, (0,))
+    assert [chunk.start for _, chunk in plan.send()] == [3]
+
+
+@given(
+    clients=st.integers(1, 40),
+    size=st.integers(1, 7),
+    hosts=st.integers(1, 5),
+    ahead=st.integers(1, 30),
+    dedicated=st.booleans(),
+    data=st.data(),
+)
+def test_whatever_finishes_first_and_whichever_host_dies_every_client_is_taken_once_in_order(
+    clients, size, hosts, ahead, dedicated, data
+):
+    order = list(range(clients))
+    if dedicated:
+        chunks, hosts = chunks_for_own(order), clients
+    else:
+        chunks = chunks_for_any(order, size)
+    plan = dispatch(chunks, hosts, ahead, max_retries=2)
+    flying, taken, deaths = [], [], 0
+    while not plan.finished:
+        flying += plan.send()
+        assert max(sum(h == host for h, _ in flying) for host in range(hosts)) <= CALLS_PER_HOST
+        assert all(chunk.start < len(taken) + ahead for _, chunk in flying)
+        host, chunk = data.draw(st.sampled_from(flying))
+        if deaths < 2 and data.draw(st.booleans()):
+            deaths += 1
+            lost = plan.lost(host, "killed")
+            assert lost == [c for h, c in flying if h == host]
+            flying = [(h, c) for h, c in flying if h != host]
+        else:
+            flying.remove((host, chunk))
+            plan.landed(host, chunk)
+        while (ready := plan.take()) is not None:
+            taken += ready.clients
+    assert taken == order
+    assert flying == []
+
+
+def test_after_a_loss_the_clients_of_the_call_under_way_go_out_one_by_one():
+    plan = dispatch(chunks_for_any([4, 5, 6, 7], 2), hosts=1)
+    plan.send()
+    plan.lost(0, "killed")
+    assert plan.send() == [(0, Chunk(0, (4,), losses=1)), (0, Chunk(1, (5,), losses=1))]
+
+
+def test_a_call_that_waited_at_the_door_is_not_charged_with_the_loss():
+    plan = dispatch(chunks_for_any([4, 5], 1), hosts=1)
+    plan.send()
+    plan.lost(0, "killed")
+    assert plan.send() == [(0, Chunk(0, (4,), losses=1)), (0, Chunk(1, (5,), losses=0))]
+
+
+def test_other_hosts_get_the_lost_clients_before_the_replacement_that_still_starts():
+    plan = dispatch(chunks_for_any(range(4), 1), hosts=2)
+    sent = plan.send()
+    plan.landed(*sent[0])
+    plan.landed(*sent[2])
+    plan.lost(1, "killed")
+    assert [(host, chunk.start) for host, chunk in plan.send()] == [(0, 1), (0, 3)]
+
+
+def test_the_replacement_gets_the_clients_that_are_its_own():
+    plan = dispatch(chunks_for_own([0, 1]), hosts=2)
+    plan.send()
+    plan.lost(1, "killed")
+    assert plan.send() == [(1, Chunk(1, (1,), host=1, losses=1))]
+
+
+def test_a_client_that_kills_every_host_stops_the_run_and_is_named():
+    plan = dispatch(chunks_for_any([4, 5], 2), hosts=1, max_retries=2)
+    sent = plan.send()
+    plan.lost(0, "killed")
+    sent = plan.send()
+    plan.landed(*sent[0])
+    plan.lost(0, "killed")
+    plan.send()
+    with pytest.raises(HostLostError) as caught:
+        plan.lost(0, "out of memory")
+    error = caught.value
+    assert (error.host, error.clients, error.losses) == (0, (5,), 3)
+    for part in ("host 0", "step train", "client 5", "3 hosts have died", "out of memory", "inline"):
+        assert part in str(error)
+
+
+def test_a_death_between_errands_costs_nothing():
+    plan = dispatch([], hosts=1)
+    assert plan.lost(0, "killed") == []
+    assert plan.finished
+
+
+def test_calls_are_few_but_leave_every_host_about_four():
+    assert chunk_size(clients=100, hosts=2, bytes_each=200_000) == 12
+    assert chunk_size(clients=10, hosts=2, bytes_each=200_000) == 1
+    assert chunk_size(clients=10_000, hosts=2, bytes_each=8) == LARGEST_CHUNK
+
+
+def test_a_call_of_large_replies_carries_fewer_clients():
+    assert chunk_size(clients=1000, hosts=2, bytes_each=CHUNK_BYTES // 3) == 3
+    assert chunk_size(clients=1000, hosts=2, bytes_each=10 * CHUNK_BYTES) == 1
+
+
+def test_the_look_ahead_is_bounded_in_calls_and_in_bytes_but_keeps_every_host_busy():
+    assert look_ahead(size=5, hosts=2, bytes_each=1000) == 5 * 2 * CALLS_PER_HOST * 2
+    assert look_ahead(size=1, hosts=2, bytes_each=AHEAD_BYTES // 3) == 3
+    assert look_ahead(size=1, hosts=4, bytes_each=AHEAD_BYTES) == 4
