@@ -246,12 +246,13 @@ class Mosaic(Method[MosaicState]):
     def distilled(self, state: MosaicState, plan: Plan) -> tuple[MosaicState, dict[str, float]]:
         """Stage D: the meta model learns, and teaches the global model of every network; these are given back."""
         self.kit.show("fedavg", self.predictor(state))
-        source = self._source(state.generators, plan.seed.at(phase="distillation"), self.config.distil_batch)
+        config, seed = self.config, plan.seed.at(phase="distillation")
+        source = self._source(state.generators, seed, config.distil_batch)
         teacher, metrics = self._teacher(state, source, plan.seed)
         models: dict[str, dict[str, Tensor]] = {}
         for net, model in state.models.items():
             self.kit.tell("distillation", len(models), len(state.models))
-            job = distillation(self.config, self.config.released, source, teacher, self._student(net, model))
+            job = distillation(config, config.released, source, teacher, self._student(net, model), seed)
             models[net] = {**model, **self.kit.distil(job)}
         state = replace(state, models=models, prototypes={})
         self.kit.show("distilled", self.predictor(state))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from algorithms.core import settings
 from algorithms.core.distillation import Distillation, Precision, Source
 from algorithms.core.losses import AskedLabel, DistillationObjective, LabelObjective
+from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.nets import Classifier
 
@@ -30,7 +31,12 @@ class StudentConfig(settings.Config):
 
 
 def distillation(
-    config: StudentConfig, released: Collection[str], source: Source, teacher: nn.Module | None, student: Classifier
+    config: StudentConfig,
+    released: Collection[str],
+    source: Source,
+    teacher: nn.Module | None,
+    student: Classifier,
+    seed: Seed,
 ) -> Distillation:
     """The job of `algorithms.core.distillation`.
 
@@ -55,6 +61,7 @@ def distillation(
         lr=config.distil_lr,
         freeze_norm="frozen_norm" in released,
         precision=config.precision,
+        seed=seed,
     )
 
 
