@@ -25,7 +25,9 @@ from engine.folder import FolderWatcher, RunFolder
 from engine.planning import PlanReport, pipeline_of, plan
 from engine.records import Result, RunStart, Watcher
 from engine.replay import save_failed_order
+from engine.report import ReportWatcher
 from engine.simulation import Setting, simulate
+from engine.tracking import connect
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,11 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher) -> R
     check(federation)
     existed = folder.exists()
     files = RunFolder.create(folder)
-    watchers: list[Watcher] = [terminal, FolderWatcher(files)]
+    watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files)]
     try:
+        if config.mlflow.enabled:
+            watchers.append(connect(config.mlflow.tracking_uri, folder))
+        watchers.append(terminal)
         with _staged(federation, folder) as stage:
             federation.partition.save(files.partition, federation.dataset.fingerprint)
             setting = Setting(preset, stage.placement, stage.hosts, begun)
