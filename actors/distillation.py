@@ -1,0 +1,224 @@
+"""Distillation on Ray: generated images through a Ray Data pipeline to a student in a Ray Train job.
+
+    batch numbers -> samplers (latents, images) -> teachers (logits) -> train workers (the student)
+
+Sampling and labelling run ahead of the student, bounded in memory, in actors of their own sizes. With one train worker
+the student has the bits of `algorithms.core.distillation.distil_here`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.state import list_actors
+from ray.util.state.exception import RayStateApiException
+from torch import Tensor, nn
+
+from actors.distil_plan import DistillationError, DistilResources, Room, fits
+from algorithms.core.distillation import Distillation
+from algorithms.core.payload import Tensors
+from algorithms.core.states import snapshot
+
+_POLL_SECONDS = 0.5
+_LOOKS = 10
+
+NetT = TypeVar("NetT", bound=nn.Module)
+
+
+def distil_on_ray(job: Distillation, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
+    """Perform a distillation on the cluster this process is connected to.
+
+    Args:
+        storage: a folder for the student's checkpoints that every node of the train workers sees, empty, or left by
+            an unfinished run of this very job, which then goes on.
+
+    Returns:
+        The student's state dict after the last step, on the CPU.
+
+    Raises:
+        DistillationError: the actors do not fit into what is free; nothing finished for `resources.patience` seconds;
+            a part of the job raised; or more train workers were lost than `resources.retries`.
+    """
+    if job.steps == 0:
+        return snapshot(job.student)
+    _refuse_what_cannot_run(resources)
+    desk = _start_desk()
+    try:
+        return _watched(desk, desk.perform.remote(_sent(job), resources, storage.resolve()), job.steps, resources)
+    finally:
+        ray.kill(desk)
+
+
+def _refuse_what_cannot_run(resources: DistilResources) -> None:
+    """Look again for a moment where only others' actors are in the way: they may just have ended."""
+    whole = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    looks = 1 if fits(resources, whole) else _LOOKS
+    for _ in range(looks):
+        reason = fits(resources, _free_room())
+        if reason is None:
+            return
+        time.sleep(_POLL_SECONDS)
+    raise DistillationError(reason)
+
+
+def _free_room() -> list[Room]:
+    """What each living node has free now."""
+    from ray._private.state import available_resources_per_node  # Ray has no public call that tells nodes apart
+
+    return [room for _, room in sorted(available_resources_per_node().items())]
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """A job taken apart for the object store, so that no actor loads what it does not use."""
+
+    source: ray.ObjectRef[Any]
+    teacher: ray.ObjectRef[Any]
+    lesson: ray.ObjectRef[Any]
+    steps: int
+    distinct: int
+
+
+class _Elsewhere:
+    """Stands for a source that the receiver has no use for."""
+
+    def latents(self, index: int) -> dict[str, Tensor]:
+        raise NotImplementedError("the source lies with the pipeline")
+
+    def images(self, latents: Tensors) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("the source lies with the pipeline")
+
+
+def _sent(job: Distillation) -> _Parcel:
+    lesson = replace(job, source=_Elsewhere(), teacher=nn.Identity(), student=_on_cpu(job.student))
+    return _Parcel(ray.put(job.source), ray.put(_on_cpu(job.teacher)), ray.put(lesson), job.steps, job.distinct)
+
+
+def _on_cpu(net: NetT) -> NetT:
+    """The network, as a copy where it lies on a card that its receiver may not have."""
+    return net if all(p.device.type == "cpu" for p in net.parameters()) else copy.deepcopy(net).to("cpu")
+
+
+def _start_desk() -> Any:
+    """On this node, where the checkpoints' folder is; one call may run while others come in."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 4, "scheduling_strategy": here}
+    desk: Any = ray.remote(**options)(_Desk).remote()
+    return desk
+
+
+@dataclass(frozen=True)
+class _News:
+    """What the desk knows.
+
+    Attributes:
+        last: the last batch `sampled`, the last one `labelled`, the steps `trained`, as far as heard of.
+        silence: seconds since a step was heard of, or since the job began.
+        failure: traceback of an error that would come again.
+    """
+
+    last: Mapping[str, int]
+    silence: float
+    failure: str | None
+
+
+class _Desk:
+    """Runs the Train job and hears of its progress. Whatever it has started ends when it is killed."""
+
+    def __init__(self) -> None:
+        # Read by Ray Train in this process: a watcher and counters that a job of minutes has no use for, and the pause
+        # between two looks at the train workers, which every checkpoint and the end of the job wait for.
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+        os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
+        os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+        self._last: dict[str, int] = {}
+        self._moved = time.monotonic()
+        self._failure: str | None = None
+
+    def perform(self, parcel: _Parcel, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
+        """The whole Train job."""
+        from actors.distil_pipeline import Stages
+        from actors.distil_trainer import Feed, Lesson, train
+
+        me = ray.get_runtime_context().current_actor
+        stages = Stages(parcel.source, parcel.teacher, resources.trainers.count, me)
+        feed = Feed(parcel.steps, parcel.distinct, stages, resources, storage)
+        return train(feed, Lesson(parcel.lesson, resources.checkpoint_every, me))
+
+    def note(self, what: str, number: int) -> None:
+        """Hear that a stage has come to a batch, or the student to a step."""
+        self._last[what] = number
+        if what == "trained":
+            self._moved = time.monotonic()
+
+    def fail(self, text: str) -> None:
+        """Hear of an error that would come again."""
+        self._failure = text
+
+    def news(self) -> _News:
+        """What was heard so far."""
+        return _News(dict(self._last), time.monotonic() - self._moved, self._failure)
+
+
+def _watched(
+    desk: ActorHandle, running: ray.ObjectRef[Any], steps: int, resources: DistilResources
+) -> dict[str, Tensor]:
+    """The result of a running job, or the reason why there will be none."""
+    try:
+        while not ray.wait([running], timeout=_POLL_SECONDS)[0]:
+            _look(_news_of(desk), steps, resources)
+        student: dict[str, Tensor] = ray.get(running)
+    except RayActorError as error:
+        raise DistillationError(f"the process that led the distillation died: {error}") from error
+    except RayTaskError as error:
+        _look(_news_of(desk), steps, resources)
+        raise DistillationError(f"the distillation failed: {error}") from error
+    return student
+
+
+def _news_of(desk: ActorHandle) -> _News:
+    news: _News = ray.get(desk.news.remote())
+    return news
+
+
+def _look(news: _News, steps: int, resources: DistilResources) -> None:
+    if news.failure is not None:
+        raise DistillationError(f"a part of the distillation raised:\n{news.failure}")
+    if news.silence > resources.patience:
+        raise DistillationError(stillness(news.last, steps, resources.patience, _waiting_actors()))
+
+
+def stillness(last: Mapping[str, int], steps: int, patience: float, waiting: Sequence[str]) -> str:
+    """What stood still, in words.
+
+    Args:
+        last: see `_News`.
+        waiting: actors that have not been placed.
+    """
+    sampled, labelled = (last.get(what, "none") for what in ("sampled", "labelled"))
+    reached = (
+        f"{last['trained']} of {steps} steps are done, last batch sampled: {sampled}, last labelled: {labelled}"
+        if "trained" in last
+        else "the train workers have not started"
+    )
+    places = f"; no place was found for {', '.join(waiting)}" if waiting else ""
+    return f"no step of the distillation has finished for {patience:g} s: {reached}{places}"
+
+
+def _waiting_actors() -> list[str]:
+    try:
+        address = ray.get_runtime_context().gcs_address
+        found = list_actors(address, filters=[("state", "=", "PENDING_CREATION")])
+    except (RayStateApiException, ConnectionError):  # the dashboard, which answers this, is not there
+        return []
+    return sorted({actor.class_name for actor in found})
