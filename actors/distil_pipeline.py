@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import ray
 import ray.data
-from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, ExecutionResources
 
 from actors.distil_plan import Actors, DistilResources
 
 Row = dict[str, np.ndarray]
+
+Desk: TypeAlias = Any
+"""Handle of the actor in `actors.distillation` that hears of progress; its methods are unknown to type checkers."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Stages:
     source: ray.ObjectRef[Any]
     teacher: ray.ObjectRef[Any]
     parts: int
-    desk: ActorHandle
+    desk: Desk
 
 
 def pipeline(order: Sequence[int], stages: Stages, resources: DistilResources) -> Dataset:
@@ -74,8 +76,7 @@ class _Sampler:
     def __init__(self, stages: Stages) -> None:
         from actors.distil_rows import Sampler
 
-        source: Any = ray.get(stages.source)
-        self._sample = Sampler(source)
+        self._sample = Sampler(ray.get(stages.source))
         self._desk = stages.desk
 
     def __call__(self, row: Row) -> Row:
@@ -90,8 +91,7 @@ class _Teacher:
     def __init__(self, stages: Stages) -> None:
         from actors.distil_rows import Teacher
 
-        teacher: Any = ray.get(stages.teacher)
-        self._label = Teacher(teacher, stages.parts)
+        self._label = Teacher(ray.get(stages.teacher), stages.parts)
         self._desk = stages.desk
 
     def __call__(self, row: Row) -> Iterator[Row]:

@@ -11,7 +11,6 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.actor import ActorHandle
 from ray.data.exceptions import UserCodeException
 from ray.exceptions import RayError
 from ray.train import (
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from actors.distil_norm import see_whole_batches
-from actors.distil_pipeline import Stages, options, pipeline
+from actors.distil_pipeline import Desk, Stages, options, pipeline
 from actors.distil_plan import DistilResources
 from actors.distil_rows import Part, own_device, parts
 from actors.worker import one_thread
@@ -52,7 +51,7 @@ class Lesson:
 
     job: ray.ObjectRef[Any]
     checkpoint_every: int
-    desk: ActorHandle
+    desk: Desk
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _is_the_jobs_own(error: Exception, workers: int) -> bool:
 
 
 def _learn(lesson: Lesson, workers: int) -> None:
-    job: Any = ray.get(lesson.job)
+    job = ray.get(lesson.job)
     student = job.student.to(own_device())
     share = _Share(job.loss, workers)
     if workers > 1:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray.util.state import list_actors
@@ -170,9 +169,7 @@ class _Desk:
         return _News(dict(self._last), time.monotonic() - self._moved, self._failure)
 
 
-def _watched(
-    desk: ActorHandle, running: ray.ObjectRef[Any], steps: int, resources: DistilResources
-) -> dict[str, Tensor]:
+def _watched(desk: Any, running: ray.ObjectRef[Any], steps: int, resources: DistilResources) -> dict[str, Tensor]:
     """The result of a running job, or the reason why there will be none."""
     try:
         while not ray.wait([running], timeout=_POLL_SECONDS)[0]:
@@ -186,7 +183,7 @@ def _watched(
     return student
 
 
-def _news_of(desk: ActorHandle) -> _News:
+def _news_of(desk: Any) -> _News:
     news: _News = ray.get(desk.news.remote())
     return news
 
