@@ -1,0 +1,347 @@
+"""Steps on Ray hosts: the same run as inline, whoever carries it out, in whatever order, and whoever dies."""
+
+# ruff: noqa: E402 (where Ray is not installed the file is skipped before it imports what needs Ray)
+import os
+import re
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
+
+from actors import hosts as hosts_module
+from actors import ray_runner as runner_module
+from actors.dispatch import HostLostError
+from actors.hosts import HostStartError
+from actors.orders import Outcome, StepError
+from actors.placement import Placement
+from actors.ray_runner import RayRunner
+from actors.runner import Errand, InlineRunner
+from algorithms.core.payload import Payload, PayloadError
+from algorithms.core.seeds import Seed
+from tests.support import play, tiny_casting, tiny_shards
+
+CLIENTS = 16
+SHARDS = tiny_shards(CLIENTS, images=3000)
+NETS = ("mlp", "small_cnn", "resnet8")
+
+
+def pooled(hosts: int) -> Placement:
+    return Placement("pooled", hosts, cpus=0.1, gpus=0, reason="")
+
+
+def dedicated(clients: int) -> Placement:
+    return Placement("dedicated", clients, cpus=0.1, gpus=0, reason="")
+
+
+def toy(step: str = "walk", clients: int = CLIENTS, **config):
+    return tiny_casting("tests.toys:Toy", clients=clients, nets=NETS, step=step, **config)
+
+
+@pytest.fixture(scope="module")
+def two_hosts(ray_cluster):
+    """Two hosts for the toy method; which step is asked is up to the server's side."""
+    runner = RayRunner(toy(), SHARDS, pooled(2))
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def two_hosts_afresh(two_hosts):
+    """The two hosts with clients that remember nothing."""
+    two_hosts.restore({})
+    return two_hosts
+
+
+def rows(played):
+    return played.state.rows
+
+
+def message(size: int = 4) -> Payload:
+    return Payload.of(weights={"w": torch.zeros(size)}, examples={"id": -1})
+
+
+def errand(step: str, clients=range(CLIENTS), messages=None) -> Errand:
+    return Errand(step, tuple(clients), messages or message(), Seed(3, round=0))
+
+
+@pytest.mark.parametrize(
+    "placement", [pooled(1), pooled(2), pooled(3), dedicated(4)], ids=lambda p: f"{p.kind}{p.hosts}"
+)
+def test_fedavg_on_ray_is_the_run_that_it_is_inline(ray_cluster, placement):
+    casting, shards = tiny_casting("fedavg", clients=4, nets=("small_cnn",)), tiny_shards(4)
+    inline = play(casting, InlineRunner(casting, shards), rounds=3)
+    runner = RayRunner(casting, shards, placement)
+    try:
+        remote = play(casting, runner, rounds=3)
+    finally:
+        runner.close()
+    assert remote.digests == inline.digests
+    assert remote.book.entries == inline.book.entries
+    assert remote.book.metrics == inline.book.metrics
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one message for all", "a message for each"])
+@pytest.mark.parametrize("step", ["walk", "keep"])
+def test_messages_memories_and_random_numbers_are_those_of_an_inline_run(two_hosts_afresh, step, own):
+    casting = toy(step, own=own)
+    inline = InlineRunner(casting, SHARDS)
+    here, there = play(casting, inline, rounds=3), play(casting, two_hosts_afresh, rounds=3)
+    assert there.digests == here.digests
+    assert there.book.entries == here.book.entries
+    memories = two_hosts_afresh.memories()
+    assert memories.keys() == inline.memories().keys()
+    assert all(memories[c]["calls"] == kept["calls"] for c, kept in inline.memories().items())
+    assert all(torch.equal(memories[c]["drift"], kept["drift"]) for c, kept in inline.memories().items())
+
+
+def test_only_the_clients_asked_are_asked(two_hosts_afresh):
+    cohort = {0: [1, 5, 9], 1: [5, 2]}.__getitem__
+    inline = play(toy(), shards=SHARDS, rounds=2, cohort=cohort)
+    assert play(toy(), two_hosts_afresh, rounds=2, cohort=cohort).digests == inline.digests
+    assert sorted(two_hosts_afresh.memories()) == [1, 2, 5, 9]
+
+
+@ray.remote(num_cpus=0)
+class Gate:
+    """Writes down who begins, and lets a held client go on only when another one has begun."""
+
+    def __init__(self, held):
+        import asyncio
+
+        self.held, self.order = held, []
+        self.begun = {other: asyncio.Event() for other in held.values()}
+
+    async def begin(self, client):
+        self.order.append(client)
+        if client in self.begun:
+            self.begun[client].set()
+        if client in self.held:
+            await self.begun[self.held[client]].wait()
+
+    async def seen(self):
+        return self.order
+
+
+def test_updates_that_finish_in_another_order_give_the_same_run(two_hosts_afresh):
+    open_gate = Gate.options(name="gate").remote({})
+    inline = play(toy("wait_for_others"), shards=SHARDS, rounds=1)
+    assert ray.get(open_gate.seen.remote()) == list(range(CLIENTS))
+    ray.kill(open_gate)
+
+    gate = Gate.options(name="gate").remote({0: CLIENTS - 1})
+    remote = play(toy("wait_for_others"), two_hosts_afresh, rounds=1)
+    order = ray.get(gate.seen.remote())
+    ray.kill(gate)
+    assert order.index(CLIENTS - 1) < order.index(1)  # client 1 follows client 0 in the same call
+    assert [row[0] for row in rows(remote)] == list(range(CLIENTS))
+    assert remote.digest == inline.digest
+
+
+def test_pooled_hosts_are_processes_of_their_own_with_one_thread_each(two_hosts_afresh):
+    seen = rows(play(toy("pid"), two_hosts_afresh, rounds=1))
+    pids = {pid for _, pid, _ in seen}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert {threads for _, _, threads in seen} == {1}
+
+
+def test_dedicated_clients_stay_with_their_hosts(ray_cluster):
+    runner = RayRunner(toy("pid", clients=3), SHARDS, dedicated(3))
+    try:
+        first, second = (rows(play(toy("pid", clients=3), runner, rounds=1)) for _ in range(2))
+    finally:
+        runner.close()
+    assert len({pid for _, pid, _ in first}) == 3
+    assert first == second
+
+
+def test_clients_of_one_run_may_have_different_networks(two_hosts_afresh):
+    casting = toy("peek")
+    inline = play(casting, shards=SHARDS, rounds=1)
+    assert rows(play(casting, two_hosts_afresh, rounds=1)) == rows(inline)
+    assert len({parameters for _, parameters in rows(inline)}) == len(NETS)
+
+
+def test_hosts_view_the_data_in_the_object_store_without_a_copy(two_hosts_afresh):
+    assert {shared for _, shared in rows(play(toy("look_at_data"), two_hosts_afresh, rounds=1))} == {1}
+
+
+def test_what_all_clients_receive_is_put_into_the_object_store_once(two_hosts_afresh, monkeypatch):
+    puts, put = [], ray.put
+    monkeypatch.setattr(runner_module.ray, "put", lambda value: puts.append(value) or put(value))
+    odd, even = message(), message()
+    list(two_hosts_afresh.run(errand("walk")))
+    assert len(puts) == 1
+    list(two_hosts_afresh.run(errand("walk", messages={c: (even, odd)[c % 2] for c in range(CLIENTS)})))
+    assert len(puts) == 3
+
+
+def test_work_starts_when_it_is_asked_for_and_runs_ahead_only_so_far(two_hosts_afresh, monkeypatch):
+    calls, perform = [], two_hosts_afresh.fleet.perform
+    monkeypatch.setattr(
+        two_hosts_afresh.fleet,
+        "perform",
+        lambda host, call, parcels: calls.append(call) or perform(host, call, parcels),
+    )
+    monkeypatch.setattr(runner_module, "look_ahead", lambda size, hosts, bytes_each: 3 * size)
+    outcomes = two_hosts_afresh.run(errand("walk"))
+    assert [call.clients for call in calls] == [(0, 1), (2, 3), (4, 5)]  # 16 clients on 2 hosts: 2 a call
+    for taken, outcome in enumerate(outcomes):
+        assert outcome.client == taken
+        assert sum(len(call.clients) for call in calls) <= 2 * (taken // 2) + 2 + 6
+    assert [c for call in calls for c in call.clients] == list(range(CLIENTS))
+
+
+def test_a_memory_lies_in_the_object_store_and_outcomes_come_without_it(two_hosts_afresh):
+    outcomes = list(two_hosts_afresh.run(errand("walk")))
+    assert all(isinstance(outcome, Outcome) and outcome.memory is None for outcome in outcomes)
+    assert all(isinstance(ref, ray.ObjectRef) for ref in two_hosts_afresh.memory_refs.values())
+
+
+def test_a_memory_changes_when_its_outcome_is_taken_and_not_before(two_hosts_afresh):
+    outcomes = two_hosts_afresh.run(errand("walk"))
+    next(outcomes)
+    assert sorted(two_hosts_afresh.memories()) == [0]
+
+
+def test_memories_are_restored(two_hosts_afresh):
+    inline = InlineRunner(toy(), SHARDS)
+    list(inline.run(errand("walk")))
+    two_hosts_afresh.restore(inline.memories())
+    here, there = list(inline.run(errand("walk"))), list(two_hosts_afresh.run(errand("walk")))
+    assert [o.payload.number("examples", "calls") for o in there] == [2] * CLIENTS
+    assert [o.metrics for o in there] == [o.metrics for o in here]
+
+
+def test_what_the_server_keeps_of_an_update_is_its_own(two_hosts_afresh):
+    kept = next(two_hosts_afresh.run(errand("walk", messages=message(100_000)))).payload.tensors("weights")["w"]
+    before = kept.clone()
+    kept.add_(1)
+    again = next(two_hosts_afresh.run(errand("pid"))).payload.tensors("weights")["w"]
+    assert torch.equal(again, torch.zeros(4))
+    assert torch.equal(kept, before + 1)
+
+
+def test_an_exception_in_a_step_says_who_what_when_and_where(two_hosts_afresh):
+    with pytest.raises(StepError) as caught:
+        play(toy("stumble"), two_hosts_afresh, rounds=1)
+    text = str(caught.value)
+    for part in (
+        "ArithmeticError: two is one too many",
+        "tests.toys:Toy",
+        "step stumble",
+        "client 2",
+        "round 0",
+        "seed 3",
+    ):
+        assert part in text
+    assert 'raise ArithmeticError("two is one too many")' in text
+    assert "toys.py" in text
+
+
+def test_a_failure_carries_the_order_that_led_to_it(two_hosts_afresh):
+    list(two_hosts_afresh.run(errand("walk")))
+    (failure,) = two_hosts_afresh.run(errand("stumble", clients=[2]))
+    assert (failure.order.step, failure.order.client, failure.order.memory["calls"]) == ("stumble", 2, 1)
+    assert torch.equal(failure.order.received.tensors("weights")["w"], torch.zeros(4))
+
+
+def test_after_a_failure_the_hosts_go_on(two_hosts_afresh):
+    kinds = Counter(type(outcome).__name__ for outcome in two_hosts_afresh.run(errand("stumble")))
+    assert kinds == {"Failure": 1, "Outcome": CLIENTS - 1}
+    two_hosts_afresh.restore({})
+    assert play(toy(), two_hosts_afresh, rounds=1).digest == play(toy(), shards=SHARDS, rounds=1).digest
+
+
+@pytest.mark.parametrize(("step", "what"), [("scribble", "received weights.w"), ("scribble_memory", "memory.drift")])
+def test_a_step_that_writes_into_what_it_was_given_fails(two_hosts_afresh, step, what):
+    list(two_hosts_afresh.run(errand("walk")))
+    with pytest.raises(StepError, match=f"wrote into what it was given .{what}"):
+        play(toy(step), two_hosts_afresh, rounds=1)
+
+
+def test_a_step_without_the_mark_is_refused_by_name(two_hosts_afresh):
+    with pytest.raises(PayloadError, match=r"Toy.whisper is not marked @client_side"):
+        play(toy("whisper"), two_hosts_afresh, rounds=1)
+    with pytest.raises(PayloadError, match=r"Toy.whisper is not marked @client_side"):
+        next(two_hosts_afresh.run(errand("whisper")))
+
+
+def test_a_kind_that_is_not_declared_is_refused(two_hosts_afresh):
+    with pytest.raises(PayloadError, match=r"sends logits up .client 0., which the method does not declare"):
+        play(toy("send_logits"), two_hosts_afresh, rounds=1)
+
+
+def test_asking_nobody_gives_nothing(two_hosts_afresh):
+    assert list(two_hosts_afresh.run(errand("walk", clients=[]))) == []
+
+
+def test_hosts_tell_their_largest_memory(two_hosts_afresh):
+    peaks = two_hosts_afresh.peak_rss_mb()
+    assert list(peaks) == ["host 0", "host 1"]
+    assert all(50 < peak < 5000 for peak in peaks.values())
+
+
+@pytest.mark.parametrize("placement", [pooled(2), dedicated(4)], ids=lambda p: p.kind)
+def test_a_host_killed_in_the_middle_of_a_step_changes_nothing(ray_cluster, tmp_path, placement, caplog):
+    mark = tmp_path / "killed"
+    casting, shards = toy("die_once", clients=4, file=str(mark)), tiny_shards(4)
+    runner = RayRunner(casting, shards, placement)
+    try:
+        remote = play(casting, runner, rounds=3)
+    finally:
+        runner.close()
+    assert mark.exists()
+    assert re.search(r"host \d died in step die_once; clients (1, )?3 are sent again", caplog.text)
+    assert remote.digests == play(casting, shards=shards, rounds=3).digests  # the mark is there: nobody dies inline
+
+
+def test_a_client_that_kills_every_host_stops_the_run_and_is_named(ray_cluster):
+    runner = RayRunner(toy("die_always"), SHARDS, pooled(2), max_retries=1)
+    try:
+        with pytest.raises(HostLostError) as caught:
+            play(toy("die_always"), runner, rounds=1)
+    finally:
+        runner.close()
+    assert caught.value.clients == (3,)
+    assert "SIGKILL" in str(caught.value) or "died" in caught.value.reason
+
+
+def test_a_host_that_cannot_start_is_an_error_with_the_reason(ray_cluster):
+    runner = RayRunner(replace(toy(), method="tests.toys:Nobody"), SHARDS, pooled(1))
+    try:
+        with pytest.raises(HostStartError, match=r"'Nobody' in tests.toys is not a class derived from"):
+            next(runner.run(errand("walk")))
+    finally:
+        runner.close()
+
+
+def test_hosts_that_the_cluster_has_no_room_for_are_an_error_and_not_a_wait(ray_cluster, monkeypatch):
+    monkeypatch.setattr(hosts_module, "START_SECONDS", 0.0)
+    monkeypatch.setattr(hosts_module, "SECONDS_PER_START", 0.0)
+    monkeypatch.setattr(runner_module, "LOOK_SECONDS", 0.1)
+    runner = RayRunner(toy(), SHARDS, Placement("pooled", 2, cpus=1000, gpus=0, reason=""))
+    try:
+        with pytest.raises(HostStartError, match=r"2 of 2 hosts have not started .* each wants 1000 CPU"):
+            next(runner.run(errand("walk")))
+    finally:
+        runner.close()
+
+
+def test_a_runner_may_be_closed_twice(ray_cluster):
+    runner = RayRunner(toy(), SHARDS, pooled(1))
+    runner.close()
+    runner.close()
+
+
+def test_distillation_is_done_by_whoever_was_given_for_it(ray_cluster):
+    asked = []
+    runner = RayRunner(toy(), SHARDS, pooled(1), distil=lambda job: asked.append(job) or {"w": torch.ones(1)})
+    try:
+        assert runner.distil("a job") == {"w": torch.ones(1)}
+    finally:
+        runner.close()
+    assert asked == ["a job"]
