@@ -67,15 +67,14 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for 
 @_as_json
 def run(configuration: str, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Run a configuration, and keep all that is known of it in a folder."""
-    from rich.console import Console
-
     from engine.config import load
     from engine.launch import free_folder, launch
-    from engine.progress import Terminal
+    from engine.progress import Terminal, console
 
     config = load(configuration, overrides)
     folder = out or free_folder(configuration, config.seed)
-    result = launch(config, configuration, folder, Terminal(Console(stderr=as_json)))
+    with Terminal(console(as_json)) as terminal:
+        result = launch(config, configuration, folder, terminal)
     if as_json:
         _print_json(dict(result.values))
 
@@ -87,12 +86,13 @@ def plan(configuration: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say what would run where, what it would need, and what would be sent. Nothing is trained."""
     from engine.config import load
     from engine.launch import look_ahead
+    from engine.planning import lines
 
     report = look_ahead(load(configuration, overrides))
     if as_json:
         _print_json(report.tree())
     else:
-        click.echo("\n".join(report.lines()))
+        click.echo("\n".join(lines(report)))
 
 
 @cli.command()

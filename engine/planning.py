@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from actors.distil_plan import DistilResources
-from actors.placement import PROCESS_BYTES, Placement, Request, decide
+from actors.placement import PROCESS_BYTES, Placement, PlacementError, Request, decide
 from algorithms.core.contract import Holding
 from algorithms.core.seeds import torch_seeded
 from algorithms.nets import Classifier, build
 from clusters.nodes import Node
-from engine.errors import Problem
+from engine.errors import ConfigError, Problem
 from engine.federation import Federation
 from engine.units import size
 
@@ -51,7 +51,7 @@ class Traffic:
 
     Attributes:
         bytes: None where it depends on the data.
-        when: `every round`, or `once`.
+        when: `every round`, `once`, or `as the method asks`.
     """
 
     kind: str
@@ -105,14 +105,14 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
         free: bytes of memory that are free on the driver's machine.
 
     Raises:
-        PlacementError: the hosts that are asked for do not fit.
+        ConfigError: the hosts that are asked for do not fit.
     """
     config, casting = federation.config, federation.casting
     nets = tuple(_net_plan(federation, name, count) for name, count in _net_counts(federation).items())
     cohort = config.clients.cohort or len(casting.clients)
     ray = config.runner.kind == "ray"
-    placement = decide(request_of(federation, nets), nodes) if ray else None
     holdings = holdings_of(federation)
+    placement = _placed(federation, request_of(federation, nets, holdings), nodes) if ray else None
     return PlanReport(
         method=config.method.name,
         runner=config.runner.kind,
@@ -128,7 +128,16 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
     )
 
 
-def request_of(federation: Federation, nets: Sequence[NetPlan]) -> Request:
+def _placed(federation: Federation, request: Request, nodes: Sequence[Node]) -> Placement:
+    try:
+        return decide(request, nodes)
+    except PlacementError as error:
+        runner = federation.config.runner
+        key, value = ("placement", runner.placement) if runner.hosts is None else ("hosts", runner.hosts)
+        raise ConfigError([Problem(f"runner.{key}", value, str(error))]) from error
+
+
+def request_of(federation: Federation, nets: Sequence[NetPlan], holdings: Sequence[Holding]) -> Request:
     """What a run asks of a cluster."""
     runner = federation.config.runner
     pipeline = pipeline_of(federation)
@@ -139,7 +148,7 @@ def request_of(federation: Federation, nets: Sequence[NetPlan]) -> Request:
         hosts=runner.hosts,
         cpus_per_host=runner.cpus,
         gpus_per_host=runner.gpus,
-        bytes_per_host=_host_bytes(nets),
+        bytes_per_host=_host_bytes(nets, holdings),
         pipeline_cpus=sum(actors.count * actors.cpus for actors in held),
         pipeline_gpus=sum(actors.count * actors.gpus for actors in held),
     )
@@ -208,9 +217,11 @@ def activation_bytes(net: Classifier, shape: tuple[int, int, int]) -> int:
     return 2 * total
 
 
-def _host_bytes(nets: Sequence[NetPlan]) -> int:
-    """A pooled host keeps one network of each kind; the largest one trains."""
-    return PROCESS_BYTES + sum(net.bytes for net in nets) + max(net.training_bytes for net in nets)
+def _host_bytes(nets: Sequence[NetPlan], holdings: Sequence[Holding]) -> int:
+    """A pooled host keeps one network of each kind; it trains the largest, or what is sent once and its adversary."""
+    made = max((h.bytes for h in holdings if h.kind), default=0)
+    training = max(max(net.training_bytes for net in nets), 2 * COPIES * made)
+    return PROCESS_BYTES + sum(net.bytes for net in nets) + training
 
 
 def _driver_base(federation: Federation) -> int:
@@ -227,7 +238,7 @@ def _memory(
     sent = sum(net.bytes for net in nets) + cohort * max(net.bytes for net in nets)
     if not ray:
         return Memory(driver + max(net.training_bytes for net in nets), 0, 0, free)
-    return Memory(driver, _host_bytes(nets), federation.shards.nbytes + sent, free)
+    return Memory(driver, _host_bytes(nets, holdings), federation.shards.nbytes + sent, free)
 
 
 def _batches(federation: Federation) -> float:
@@ -245,7 +256,8 @@ def _traffic(
     kinds = federation.config.method.type.kinds(federation.casting.config)
     clients = len(federation.casting.clients)
     weights = sum(net.bytes * net.clients for net in nets) * cohort // clients
-    known = {"examples": 8 * cohort, "loss": 8 * cohort, "weights": weights}
+    counts = 8 * federation.casting.task.classes * cohort
+    known = {"examples": 8 * cohort, "loss": 8 * cohort, "label_counts": counts, "weights": weights}
     once = {h.kind: h.count * h.bytes for h in holdings if h.kind}
     for direction, names in (("up", kinds.up), ("down", kinds.down)):
         for kind in sorted(names):
@@ -275,7 +287,7 @@ def lines(report: PlanReport) -> Iterator[str]:
         yield f"    of the driver's, {holding.count} {holding.name} of {size(holding.bytes)}"
     yield "sent:"
     for part in report.traffic:
-        amount = "unknown" if part.bytes is None else size(part.bytes)
+        amount = "depends on the data" if part.bytes is None else size(part.bytes)
         yield f"    {'to the server' if part.direction == 'up' else 'to clients'}, {part.kind}: {amount}, {part.when}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,16 +21,38 @@ from engine.units import duration, percent, size
 GLOBAL = "global"
 
 
+def console(to_stderr: bool) -> Console:
+    """A console on a copy of stdout or stderr, which still reaches the terminal where Ray's output is led elsewhere."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    try:
+        return Console(file=os.fdopen(os.dup(stream.fileno()), "w", buffering=1, encoding="utf-8", errors="replace"))
+    except OSError:  # a stream that is no file, as in tests
+        return Console(file=stream)
+
+
 class Terminal:
-    """A watcher that writes to a console: with a moving line on a terminal, plain lines anywhere else and in CI."""
+    """A watcher that writes to a console: with a moving line on a terminal, plain lines anywhere else and in CI.
+
+    Attributes:
+        line: what the moving line says, "" where there is none.
+    """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
         self._moves = console.is_terminal and not os.environ.get("CI")
         self._status: Status | None = None
+        self.line = ""
         self._start: RunStart | None = None
         self._accuracy: float | None = None
         self._pace = Pace(0, clock)
+
+    def __enter__(self) -> Terminal:
+        """Show that something goes on, until the block ends."""
+        self._say("reading the data and starting the runner")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
 
     def started(self, start: RunStart) -> None:
         self._start = start
@@ -39,14 +62,11 @@ class Terminal:
         self._print(f"folder: {start.folder}")
         if start.config.get("runner", {}).get("kind") == "ray":
             self._print(f"log of Ray: {start.log}")
-        if self._moves:
-            self._status = self._console.status("starting", refresh_per_second=4)
-            self._status.start()
+        self._say("waiting for the first client")
 
     def step(self, round: int, step: str, done: int, asked: int) -> None:
         self._pace.step(step, done, asked)
-        if self._status:
-            self._status.update(escape(self._line(round, step, done, asked)))
+        self._say(self._line(round, step, done, asked))
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == GLOBAL:
@@ -68,6 +88,16 @@ class Terminal:
 
     def failed(self, error: BaseException) -> None:
         self._stop()
+
+    def _say(self, text: str) -> None:
+        """Write the moving line, where there is one."""
+        if not self._moves:
+            return
+        if self._status is None:
+            self._status = self._console.status("", refresh_per_second=4)
+            self._status.start()
+        self.line = text
+        self._status.update(escape(text))
 
     def _stop(self) -> None:
         if self._status:

@@ -119,9 +119,7 @@ def nothing_forbidden_leaves(look: Look) -> Iterator[Problem]:
     sent = choice.type.kinds(choice.settings).up
     forbidden = [kind for kind in look("privacy.forbid") if kind in sent]
     if forbidden:
-        reason = (
-            f"{choice.name} with these settings sends {', '.join(sorted(sent))}; allow that, or choose another method"
-        )
+        reason = f"{choice.name} sends {', '.join(sorted(sent))}; allow these, or choose another method or settings"
         yield Problem("privacy.forbid", forbidden, reason)
 
 

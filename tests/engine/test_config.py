@@ -134,7 +134,7 @@ def test_everything_wrong_is_said_together():
         ({"runner": {"distillation": {"gpus": 0.5}}}, "runner.distillation.gpus", "set runner.device: cuda"),
         ({"runner": {"distillation": {"trainers": 0}}}, "runner.distillation.trainers", "must be at least 1"),
         ({"privacy": {"forbid": ["wieghts"]}}, "privacy.forbid", "did you mean weights?"),
-        ({"privacy": {"forbid": ["weights"]}}, "privacy.forbid", "fedavg with these settings sends examples, weights"),
+        ({"privacy": {"forbid": ["weights"]}}, "privacy.forbid", "fedavg sends examples, weights"),
         ({"data": {"source": "digit"}}, "data.source", "digits"),
         ({"data": 1}, "data", "must be a mapping"),
     ],

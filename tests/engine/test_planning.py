@@ -1,0 +1,161 @@
+"""The plan and the checks before a start: memory, placement, traffic, and everything that cannot run."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from actors.placement import PROCESS_BYTES
+from algorithms.nets import build
+from clusters.nodes import Node
+from engine.checking import check
+from engine.config import resolve
+from engine.errors import ConfigError
+from engine.federation import Federation
+from engine.planning import activation_bytes, lines, plan
+from tests.engine.test_config import changed
+
+GIB = 2**30
+MACHINE = (Node(cpus=2, gpus=0, memory=16 * GIB),)
+
+PARAMETERS = 64 * 64 + 64 + 64 * 10 + 10
+"""Of the network mlp for digits: 8x8 pixels, 64 hidden units, 10 classes."""
+
+
+def gathered(**sections):
+    return Federation.gather(resolve(changed(**sections)))
+
+
+def refused(federation, free=16 * GIB):
+    with pytest.raises(ConfigError) as caught:
+        check(federation, free)
+    return {problem.place: problem.reason for problem in caught.value.problems}
+
+
+@pytest.fixture(scope="module")
+def inline():
+    return plan(gathered(clients={"cohort": 2}), MACHINE, 8 * GIB)
+
+
+def test_the_plan_counts_clients_networks_and_work(inline):
+    assert (inline.clients, inline.cohort, inline.rounds, inline.runner) == (4, 2, 3, "inline")
+    (net,) = inline.nets
+    assert (net.name, net.clients, net.parameters, net.bytes) == ("mlp", 4, PARAMETERS, 4 * PARAMETERS)
+    # Each of the two clients asked takes 2 steps.
+    assert inline.batches == 2 * 2
+
+
+def test_inline_nothing_is_placed_and_nothing_lies_in_an_object_store(inline):
+    assert inline.placement is None
+    assert (inline.memory.host, inline.memory.object_store, inline.memory.free) == (0, 0, 8 * GIB)
+
+
+def test_what_is_sent_is_counted_for_the_clients_asked(inline):
+    sent = {(part.direction, part.kind): (part.bytes, part.when) for part in inline.traffic}
+    weights = 2 * 4 * PARAMETERS
+    assert sent == {
+        ("up", "weights"): (weights, "every round"),
+        ("up", "examples"): (2 * 8, "every round"),
+        ("down", "weights"): (weights, "every round"),
+    }
+
+
+def test_epochs_are_counted_as_batches_of_each_client():
+    federation = gathered(clients={"steps": None, "epochs": 3, "batch": 100})
+    expected = sum(3 * int(np.ceil(size / 100)) for size in federation.partition.sizes)
+    assert plan(federation, MACHINE, 8 * GIB).batches == expected
+
+
+def test_on_ray_the_plan_says_who_runs_where_and_why():
+    federation = gathered(runner={"kind": "ray", "placement": "pooled", "hosts": 2})
+    report = plan(federation, MACHINE, 8 * GIB)
+    assert (report.placement.kind, report.placement.hosts) == ("pooled", 2)
+    # The distillation's three actors hold 0.25 + 0.25 + 0.5 of the two CPUs; the hosts share the rest.
+    assert report.placement.cpus == pytest.approx((2 - 1.0) / 2)
+    assert report.memory.host > PROCESS_BYTES
+    assert report.memory.object_store >= federation.shards.nbytes
+    text = "\n".join(lines(report))
+    assert "placement: pooled: 2 hosts for 4 clients" in text
+    assert "each of 2 hosts" in text
+
+
+def test_more_hosts_than_fit_are_refused_with_the_number_that_would():
+    federation = gathered(runner={"kind": "ray", "hosts": 500})
+    with pytest.raises(ConfigError, match=r"runner\.hosts = 500: .*for \d+"):
+        plan(federation, MACHINE, 8 * GIB)
+
+
+def test_activations_are_the_outputs_of_the_layers_and_their_gradients():
+    # The perceptron: 64 pixels flattened, 64 units before and after the rectifier, 10 logits.
+    net = build("mlp", (1, 8, 8), 10)
+    leaves = [m for m in net.modules() if not list(m.children())]
+    assert len(leaves) == 4
+    assert activation_bytes(net, (1, 8, 8)) == 2 * 4 * (64 + 64 + 64 + 10)
+
+
+def test_mosaic_plans_its_generators_and_experts():
+    report = plan(gathered(method={"name": "mosaic", "warmup": 2, "gan_width": 16, "latent": 100}), MACHINE, 8 * GIB)
+    # 8x8 images: 100 to 32x4x4 by 4x4, then to 16x8x8 by 4x4, then to one channel by 1x1; each hidden layer's batch
+    # normalisation has weight, bias, mean and variance in 32 bits and a counter in 64.
+    floats = 100 * 32 * 16 + 32 * 16 * 16 + 16 + 4 * (32 + 16)
+    by_name = {holding.name.split()[0]: holding for holding in report.holdings}
+    assert (by_name["generators"].count, by_name["generators"].bytes) == (4, 4 * floats + 2 * 8)
+    assert by_name["experts"].count == 10
+    assert ("up", "generator", 4 * (4 * floats + 2 * 8), "once") in {
+        (t.direction, t.kind, t.bytes, t.when) for t in report.traffic
+    }
+
+
+def test_more_generators_than_memory_allows_are_refused_with_the_number_that_fits():
+    federation = gathered(method={"name": "mosaic", "warmup": 2, "gan_width": 512})
+    check(federation, 16 * GIB)
+    (each,) = {
+        h.bytes
+        for h in federation.config.method.type.holdings(
+            federation.casting.config, federation.casting.task, federation.casting.clients
+        )
+        if h.name == "generators"
+    }
+    base = 600 * 2**20 + federation.shards.nbytes + federation.dataset.test_images.nbytes
+    experts = 10 * 4 * 4 * PARAMETERS
+    reason = refused(federation, base + experts + 3 * each + each // 2)["partition.clients"]
+    assert reason.startswith("4 generators of ")
+    assert reason.endswith(": 3 would fit")
+
+
+def test_what_only_the_data_tells_is_refused_together():
+    federation = gathered(clients={"net": ["mlp", "torchvision:vgg11"]})
+    found = refused(federation)
+    assert "vgg11" in found["clients.net"]
+    assert "averages networks, which must be the same everywhere" in found["method.name"]
+
+
+def test_an_unknown_network_is_refused_with_the_nearest():
+    assert "did you mean mlp?" in refused(gathered(clients={"net": "mpl"}))["clients.net"]
+
+
+def test_clients_are_counted_again_where_the_data_says_how_many_there_are(tmp_path):
+    path = tmp_path / "part.parquet"
+    gathered().partition.save(path, "any")
+    by_file = {"kind": "file", "path": str(path)}
+    tree = changed(clients={"cohort": 5, "net": {"mlp": 3}})
+    found = refused(Federation.gather(resolve({**tree, "partition": by_file})))
+    assert "at most the 4 clients of the partition" in found["clients.cohort"]
+    assert "must sum to the 4 of the partition" in found["clients.net"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused():
+    assert "set runner.device: cpu" in refused(gathered(runner={"kind": "ray", "device": "cuda"}))["runner.device"]
+
+
+def test_a_configuration_that_fits_passes():
+    check(gathered(), 16 * GIB)
+
+
+def test_plans_can_be_written_as_json():
+    report = plan(gathered(runner={"kind": "ray"}), MACHINE, 8 * GIB)
+    tree = report.tree()
+    assert tree["placement"]["kind"] in ("dedicated", "pooled")
+    assert replace(report, rounds=9).tree() == {**tree, "rounds": 9}

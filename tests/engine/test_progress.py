@@ -1,0 +1,151 @@
+"""What a person sees of a run: plain lines, a moving line, the time left, the table at the end."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from actors.delivery import Book
+from engine.progress import Pace, Terminal
+from engine.records import Result, StageRecord
+from engine.units import duration, percent, size
+from tests.engine.runs import evaluation, play, result_values, round_record, start_of
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def screen(monkeypatch, terminal=False, ci=False):
+    """A console into memory."""
+    monkeypatch.delenv("CI", raising=False)
+    if ci:
+        monkeypatch.setenv("CI", "true")
+    return Console(file=io.StringIO(), force_terminal=terminal, width=120, _environ={})
+
+
+def written(console):
+    return console.file.getvalue()
+
+
+def test_away_from_a_terminal_every_line_is_plain_and_stays(monkeypatch):
+    console, folder = screen(monkeypatch), Path("runs/here")
+    play(Terminal(console, Clock()), folder)
+    lines = written(console).splitlines()
+    assert "\x1b" not in written(console)
+    assert lines[:3] == ["runner: inline", "placement: in this process", "folder: runs/here"]
+    assert lines[3:6] == [
+        "    0:00  round 1/3  global      accuracy 25.0 %  loss 0.500",
+        "    0:00  round 2/3  global      accuracy 50.0 %  loss 0.500",
+        "    0:00  round 3/3  global      accuracy 75.0 %  loss 0.500",
+    ]
+
+
+def test_in_ci_a_terminal_gets_plain_lines_too(monkeypatch):
+    console = screen(monkeypatch, terminal=True, ci=True)
+    with Terminal(console, Clock()) as terminal:
+        terminal.started(start_of(Path("here")))
+        terminal.step(0, "train", 1, 2)
+    assert "train 1/2" not in written(console)
+
+
+def test_a_terminal_shows_stage_round_clients_accuracy_and_time_left(monkeypatch):
+    console, clock = screen(monkeypatch, terminal=True), Clock()
+    terminal = Terminal(console, clock)
+    terminal.started(start_of(Path("here")))
+    clock.now = 4.0
+    terminal.stage(StageRecord(0, "global", evaluation(0.5)))
+    terminal.round(round_record(0))
+    terminal.step(1, "train", 1, 2)
+    # Two rounds of 4 s each are left of three.
+    assert terminal.line == "round 2/3 · train 1/2 · accuracy 50.0 % · about 0:08 left"
+    terminal.failed(KeyboardInterrupt())
+    assert "round 1/3  global" in written(console)
+
+
+def test_the_accuracy_shown_is_that_of_the_global_model(monkeypatch):
+    terminal = Terminal(screen(monkeypatch, terminal=True), Clock())
+    terminal.started(start_of(Path("here")))
+    terminal.stage(StageRecord(0, "experts", evaluation(0.25)))
+    terminal.step(0, "train", 1, 2)
+    assert terminal.line == "round 1/3 · train 1/2"
+    terminal.failed(ValueError())
+
+
+def test_the_end_shows_stages_bytes_seconds_and_where_to_look(monkeypatch):
+    console = screen(monkeypatch)
+    terminal = Terminal(console, Clock())
+    start = start_of(Path("runs/here"))
+    terminal.started(replace(start, config={**start.config, "mlflow": {"enabled": True, "tracking_uri": "http://x:5"}}))
+    stages = {"fedavg": 0.5, "experts": 0.25, "teacher": 0.625, "distilled": 0.7, "final": 0.75}
+    terminal.finished(Result(result_values(stages=stages), Book()))
+    text = written(console)
+    for name, share in [("fedavg", "50.0 %"), ("experts", "25.0 %"), ("teacher", "62.5 %"), ("final", "75.0 %")]:
+        assert any(f"accuracy, {name} " in line and share in line for line in text.splitlines())
+    assert "report: runs/here/report.html" in text
+    assert "mlflow ui --backend-store-uri http://x:5" in text
+    assert "648 B" in text
+
+
+def test_the_default_store_of_mlflow_lies_beside_the_folder(monkeypatch, tmp_path):
+    console = screen(monkeypatch)
+    terminal = Terminal(console, Clock())
+    start = start_of(tmp_path / "run")
+    terminal.started(replace(start, config={"mlflow": {"enabled": True, "tracking_uri": None}}))
+    terminal.finished(Result(result_values(), Book()))
+    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in written(console)
+
+
+def paced(lengths, rounds, clock):
+    pace = Pace(rounds, clock)
+    for length in lengths:
+        clock.now += length
+        pace.round()
+    return pace
+
+
+def test_nothing_is_said_of_the_time_left_before_a_round_is_over():
+    assert paced([], 5, Clock()).left() is None
+
+
+def test_the_time_left_is_that_of_usual_rounds():
+    # 100 s is the first round with its generators; the median of (100, 2, 2) is 2, and 7 rounds are left.
+    assert paced([100, 2, 2], 10, Clock()).left() == pytest.approx(2 * 7)
+
+
+def test_a_round_under_way_takes_at_least_what_its_phase_still_needs():
+    clock = Clock()
+    pace = paced([2, 2], 4, clock)
+    pace.step("distillation", 0, 100)
+    clock.now += 10
+    pace.step("distillation", 25, 100)
+    # 25 parts took 10 s, so 75 take 30 s; then one usual round of 2 s.
+    assert pace.left() == pytest.approx(30 + 2)
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=6))
+def test_at_the_end_nothing_is_left_and_before_it_never_less(lengths):
+    pace = paced(lengths, len(lengths) + 1, Clock())
+    assert pace.left() >= 0
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (44_734_408, "44.7 MB"), (4.5e9, "4.5 GB")]
+)
+def test_bytes_are_told_in_powers_of_a_thousand(count, words):
+    assert size(count) == words
+
+
+def test_seconds_and_shares_are_told_in_words():
+    assert [duration(s) for s in (0, 65, 3600 + 125)] == ["0:00", "1:05", "1:02:05"]
+    assert [percent(x) for x in (0.8125, 1.0)] == ["81.2 %", "100.0 %"]
