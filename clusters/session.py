@@ -62,23 +62,42 @@ def attach_or_start(
     Raises:
         ClusterError: no cluster answers at the address (within seconds), or it cannot be joined.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or None
     log.parent.mkdir(parents=True, exist_ok=True)
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address:
+        _refuse(address)
     with logged(log):
-        session = None
-        try:
-            with quiet(log):
-                info = _attach(address) if address else _start(cpus, gpus, data_bytes)
-            session = Path(info["session_dir"])
-            with log.open("a") as file:
-                file.write(f"while Ray runs, more is in {session}/logs\n")
-            yield Cluster(info["gcs_address"], not address, nodes_of(ray.nodes()), log, info["webui_url"] or "")
-        finally:
-            with quiet(log):
-                ray.shutdown()
-            if session and not address:
-                collect(session, log)
-                _remove(session)
+        if ray.is_initialized():
+            yield _attached(address, log)
+        else:
+            with _session(address, cpus, gpus, data_bytes, log) as cluster:
+                yield cluster
+
+
+def _attached(address: str | None, log: Path) -> Cluster:
+    """The cluster that somebody in this process has attached to before, as in a notebook. It is left as it is."""
+    there = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", there):
+        raise ClusterError(f"{address} cannot be joined: this process is attached to {there} already")
+    return Cluster(there, False, nodes_of(ray.nodes()), log, "")
+
+
+@contextmanager
+def _session(address: str | None, cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -> Iterator[Cluster]:
+    session = None
+    try:
+        with quiet(log):
+            info = _attach(address) if address else _start(cpus, gpus, data_bytes)
+        session = Path(info["session_dir"])
+        with log.open("a") as file:
+            file.write(f"while Ray runs, more is in {session}/logs\n")
+        yield Cluster(info["gcs_address"], not address, nodes_of(ray.nodes()), log, info["webui_url"] or "")
+    finally:
+        with quiet(log):
+            ray.shutdown()
+        if session and not address:
+            collect(session, log)
+            _remove(session)
 
 
 def _remove(session: Path) -> None:
@@ -89,7 +108,8 @@ def _remove(session: Path) -> None:
         latest.unlink(missing_ok=True)
 
 
-def _attach(address: str) -> dict[str, Any]:
+def _refuse(address: str) -> None:
+    """Look whether a cluster answers, since `ray.init` waits two minutes for one."""
     if address.startswith("ray://"):
         raise ClusterError(
             f"{address} is the address of a Ray client server; a run sends too much for it. Give the head's own "
@@ -101,6 +121,9 @@ def _attach(address: str) -> dict[str, Any]:
             f"no Ray cluster answers at {address}: {reason}. Start one with `ray start --head` and give the address it "
             "prints, or leave the address empty to run on a cluster started for this run alone"
         )
+
+
+def _attach(address: str) -> dict[str, Any]:
     try:
         context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
         return dict(context.address_info)

@@ -1,0 +1,104 @@
+"""The one delivery path: what is refused, what is written down, and in which order clients may be asked."""
+
+import pytest
+import torch
+
+from actors.clock import PhaseClock
+from actors.delivery import Book, Delivery, Entry
+from actors.orders import StepError
+from actors.runner import InlineRunner
+from algorithms.core.payload import Payload, PayloadError
+from tests.support import play, tiny_casting, tiny_plan, tiny_shards
+from tests.toys import Toy
+
+CASTING = tiny_casting("tests.toys:Toy", clients=4, nets=("mlp",))
+MESSAGE = Payload.of(weights={"w": torch.zeros(4)}, examples={"id": -1})
+
+
+class Listener:
+    """A delivery over an inline runner, with all that it tells."""
+
+    def __init__(self):
+        self.book, self.told = Book(), []
+        self.method = Toy(CASTING.config, kit=None)
+        self.delivery = Delivery(
+            tiny_plan(CASTING, number=5),
+            InlineRunner(CASTING, tiny_shards(4)),
+            Toy.kinds(CASTING.config),
+            self.book,
+            PhaseClock("server", now=lambda: 0.0),
+            lambda *told: self.told.append(told),
+        )
+
+    def ask(self, step, message=MESSAGE, clients=None):
+        asked = None if clients is None else [CASTING.clients[c] for c in clients]
+        return self.delivery.ask(getattr(self.method, step), message, asked)
+
+
+def test_every_message_is_a_row_of_the_ledger_by_kind():
+    listener = Listener()
+    list(listener.ask("walk", clients=[2]))
+    assert listener.book.entries == [
+        Entry(5, "walk", 2, "down", "weights", 16),  # 4 numbers of 4 bytes
+        Entry(5, "walk", 2, "down", "examples", 8),
+        Entry(5, "walk", 2, "up", "weights", 16),
+        Entry(5, "walk", 2, "up", "examples", 32),  # id, calls, pixels, drift
+    ]
+
+
+def test_metrics_are_rows_by_client_and_progress_is_told():
+    listener = Listener()
+    list(listener.ask("walk", clients=[0, 3]))
+    assert [(m.round, m.phase, m.client, m.name) for m in listener.book.metrics] == [
+        (5, "walk", 0, "noise"),
+        (5, "walk", 3, "noise"),
+    ]
+    assert listener.told == [("walk", 1, 2), ("walk", 2, 2)]
+
+
+def test_a_step_without_the_mark_is_refused_by_name():
+    with pytest.raises(PayloadError, match=r"Toy\.whisper is not marked @client_side"):
+        Listener().ask("whisper")
+
+
+def test_an_undeclared_kind_is_refused_on_its_way_down_and_up():
+    with pytest.raises(PayloadError, match=r"sends logits down .client 0., which the method does not declare"):
+        Listener().ask("walk", Payload.of(logits={"l": torch.zeros(1)}))
+    with pytest.raises(PayloadError, match=r"sends logits up .client 0., .* declared are examples, weights"):
+        list(Listener().ask("send_logits"))
+
+
+def test_clients_that_still_owe_an_update_may_not_be_asked_for_another_step():
+    listener = Listener()
+    first = listener.ask("walk", clients=[0, 1])
+    next(first)
+    list(listener.ask("pid", clients=[1, 2]))
+    with pytest.raises(PayloadError, match="client 1 was asked for pid before its update of walk was taken"):
+        next(first)
+
+
+def test_different_clients_may_be_at_different_steps():
+    listener = Listener()
+    walking, standing = listener.ask("walk", clients=[0, 1]), listener.ask("pid", clients=[2, 3])
+    assert [u.client for pair in zip(walking, standing, strict=True) for u in pair] == [0, 2, 1, 3]
+
+
+def test_updates_that_nobody_takes_are_forgotten():
+    listener = Listener()
+    listener.ask("walk")
+    again = list(listener.ask("walk"))
+    assert [u.payload.number("examples", "calls") for u in again] == [1, 1, 1, 1]
+
+
+def test_each_client_receives_its_own_message_where_there_is_one_for_each():
+    own = {c: Payload.of(weights={"w": torch.zeros(4)}, examples={"id": 10 * c}) for c in range(4)}
+    assert [u.payload.number("examples", "id") for u in Listener().ask("walk", own)] == [0, 10, 20, 30]
+
+
+def test_an_exception_in_a_step_says_who_what_when_and_where():
+    casting = tiny_casting("tests.toys:Toy", clients=4, step="stumble", seed=8)
+    with pytest.raises(StepError) as caught:
+        play(casting, rounds=1)
+    text = str(caught.value)
+    for part in ("ArithmeticError: two is one too many", "step stumble", "client 2", "round 0", "seed 8", "toys.py"):
+        assert part in text

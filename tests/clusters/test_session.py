@@ -1,0 +1,187 @@
+"""Clusters: what answers, what is started, and that nothing is left behind."""
+
+# ruff: noqa: E402 (where Ray is not installed the file is skipped before it imports what needs Ray)
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
+
+from clusters import ClusterError, attach_or_start
+from clusters.chatter import collect, logged, quiet
+from clusters.session import store_bytes
+
+ROOT = Path(__file__).parent.parent.parent
+GIB = 2**30
+
+
+def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A process of its own: one process can be attached to one cluster only."""
+    head = "import os, signal, sys\nfrom pathlib import Path\nimport ray\nfrom clusters import attach_or_start\n"
+    return subprocess.run(
+        [sys.executable, "-c", head + code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def attach(address: str, folder: Path) -> None:
+    with attach_or_start(address, log=folder / "ray.log"):
+        pass
+
+
+@pytest.fixture
+def listener():
+    """A port where something listens that is no Ray cluster; what it answers is up to the test."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:1", "connection refused"),
+        ("head", "an address has the form host:port"),
+        ("head.invalid:6379", "not known|resolution"),
+    ],
+)
+def test_an_address_where_nothing_answers_is_named_with_the_way_out(tmp_path, address, reason):
+    with pytest.raises(ClusterError, match=rf"no Ray cluster answers at {address}: .*({reason})") as caught:
+        attach(address, tmp_path)
+    assert "ray start --head" in str(caught.value)
+    assert "leave the address empty" in str(caught.value)
+
+
+def test_a_service_that_is_not_ray_is_told_apart(tmp_path, listener):
+    def answer():
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
+    with pytest.raises(ClusterError, match="something else listens there"):
+        attach(address, tmp_path)
+    thread.join()
+
+
+def test_a_service_that_says_nothing_is_not_waited_for(tmp_path, listener, monkeypatch):
+    monkeypatch.setattr("clusters.answering.SECONDS", 0.1)
+    with pytest.raises(ClusterError, match="something else listens there"):
+        attach(f"127.0.0.1:{listener.getsockname()[1]}", tmp_path)
+
+
+def test_the_address_of_a_client_server_is_refused_with_what_to_give_instead(tmp_path):
+    with pytest.raises(ClusterError, match=r"ray://head:10001 is the address of a Ray client server.*ray job submit"):
+        attach("ray://head:10001", tmp_path)
+
+
+def test_the_object_store_holds_the_data_but_never_more_than_its_share_of_memory():
+    assert store_bytes(memory=100 * GIB, data=3 * GIB) == 5 * GIB
+    assert store_bytes(memory=10 * GIB, data=3 * GIB) == 3 * GIB
+
+
+START = """
+@ray.remote(max_restarts=0)
+class Doomed:
+    def say(self): print("hello from a worker")
+    def die(self): os.kill(os.getpid(), signal.SIGKILL)
+
+with attach_or_start(None, log=Path(sys.argv[1]), cpus=1) as cluster:
+    session = ray.get_runtime_context().get_session_name()
+    print("started", cluster.started, [node.cpus for node in cluster.nodes], session)
+    doomed = Doomed.remote()
+    ray.get(doomed.say.remote())
+    try:
+        ray.get(doomed.die.remote())
+    except ray.exceptions.RayActorError:
+        print("died")
+    raise SystemExit(7)
+"""
+
+
+def test_a_started_cluster_is_silent_and_leaves_nothing_behind_even_after_an_error(tmp_path):
+    log = tmp_path / "logs" / "ray.log"
+    done = run(START, log)
+    assert done.returncode == 7
+    first, second = done.stdout.splitlines()
+    assert first.startswith("started True [1.0] session_")
+    assert second == "died"
+    assert done.stderr == ""
+    session = first.split()[-1]
+    assert "hello from a worker" in log.read_text()
+    assert not (Path("/tmp/ray") / session).exists()
+    assert not [line for line in commands() if session in line]
+
+
+def commands() -> list[str]:
+    """The command lines of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+ATTACH = """
+with attach_or_start(sys.argv[1] or None, log=Path(sys.argv[2])) as cluster:
+    print(cluster.started, cluster.address, [node.cpus for node in cluster.nodes])
+"""
+
+
+@pytest.mark.parametrize("how", ["address", "RAY_ADDRESS"])
+def test_a_cluster_that_is_there_is_joined_and_left_running(ray_cluster, tmp_path, monkeypatch, how):
+    if how == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
+    done = run(ATTACH, ray_cluster.address if how == "address" else "", tmp_path / "ray.log")
+    assert done.stdout == f"False {ray_cluster.address} [4.0]\n"
+    assert done.stderr == ""
+    assert ray.get(ray.remote(num_cpus=0)(lambda: "still there").remote()) == "still there"
+
+
+def test_a_process_that_is_attached_already_stays_attached(ray_cluster, tmp_path):
+    with attach_or_start(None, log=tmp_path / "ray.log") as cluster:
+        assert (cluster.address, cluster.started) == (ray_cluster.address, False)
+    with attach_or_start(ray_cluster.address, log=tmp_path / "ray.log") as cluster:
+        assert cluster.address == ray_cluster.address
+    with pytest.raises(ClusterError, match=f"attached to {ray_cluster.address} already"):
+        attach(f"localhost:{ray_cluster.address.split(':')[1]}", tmp_path)
+    assert ray.is_initialized()
+
+
+def test_a_quiet_block_sends_what_compiled_code_prints_to_the_log(tmp_path, capfd):
+    log = tmp_path / "ray.log"
+    with quiet(log):
+        os.write(1, b"one\n")
+        os.write(2, b"two\n")
+    os.write(2, b"three\n")
+    assert log.read_text() == "one\ntwo\n"
+    assert capfd.readouterr().err == "three\n"
+
+
+def test_what_rays_own_threads_print_goes_to_the_log_and_everything_else_to_the_terminal(tmp_path, capsys):
+    log = tmp_path / "ray.log"
+    with logged(log):
+        thread = threading.Thread(target=print, args=("from ray",), name="ray_listen_error_messages")
+        thread.start()
+        thread.join()
+        print("from us")
+    print("afterwards")
+    assert capsys.readouterr().out == "from us\nafterwards\n"
+    assert log.read_text() == "from ray\n"
+
+
+def test_what_workers_printed_is_collected_and_nothing_else(tmp_path):
+    logs = tmp_path / "session" / "logs"
+    logs.mkdir(parents=True)
+    for name, text in {"worker-1.out": "hello\n", "worker-2.err": "", "raylet.out": "chatter\n"}.items():
+        (logs / name).write_text(text)
+    collect(tmp_path / "session", tmp_path / "ray.log")
+    assert (tmp_path / "ray.log").read_text() == "\n--- worker-1.out\nhello\n"
