@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from algorithms.core.contract import Client, ClientSpec
 from algorithms.core.generators import dcgan
 from algorithms.core.generators.dcgan import DCGan, GanConfig
 from algorithms.core.kit import Kit
-from algorithms.core.losses import NormGap
+from algorithms.core.losses import NormGap, diversity, entropy
 from algorithms.core.payload import EMPTY
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
@@ -171,6 +172,29 @@ def test_inversion_alone_has_a_gradient_and_falls_when_it_is_minimised():
         assert any(float(p.grad.abs().sum()) > 0 for p in generator.parameters())
         optimiser.step()
     assert values[-1] < 0.7 * values[0]
+
+
+def test_the_generators_loss_is_the_weighted_sum_of_its_terms(games):
+    names = ("entropy", "diversity", "classify", "inversion")
+    family(conditional=True, classify=1.0, inversion_below=1000).fit(client())
+    game, gap = games[0][0], NormGap(games[0][0].classifier)
+    asked = torch.tensor([0, 1, 2, 0])
+    with torch.no_grad():
+        fake = game.generator.eval()(torch.ones(4, 6), asked)
+        with gap.watching():
+            logits = game.classifier(tiny_task().from_signed(fake))
+        terms = {
+            "adversarial": F.softplus(-game.judge.eval()(fake, asked)).mean(),
+            "entropy": entropy(logits),
+            "diversity": diversity(logits, torch.ones(3, dtype=torch.bool)),
+            "classify": F.cross_entropy(logits, asked),
+            "inversion": gap.value(),
+        }
+        for weighted in ({"adversarial": 2.0}, *({"adversarial": 1.0, name: 3.0} for name in names)):
+            weights = {name: weighted.get(name, 0.0) for name in terms}
+            loss = replace(game, config=replace(game.config, **weights))._generator_loss(fake, asked, gap)
+            expected = sum(weight * terms[name].item() for name, weight in weights.items())
+            assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_conditional_generator_learns_to_make_the_class_it_is_asked_for():
