@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,7 +67,10 @@ def _nodes_ahead(config: RunConfig) -> Sequence[Node]:
         return (this_machine(),)
     from clusters.session import attach_or_start
 
-    with attach_or_start(config.runner.address, log=Path("ray.log")) as cluster:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        attach_or_start(config.runner.address, log=Path(place) / "ray.log") as cluster,
+    ):
         return cluster.nodes
 
 
@@ -92,33 +96,32 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher) -> R
     begun = time.perf_counter()
     federation = Federation.gather(config)
     check(federation)
-    existed = folder.exists()
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     files = RunFolder.create(folder)
-    watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files)]
+    watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files), terminal]
     try:
-        if config.mlflow.enabled:
-            watchers.append(connect(config.mlflow.tracking_uri, folder))
-        watchers.append(terminal)
         with _staged(federation, folder) as stage:
+            if config.mlflow.enabled:
+                watchers.insert(-1, connect(config.mlflow.tracking_uri, folder))
             federation.partition.save(files.partition, federation.dataset.fingerprint)
             setting = Setting(preset, stage.placement, stage.hosts, begun)
             return simulate(federation, stage.runner, _start(federation, folder, stage), setting, watchers)
-    except mistakes():
-        _discard(folder, existed)
-        raise
     except BaseException as error:
         for watcher in watchers:
             watcher.failed(error)
+        if isinstance(error, mistakes()) and not (folder / "config.yaml").exists():
+            _discard(folder, missing)
         if isinstance(error, StepError):
             raise StepError(error.failure, save_failed_order(folder, error.failure)) from None
         raise
 
 
-def _discard(folder: Path, existed: bool) -> None:
-    """Leave nothing of a run that could not start."""
-    shutil.rmtree(folder)
-    if existed:
-        folder.mkdir()
+def _discard(folder: Path, missing: Sequence[Path]) -> None:
+    """Leave nothing of a run that could not start: no file in its folder, and none of the folders that were missing."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in missing:
+        path.rmdir()
 
 
 def _start(federation: Federation, folder: Path, stage: _Stage) -> RunStart:

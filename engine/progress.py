@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -16,6 +15,7 @@ from rich.status import Status
 from rich.table import Table
 
 from engine.records import Result, RoundRecord, RunStart, StageRecord
+from engine.tracking import default_uri, ui_command
 from engine.units import duration, percent, size
 
 GLOBAL = "global"
@@ -191,6 +191,5 @@ def closing(start: RunStart) -> str:
     lines = [f"report: {start.folder / 'report.html'}", f"result: {start.folder / 'result.json'}"]
     mlflow = start.config.get("mlflow") or {}
     if mlflow.get("enabled"):
-        uri = mlflow.get("tracking_uri") or f"sqlite:///{(start.folder.parent / 'mlflow.db').absolute()}"
-        lines.append(f"mlflow: mlflow ui --backend-store-uri {shlex.quote(uri)}")
+        lines.append(f"mlflow: {ui_command(mlflow.get('tracking_uri') or default_uri(start.folder))}")
     return "\n".join(lines)

@@ -12,13 +12,13 @@ import yaml
 
 from algorithms.core.payload import KINDS
 from engine.folder import StoredRun
-from engine.progress import size
 from engine.records import GeneratedImages
 from engine.report.charts import Bar, Curve, Mark, bars, curves, label_map, legend, pairs
 from engine.report.html import Element, data_uri, element
 from engine.report.pictures import grid
 from engine.report.words import FINAL, STAGES, count, labels, percent, stages
 from engine.rounds import GLOBAL
+from engine.units import size
 
 Runs = Sequence[StoredRun]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.folder import StoredRun
-from engine.progress import duration, size
 from engine.report.html import Element, element
 from engine.report.words import count, labels, number, percent, settings
+from engine.units import duration, size
 
 Runs = Sequence[StoredRun]
 

@@ -103,9 +103,15 @@ def test_a_mistake_ends_with_2_naming_the_key_and_what_would_be_right(overrides,
 
 
 def test_an_address_where_no_cluster_answers_ends_with_2():
-    said = refusal("run", "fedavg-digits", "--set", "runner.address=127.0.0.1:9", "--out", "here")
+    said = refusal("run", "fedavg-digits", "--set", "runner.address=127.0.0.1:9")
     assert "127.0.0.1:9" in said
     assert "ray start --head" in said
+
+
+def test_a_store_of_mlflow_that_does_not_answer_ends_with_2():
+    said = refusal("run", "fedavg-digits", *QUICK[:-2], "--set", "mlflow.tracking_uri=http://127.0.0.1:9")
+    assert "mlflow.tracking_uri = http://127.0.0.1:9" in said
+    assert "mlflow.enabled=false" in said
 
 
 def test_more_generators_than_memory_allows_end_with_2():

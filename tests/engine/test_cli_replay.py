@@ -128,7 +128,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
     kept(tmp_path, order)
     (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(content)
-    with pytest.raises(ReplayError, match="client-0.safetensors is damaged"):
+    with pytest.raises(ReplayError, match=r"client-0\.safetensors is damaged"):
         read_failed_order(tmp_path, 0, "train", 0)
 
 

@@ -86,14 +86,16 @@ def test_the_end_shows_stages_bytes_seconds_and_where_to_look(monkeypatch):
     console = screen(monkeypatch)
     terminal = Terminal(console, Clock())
     start = start_of(Path("runs/here"))
-    terminal.started(replace(start, config={**start.config, "mlflow": {"enabled": True, "tracking_uri": "http://x:5"}}))
+    terminal.started(
+        replace(start, config={**start.config, "mlflow": {"enabled": True, "tracking_uri": "sqlite:///all.db"}})
+    )
     stages = {"fedavg": 0.5, "experts": 0.25, "teacher": 0.625, "distilled": 0.7, "final": 0.75}
     terminal.finished(Result(result_values(stages=stages), Book()))
     text = written(console)
     for name, share in [("fedavg", "50.0 %"), ("experts", "25.0 %"), ("teacher", "62.5 %"), ("final", "75.0 %")]:
         assert any(f"accuracy, {name} " in line and share in line for line in text.splitlines())
     assert "report: runs/here/report.html" in text
-    assert "mlflow ui --backend-store-uri http://x:5" in text
+    assert "mlflow ui --backend-store-uri sqlite:///all.db" in text
     assert "648 B" in text
 
 
