@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over all workers, of values forward and of gradients backward."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def _sum_over_workers(value: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(value)
+    return total
 
 
 class WholeBatchNorm(_BatchNorm):
@@ -26,10 +48,10 @@ class WholeBatchNorm(_BatchNorm):
         values = input.float()
         axes = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
-        count = all_reduce(values.new_tensor(float(values.numel() // values.shape[1])))
-        mean = all_reduce(values.sum(axes)) / count
+        count = _sum_over_workers(values.new_tensor(float(values.numel() // values.shape[1])))
+        mean = _sum_over_workers(values.sum(axes)) / count
         centred = values - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        variance = _sum_over_workers(centred.square().sum(axes)) / count
         self._move(mean.detach(), variance.detach() * (count / (count - 1)))
         scaled = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:

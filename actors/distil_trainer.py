@@ -136,7 +136,7 @@ def _learn(lesson: Lesson, workers: int) -> None:
         job = replace(job, loss=share)
     learner = Learner(job, _together(student, workers))
     _go_on(learner, student)
-    kept, fresh = Kept(job), _Fresh()
+    kept, fresh = Kept[Part](job), _Fresh()
     lesson.desk.note.remote("trained", learner.done)
     while learner.done < job.steps:
         part = kept.at(learner.done, fresh)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,8 @@ class Distillation:
         distinct: batches sampled and labelled; step s trains on batch s modulo `distinct`, so `distinct = steps` makes
             every batch fresh.
         lr: learning rate.
+        cosine: the rate falls from `lr` towards 0 along half a cosine over the steps.
+        clip: largest 2-norm of the student's gradient, or None.
         freeze_norm: batch normalisation uses its running statistics and leaves them as they are.
         precision: of the student's forward and backward pass.
         seed: what the student draws in a step (dropout) depends on this and the step's number alone.
@@ -66,6 +69,8 @@ class Distillation:
     steps: int
     distinct: int
     lr: float
+    cosine: bool = False
+    clip: float | None = None
     freeze_norm: bool = False
     precision: Precision = "float32"
     seed: Seed = Seed(0)
@@ -140,8 +145,15 @@ class Learner:
             outputs = self.student(images)
         loss = self.job.loss(outputs.float(), logits, labels)
         loss.backward()
+        if self.job.clip is not None:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.job.clip)
+        self.optimiser.param_groups[0]["lr"] = self.rate()
         self.optimiser.step()
         return float(loss.detach())
+
+    def rate(self) -> float:
+        """The learning rate of the step to come."""
+        return self.job.lr * cosine(self.done, self.job.steps) if self.job.cosine else self.job.lr
 
     def _set_mode(self) -> None:
         self.student.train()
@@ -156,14 +168,22 @@ def freeze_norm(net: nn.Module) -> None:
             module.eval()
 
 
-class Kept:
-    """The batches that come again in a job's later steps, and no others."""
+def cosine(step: int, steps: int) -> float:
+    """The factor of a learning rate that falls from 1 at step 0 to 0 at step `steps`: (1 + cos(pi s / S)) / 2."""
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+BatchT = TypeVar("BatchT")
+
+
+class Kept(Generic[BatchT]):
+    """The batches that come again in a job's later steps, and no others: at most `distinct`."""
 
     def __init__(self, job: Distillation) -> None:
         self._job = job
-        self._batches: dict[int, Labelled] = {}
+        self._batches: dict[int, BatchT] = {}
 
-    def at(self, step: int, fresh: Callable[[int], Labelled]) -> Labelled:
+    def at(self, step: int, fresh: Callable[[int], BatchT]) -> BatchT:
         """The batch of a step: a kept one, or `fresh(index)`; steps must be asked in order, from any first one on."""
         index = step % self._job.distinct
         batch = self._batches.pop(index) if index in self._batches else fresh(index)
@@ -174,7 +194,7 @@ class Kept:
 
 def distil_here(job: Distillation) -> dict[str, Tensor]:
     """Perform a job as a plain loop in this process; the student's state dict after the last step, on the CPU."""
-    learner, kept = Learner(job, copy_of(job.student)), Kept(job)
+    learner, kept = Learner(job, copy_of(job.student)), Kept[Labelled](job)
     for step in range(job.steps):
         learner.step(kept.at(step, lambda index: labelled(job, index)))
     return snapshot(learner.student)
