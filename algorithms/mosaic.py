@@ -241,7 +241,7 @@ class Mosaic(Method[MosaicState]):
             experts = [Expert(net, model) for net, model in models.items()]
         if forms and config.experts == "class":
             experts = [Expert(net, e) for net, mean in means.items() for e in mean.experts(otherwise=models[net])]
-        return replace(state, models={**state.models, **models}, experts=tuple(experts) if forms else state.experts)
+        return replace(state, models={**state.models, **models}, experts=tuple(experts) or state.experts)
 
     def distilled(self, state: MosaicState, plan: Plan) -> tuple[MosaicState, dict[str, float]]:
         """Stage D: the meta model learns, and teaches the global model of every network; these are given back."""
@@ -271,6 +271,8 @@ class Mosaic(Method[MosaicState]):
         """The meta model over the experts; None where the labels asked are replayed."""
         if self.config.experts == "replay":
             return None, {}
+        if not state.experts:
+            raise ValueError("no client took part in the last round of the warm-up, so there are no experts")
         names = sorted({expert.net for expert in state.experts})
         bank = Bank(state.experts, {name: self.kit.new_network(name) for name in names})
         self.kit.show("experts", PlainSum(bank))
@@ -287,6 +289,8 @@ class Mosaic(Method[MosaicState]):
         """Experts' logits on prototypes, on generated images, or on both, with their labels."""
         logits, labels, device = [], [], self.kit.device
         if self.config.meta_data != "images":
+            if not state.prototypes:
+                raise ValueError("no client sent a prototype: lower least_in_prototype")
             features, of_class = as_examples(state.prototypes)
             logits.append(bank.from_features(features.to(device)))
             labels.append(of_class.to(device))

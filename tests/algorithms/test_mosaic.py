@@ -260,6 +260,18 @@ def test_a_run_in_which_no_client_can_make_a_generator_says_what_to_lower():
         played(least_in_cell=100)
 
 
+def test_a_run_in_which_no_client_sends_a_prototype_says_what_to_lower():
+    with pytest.raises(ValueError, match="lower least_in_prototype"):
+        played(least_in_prototype=100)
+
+
+def test_experts_of_an_earlier_round_teach_where_the_last_round_of_the_warm_up_is_empty():
+    run = played(cohort=[(0, 1, 2), (), (0, 1, 2)].__getitem__, meta_data="images")
+    assert run.states[1].experts == run.states[0].experts
+    with pytest.raises(ValueError, match="there are no experts"):
+        played(cohort=[(0, 1, 2), ()].__getitem__, rounds=2, meta_data="images", experts_when="warm-up")
+
+
 def test_a_class_that_nobody_holds_keeps_the_run_going():
     run = played(shards=uneven_shards(20, 20, 0), clients=2)
     assert all(bool(torch.isfinite(v).all()) for expert in run.state.experts for v in expert.state.values())
