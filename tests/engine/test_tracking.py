@@ -1,0 +1,249 @@
+"""MLflow as a view: it holds what was told, and its loss costs nothing."""
+
+import logging
+import math
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.delivery import Book, ClientMetric, Entry
+from engine.folder import FolderWatcher, RunFolder
+from engine.records import Evaluation, Result, RoundRecord, StageRecord
+from engine.tracking import MlflowWatcher, TrackingError, connect, default_uri, kept_files, round_metrics, ui_command
+from tests.engine.runs import images_of, play, result_values, round_record, start_of
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder of runs with a store in it; making one takes seconds."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def tracked(runs: Path, name: str, **changes) -> tuple[MlflowWatcher, object]:
+    """A run told to the store and to its folder, and what MLflow says of it."""
+    watcher = connect(None, runs / name)
+    folder = RunFolder.create(runs / name)
+    play(FolderWatcher(folder), folder.path, **changes)
+    play(watcher, folder.path, **changes)
+    return watcher, watcher._client.get_run(watcher.run_id)
+
+
+def test_the_store_lies_beside_the_runs_folder(runs):
+    watcher, run = tracked(runs, "place")
+    assert watcher.uri == default_uri(runs / "place") == f"sqlite:///{runs}/mlflow.db"
+    assert (runs / "mlflow.db").is_file()
+    assert run.info.artifact_uri.startswith((runs / "mlartifacts").as_uri())
+
+
+def test_two_runs_of_one_folder_share_an_experiment(runs):
+    assert tracked(runs, "one")[1].info.experiment_id == tracked(runs, "two")[1].info.experiment_id
+
+
+def test_the_whole_configuration_becomes_parameters(runs):
+    watcher = connect(None, runs / "config")
+    tree = {"method": {"name": "fedavg"}, "clients": {"lr": 0.05, "net": ["mlp", "cnn"]}, "limit": None}
+    many = {f"key {n}": n for n in range(150)}
+    watcher.started(replace(start_of(runs / "config"), config=tree | {"many": many}))
+    params = watcher._client.get_run(watcher.run_id).data.params
+    assert params["method.name"] == "fedavg"
+    assert (params["clients.lr"], params["clients.net"], params["limit"]) == ("0.05", '["mlp", "cnn"]', "null")
+    assert params["many.key 149"] == "149"
+    assert len(params) == 4 + 150
+
+
+def test_every_round_has_its_metrics_and_stages(runs):
+    watcher, run = tracked(runs, "metrics")
+
+    def history(name):
+        return [(m.step, m.value) for m in watcher._client.get_metric_history(run.info.run_id, name)]
+
+    assert history("test/global/accuracy") == [(0, 0.25), (1, 0.5), (2, 0.75)]
+    assert history("test/global/loss") == [(0, 0.5), (1, 0.5), (2, 0.5)]
+    assert history("client/train/loss") == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+    assert history("server/drift") == [(0, 0.0), (1, 0.25), (2, 0.5)]
+    assert history("seconds/client:train") == [(0, 2.0), (1, 2.0), (2, 2.0)]
+    # Two clients: 100 + 8 bytes up and 100 down each.
+    assert history("bytes/up") == [(0, 216.0), (1, 216.0), (2, 216.0)]
+    assert history("bytes/down") == [(0, 200.0), (1, 200.0), (2, 200.0)]
+    assert history("accuracy") == [(3, 0.75)]
+
+
+def test_tags_tell_what_ran_and_how_it_ended(runs):
+    _, run = tracked(runs, "tags")
+    tags = {name: run.data.tags[name] for name in ("method", "preset", "seed", "digest", "folder")}
+    assert tags == {
+        "method": "fedavg",
+        "preset": "fedavg-digits",
+        "seed": "7",
+        "digest": "ab" * 32,
+        "folder": str(runs / "tags"),
+    }
+    assert (run.info.run_name, run.info.status) == ("tags", "FINISHED")
+
+
+def test_the_folder_and_pictures_are_kept_without_checkpoints(runs):
+    watcher = connect(None, runs / "files")
+    folder = RunFolder.create(runs / "files")
+    play(FolderWatcher(folder), folder.path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "large.safetensors").write_bytes(b"0")
+    watcher.started(start_of(folder.path))
+    watcher.finished(Result(result_values(), Book(), (images_of(3),)))
+    kept = [f.path for f in watcher._client.list_artifacts(watcher.run_id)]
+    assert kept == [
+        "config.yaml",
+        "images",
+        "ledger.parquet",
+        "result.json",
+        "rounds.parquet",
+        "seconds.parquet",
+        "start.json",
+    ]
+    pictures = [f.path for f in watcher._client.list_artifacts(watcher.run_id, "images")]
+    assert pictures == ["images/generated-0003.png", "images/real-0003.png"]
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError("lost"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_a_run_that_ended_early_is_marked_so(runs, error, status):
+    watcher = connect(None, runs / status)
+    watcher.started(start_of(runs / status))
+    watcher.failed(error)
+    assert watcher._client.get_run(watcher.run_id).info.status == status
+
+
+def test_numbers_that_are_not_finite_and_odd_names_are_taken(runs, caplog):
+    watcher = connect(None, runs / "odd")
+    watcher.started(start_of(runs / "odd"))
+    watcher.stage(StageRecord(0, "global", Evaluation(0.1, math.nan, np.array([0.1]))))
+    watcher.round(replace(round_record(0), metrics={"gap[%]": math.inf}))
+    metrics = watcher._client.get_run(watcher.run_id).data.metrics
+    assert math.isnan(metrics["test/global/loss"])
+    assert "server/gap___" in metrics
+    assert caplog.text == ""
+
+
+def test_a_result_without_numbers_is_finished_all_the_same(runs, caplog):
+    _, run = tracked(runs, "empty", accuracy=None, loss=None)
+    assert run.info.status == "FINISHED"
+    assert caplog.text == ""
+
+
+def test_making_a_store_says_nothing(tmp_path):
+    """Neither the migrations of a new store nor its first run write to the terminal."""
+    code = (
+        "import sys; from pathlib import Path; from engine.tracking import connect; "
+        "from tests.engine.runs import play; "
+        "f = Path(sys.argv[1]) / 'run'; w = connect(None, f); f.mkdir(); play(w, f)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "mlflow.db").exists()
+
+
+def test_mlflow_is_imported_only_when_it_is_used():
+    code = "import sys, engine.tracking; print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_is_named_with_the_way_out(tmp_path):
+    uri = f"http://127.0.0.1:{closed_port()}"
+    with pytest.raises(TrackingError, match=rf"mlflow\.tracking_uri = {uri}.*start its server.*mlflow\.enabled=false"):
+        connect(uri, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_never_answers_is_given_up_in_the_time_the_person_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(TrackingError, match="ReadTimeout"):
+            connect(f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path / "run")
+
+
+@pytest.mark.parametrize("uri", ["foo://bar", "sqlite:////proc/nowhere/mlflow.db"])
+def test_a_store_that_cannot_be_is_refused(tmp_path, uri):
+    with pytest.raises(TrackingError, match=uri):
+        connect(uri, tmp_path / "run")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "mlflow.db").write_text("notes" * 100)
+    with pytest.raises(TrackingError, match="not a database"):
+        connect(None, tmp_path / "run")
+
+
+class Store:
+    """Stands in for MLflow's client: notes every call, and fails from the n-th on."""
+
+    def __init__(self, fails_from: int) -> None:
+        self.calls: list[str] = []
+        self._fails_from = fails_from
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self.calls.append(name)
+            if len(self.calls) >= self._fails_from:
+                raise ConnectionError("the server went away")
+            return type("Run", (), {"info": type("Info", (), {"run_id": "abc"})})
+
+        return call
+
+
+@pytest.mark.parametrize("fails_from", [1, 2, 3, 4, 6])
+def test_a_store_that_fails_is_said_once_and_left_alone_while_the_run_goes_on(tmp_path, caplog, fails_from):
+    store = Store(fails_from)
+    watcher = MlflowWatcher(store, "http://store", "0")
+    with caplog.at_level(logging.WARNING):
+        play(watcher, tmp_path)
+    assert len(store.calls) == fails_from
+    assert [r.getMessage() for r in caplog.records] == [
+        "MLflow at http://store hears no more of this run, which goes on: the server went away"
+    ]
+
+
+def test_a_run_that_fails_before_it_started_is_not_told(caplog):
+    store = Store(fails_from=100)
+    MlflowWatcher(store, "http://store", "0").failed(RuntimeError("lost"))
+    assert (store.calls, caplog.text) == ([], "")
+
+
+def test_metrics_of_a_round_are_means_over_clients_and_sums_of_bytes():
+    record = RoundRecord(
+        4,
+        clients=(0, 1),
+        metrics={"gap": 2.0},
+        seconds={"server": 0.5},
+        entries=(Entry(4, "train", 0, "up", "weights", 7), Entry(4, "train", 1, "up", "weights", 5)),
+        client_metrics=(ClientMetric(4, "train", 0, "loss", 1.0), ClientMetric(4, "train", 1, "loss", 2.0)),
+    )
+    assert round_metrics(record) == {
+        "client/train/loss": 1.5,
+        "server/gap": 2.0,
+        "seconds/server": 0.5,
+        "bytes/up": 12.0,
+        "bytes/down": 0.0,
+    }
+
+
+def test_files_in_the_making_are_not_kept(tmp_path):
+    for name in ("result.json", ".result.json.part"):
+        (tmp_path / name).write_text("")
+    assert kept_files(tmp_path) == [tmp_path / "result.json"]
+
+
+def test_a_person_is_told_what_to_type():
+    assert ui_command("sqlite:////my runs/mlflow.db") == "mlflow ui --backend-store-uri 'sqlite:////my runs/mlflow.db'"
+    assert ui_command("http://server:5000") == "http://server:5000"
