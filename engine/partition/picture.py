@@ -39,9 +39,7 @@ def table(partition: Partition, labels: np.ndarray, class_names: Sequence[str]) 
 def _notes(partition: Partition) -> list[str]:
     if not partition.moved:
         return []
-    return [
-        f"{partition.moved:,} examples were moved from clients with many to clients that {partition.kind} left short"
-    ]
+    return [f"examples moved to clients that {partition.kind} had left short: {partition.moved:,}"]
 
 
 def draw(partition: Partition, labels: np.ndarray, class_names: Sequence[str], path: Path) -> None:
@@ -66,9 +64,8 @@ def draw(partition: Partition, labels: np.ndarray, class_names: Sequence[str], p
 
 def _draw_map(figure: Figure, axes: Axes, counts: np.ndarray, class_names: Sequence[str]) -> None:
     norm = LogNorm(1, max(2, int(counts.max())))
-    image = axes.imshow(
-        np.ma.masked_equal(counts, 0), aspect="auto", cmap=_PALE_TO_DARK, norm=norm, interpolation="none"
-    )
+    # A logarithmic norm leaves the cells of 0 uncoloured.
+    image = axes.imshow(counts, aspect="auto", cmap=_PALE_TO_DARK, norm=norm, interpolation="none")
     bar = figure.colorbar(image, ax=axes, label="examples", pad=0.01, ticks=LogLocator(), format="{x:,.0f}")
     bar.ax.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("class")

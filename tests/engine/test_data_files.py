@@ -12,10 +12,10 @@ from PIL import Image
 from engine.data import DataConfig, DataError, load
 
 
-def picture(value, side=4, mode="L"):
-    """A PNG file of one colour."""
+def picture(value, side=4, mode="L", kind="PNG"):
+    """An image file of one colour."""
     file = io.BytesIO()
-    Image.new(mode, (side, side), value).save(file, "PNG")
+    Image.new(mode, (side, side), value).save(file, kind)
     return file.getvalue()
 
 
@@ -82,6 +82,18 @@ def test_only_the_rows_wanted_are_decoded(folder):
     assert len(read(folder, limit=2).train_labels) == 2
 
 
+def test_row_groups_behind_the_limit_are_not_even_read(folder):
+    path = folder / "train.parquet"
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    content[column.dictionary_page_offset : column.dictionary_page_offset + column.total_compressed_size] = bytes(
+        column.total_compressed_size
+    )
+    path.write_bytes(content)
+    assert len(read(folder, limit=2).train_labels) == 2
+    assert f"{path} is not a readable Parquet file" in refusal(folder)
+
+
 def test_names_of_the_hubs_description_serve_where_class_names_are_missing(folder):
     for half in ("train", "test"):
         write(folder / f"{half}.parquet", GREY, [0, 1, 1], class_names=None, hub=["cat", "dog"])
@@ -143,6 +155,11 @@ def test_a_row_without_a_label_is_named(folder):
 def test_a_corrupt_image_is_named_with_file_and_row(folder):
     write(folder / "train.parquet", [GREY[0], GREY[1], GREY[2][:50]], [0, 1, 2])
     assert f"{folder / 'train.parquet'} row 2 is not a readable PNG or JPEG image" in refusal(folder)
+
+
+def test_other_formats_than_png_and_jpeg_are_refused(folder):
+    write(folder / "train.parquet", [picture(1, kind="JPEG"), picture(1, kind="GIF")], [0, 1])
+    assert "train.parquet row 1 is not a readable PNG or JPEG image" in refusal(folder)
 
 
 def test_a_row_without_an_image_is_named(folder):

@@ -59,6 +59,7 @@ def test_emnist_is_read_by_its_split(tmp_path):
     write_mnist(tmp_path / "EMNIST" / "raw", [3, 1], [2], middle="emnist-letters-")
     data = read("EMNIST:letters", tmp_path)
     assert data.train_labels.tolist() == [3, 1]
+    assert data.test_labels.tolist() == [2]
     assert data.task.class_names[1:4] == ("a", "b", "c")
 
 

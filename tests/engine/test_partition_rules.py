@@ -138,6 +138,7 @@ def test_a_large_class_is_cut_into_more_shards():
 
 def test_a_class_has_no_more_shards_than_examples_or_clients():
     assert rules.shards(np.array([90, 2, 0, 90]), clients=4, each=2).tolist() == [4, 1, 0, 3]
+    assert rules.shards(np.array([90, 2, 2]), clients=3, each=2).tolist() == [3, 2, 1]
     assert rules.shards(np.array([5, 2, 5]), clients=4, each=2).tolist() == [3, 2, 3]
 
 
