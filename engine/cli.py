@@ -144,11 +144,15 @@ def list_(as_json: bool) -> None:
 
 @cli.command()
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
-def report(folders: tuple[Path, ...]) -> None:
-    """Write report.html anew for finished runs; of several, also a page that compares them."""
+@click.option("--out", type=click.Path(path_type=Path), help="The page. [DIR/report.html; comparison.html for several]")
+def report(folders: tuple[Path, ...], out: Path | None) -> None:
+    """Write the page about a finished run anew, or one page that sets several runs side by side."""
+    from engine.folder import read
     from engine.report import write_report
 
-    click.echo(f"report: {write_report(folders)}")
+    page = out or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+    write_report([read(folder) for folder in folders], page)
+    click.echo(f"report: {page}")
 
 
 @cli.command()

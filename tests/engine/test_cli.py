@@ -135,6 +135,22 @@ def test_an_empty_folder_is_taken():
     assert tessera("run", "fedavg-digits", *QUICK, "--out", "here").exit_code == 0
 
 
+def test_a_report_is_written_anew_and_several_runs_are_set_side_by_side():
+    for number in range(2):
+        assert tessera("run", "fedavg-digits", *QUICK, "--set", f"seed={number}", "--out", f"r{number}").exit_code == 0
+    first = Path("r0/report.html").read_bytes()
+    Path("r0/report.html").unlink()
+    assert tessera("report", "r0").output == "report: r0/report.html\n"
+    assert Path("r0/report.html").read_bytes() == first
+    assert tessera("report", "r0", "r1").output == "report: comparison.html\n"
+    assert Path("comparison.html").read_bytes()[:15] == b"<!doctype html>"
+
+
+def test_a_folder_without_a_finished_run_has_no_report():
+    Path("empty").mkdir()
+    assert "empty/result.json is missing" in refusal("report", "empty")
+
+
 @pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "fedavg-digits", "--sets", "a=1"], ["report"]])
 def test_a_wrong_command_ends_with_2(arguments):
     assert tessera(*arguments).exit_code == 2
