@@ -26,6 +26,7 @@ from algorithms.core.contract import ClientSpec
 from algorithms.core.training import Work
 from algorithms.fedavg import FedAvg
 from benchmarks import plain
+from benchmarks.on_ray import ray_runner
 from engine.data import DataConfig, DataError, DataSet, load
 from engine.records import Evaluation, RoundRecord
 from engine.rounds import Rounds, Schedule
@@ -92,8 +93,6 @@ def yardstick(case: Case, data: DataSet, rounds: int, processes: int) -> list[fl
 
 def tessera(case: Case, data: DataSet, rounds: int, hosts: int) -> tuple[list[float], dict[str, float]]:
     """Tessera's seconds round by round on Ray, and the peak memory of its processes in MiB."""
-    from benchmarks.on_ray import ray_runner
-
     casting = Casting(
         method="fedavg",
         config=FedAvg.Config(),

@@ -1,0 +1,29 @@
+"""A Ray runner for benchmarks: a cluster started for it alone, pooled hosts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from actors.orders import Casting
+from actors.placement import Request, decide
+from actors.ray_runner import RayRunner
+from actors.shards import ShardArrays
+from clusters.session import attach_or_start
+
+
+@contextmanager
+def ray_runner(casting: Casting, shards: ShardArrays, hosts: int) -> Iterator[RayRunner]:
+    """`hosts` pooled hosts, closed with their cluster at the end."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        attach_or_start(None, log=Path(folder) / "ray.log", data_bytes=shards.nbytes) as cluster,
+    ):
+        request = Request(len(casting.clients), kind="pooled", hosts=hosts)
+        runner = RayRunner(casting, shards, decide(request, cluster.nodes))
+        try:
+            yield runner
+        finally:
+            runner.close()
