@@ -24,6 +24,12 @@ def kl(teacher: Tensor, student: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True)
 
 
+def kl_each(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)) of logits (..., C), for each of them: (...)."""
+    each = F.kl_div(F.log_softmax(student, -1), F.log_softmax(teacher, -1), reduction="none", log_target=True)
+    return each.sum(-1)
+
+
 def js(left: Tensor, right: Tensor) -> Tensor:
     """Jensen-Shannon divergence of the softmaxes P, Q of logits (B, C), mean over the batch; in [0, ln 2].
 
@@ -104,11 +110,12 @@ def diversity(logits: Tensor, present: Tensor) -> Tensor:
 class NormGap:
     """How far the inputs of a network's batch normalisations lie from the statistics they remember.
 
-    1e-3 times the sum over the layers of ||running variance - var(x)|| + ||running mean - mean(x)||, in 2-norms, var
+    `scale` times the sum over the layers of ||running variance - var(x)|| + ||running mean - mean(x)||, in 2-norms, var
     biased and over all but the channel dimension. Without batch normalisation it is 0.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, scale: float = 1e-3) -> None:
+        self._scale = scale
         self._layers = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self._gaps: list[Tensor] = []
 
@@ -131,4 +138,4 @@ class NormGap:
 
     def value(self) -> Tensor:
         """The gap of the passes watched last, differentiable."""
-        return 1e-3 * torch.stack(self._gaps).sum() if self._gaps else torch.zeros(())
+        return self._scale * torch.stack(self._gaps).sum() if self._gaps else torch.zeros(())

@@ -54,7 +54,7 @@ class Augment:
         if self.crop:
             images = _random_crop(images, self.crop, generator)
         if self.flip:
-            mirrored = torch.rand(len(images), generator=generator) < 0.5
+            mirrored = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         return images
 
