@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from algorithms.core.contract import ClientSpec, Cohort, Plan
-from algorithms.core.ensembles import (
-    Ensemble,
-    Ensembling,
-    GroupedModels,
-    WeightedLogits,
-    held,
-    no_norm_anywhere,
-)
-from algorithms.core.experts import Expert
+from algorithms.core.contract import ClientSpec
+from algorithms.core.ensembles import Ensemble, GroupedModels
 from algorithms.core.losses import NormGap, kl, kl_each
+from algorithms.core.one_shot import OneShot
 from algorithms.core.seeds import Seed
-from algorithms.core.settings import setting
-from algorithms.core.states import snapshot
-from algorithms.core.synthesis import ImageLoss, Pool, SynthesisConfig, as_inputs, image_refusals, synthesised
-from algorithms.core.task import ImageTask
-from algorithms.core.training import Work
+from algorithms.core.synthesis import ImageLoss, Pool, as_inputs, synthesised
 from algorithms.nets import Classifier
 
 
@@ -34,7 +23,7 @@ class DenseState(GroupedModels):
     """The global models alone: clients' networks, images and generators are those of one round."""
 
 
-class Dense(Ensembling[DenseState]):
+class Dense(OneShot[DenseState]):
     """Zhang et al., "DENSE: Data-Free One-Shot Federated Learning", NeurIPS 2022, arXiv 2112.12371.
 
     Clients train once and send their networks f_k. For `epochs` times the server makes a batch of images by a new
@@ -50,70 +39,24 @@ class Dense(Ensembling[DenseState]):
     them. While it judges images the student is in eval mode, where the code lets its batch statistics follow them.
     Images are kept as they are, not rounded to 8 bits, and are augmented as the run's training images are.
 
-    A run of one round is the paper's. Rounds before the last are FedAvg, or, under `when: every round`, end in a
-    distillation as well. Clients' networks may differ; each is averaged apart, and only the student is taught.
-
-    Travels: as in FedAvg.
+    See `algorithms.core.one_shot` for runs of several rounds and clients of several networks. Travels: as in FedAvg.
     """
 
     paper = "Zhang et al. 2022, arXiv 2112.12371"
     State = DenseState
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config(SynthesisConfig, Ensembling.Config):
-        when: Literal["last round", "every round"] = setting("last round", "rounds that end in a distillation")
-        start: Literal["initial", "average"] = setting(
-            "initial", "the student's first weights: fresh ones, or the average of the clients of its network"
-        )
-        epochs: int = setting(200, "batches synthesised, each followed by a pass over all of them", ge=0)
-        label: float = setting(1.0, "weight of the cross-entropy of the label asked", ge=0)
-        norm: float = setting(1.0, "weight of the gap to the clients' batch statistics", ge=0)
-        adversarial: float = setting(1.0, "weight of the disagreement of student and ensemble", ge=0)
-        temperature: float = setting(20.0, "divides the logits in the student's loss", gt=0)
-        student_lr: float = setting(0.005, "learning rate of SGD for the student", gt=0)
-        student_momentum: float = setting(0.9, "momentum of SGD for the student", ge=0, lt=1)
-        student_batch: int = setting(256, "images in a step of the student", ge=2)
-
-    config: Config
-
-    @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        reasons = super().refuse(config, task, clients, work) + image_refusals(task)
-        bare = no_norm_anywhere(clients, task) if config.norm else []
-        if bare:
-            reasons.append(
-                f"norm = {config.norm:g} needs batch normalisation, which {', '.join(bare)} lacks; set norm: 0"
-            )
-        return reasons
-
     def start(self, clients: Sequence[ClientSpec]) -> DenseState:
         return DenseState(*self.initial_groups(clients))
 
-    def round(self, state: DenseState, plan: Plan, cohort: Cohort) -> tuple[DenseState, dict[str, float]]:
-        state, members = self.gathered(state, plan, cohort)
-        last = plan.round + 1 == plan.rounds
-        if not members or not (last or self.config.when == "every round"):
-            return state, {}
-        return self.distilled(state, members, plan.seed)
-
-    def distilled(
-        self, state: DenseState, members: Sequence[Expert], seed: Seed
-    ) -> tuple[DenseState, dict[str, float]]:
-        """The state with the student taught by the clients' networks, and the loss of its last pass."""
-        ensemble = Ensemble(members, self.kit)
-        self.kit.show("fedavg", self.predictor(state))
-        self.kit.show("ensemble", WeightedLogits(ensemble))
-        first = state.model if self.config.start == "average" else self.kit.initial(state.net)
-        student, pool, loss = held(self.kit, state.net, first), Pool(), 0.0
-        optimiser = torch.optim.SGD(
-            student.parameters(), lr=self.config.student_lr, momentum=self.config.student_momentum
-        )
-        for epoch in range(self.config.epochs):
+    def teach(self, student: Classifier, ensemble: Ensemble, seed: Seed) -> dict[str, float]:
+        config, pool, loss = self.config, Pool(), 0.0
+        optimiser = torch.optim.SGD(student.parameters(), lr=config.student_lr, momentum=config.student_momentum)
+        for epoch in range(config.epochs):
             judge = self.image_loss(ensemble, ensemble.norm_gap(), student.eval())
-            pool.add(*synthesised(self.config, self.kit, seed, epoch, judge))
+            pool.add(*synthesised(config, self.kit, seed, epoch, judge))
             loss = self.taught(student, optimiser, ensemble, pool, seed, epoch)
-            self.kit.tell("distillation", epoch + 1, self.config.epochs)
-        return replace(state, model=snapshot(student)), {"distillation_loss": loss, "pool": len(pool)}
+            self.kit.tell("distillation", epoch + 1, config.epochs)
+        return {"distillation_loss": loss, "pool": len(pool)}
 
     def image_loss(self, ensemble: Ensemble, gap: NormGap, student: Classifier) -> ImageLoss:
         """What the generator minimises."""
@@ -122,7 +65,7 @@ class Dense(Ensembling[DenseState]):
         def loss(images: Tensor, labels: Tensor) -> Tensor:
             with gap.watching():
                 teacher = ensemble.logits(images).mean(1)
-            total = config.label * nn.functional.cross_entropy(teacher, labels)
+            total = config.label * F.cross_entropy(teacher, labels)
             if config.norm:
                 total = total + config.norm * gap.value()
             if config.adversarial:

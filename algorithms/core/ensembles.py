@@ -76,7 +76,7 @@ class WeightedLogits(nn.Module):
 def normalised(weights: Tensor) -> Tensor:
     """Weights (K,) divided by their sum; alike where the sum is 0."""
     total = weights.sum()
-    return weights / total if float(total) > 0 else torch.full_like(weights, 1 / len(weights))
+    return weights / total if bool(total > 0) else torch.full_like(weights, 1 / len(weights))
 
 
 def mixed(logits: Tensor, weights: Tensor) -> Tensor:

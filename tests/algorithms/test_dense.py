@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import algorithms.dense as module
 from actors.orders import find_method
+from algorithms.core import one_shot
 from algorithms.core.experts import Expert
 from algorithms.core.losses import kl
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
-from algorithms.core.synthesis import Pool
+from algorithms.core.synthesis import Pool, synthesised
 from algorithms.dense import Dense, disagreement
 from algorithms.fedavg import FedAvg
 from tests.algorithms.support_ensembles import ensemble_of, hooks_on, tiny_inputs, tiny_kit, tiny_net
@@ -76,11 +76,11 @@ def test_the_image_loss_is_the_sum_of_its_three_terms():
     with gap.watching():
         ensemble.logits(tiny_inputs())
     parts = [F.cross_entropy(logits, labels), gap.value(), disagreement(logits, student(tiny_inputs()))]
-    assert value(label=1.0) == pytest.approx(float(parts[0]), rel=1e-5)
-    assert value(norm=1.0) == pytest.approx(float(parts[1]), rel=1e-5)
-    assert value(adversarial=1.0) == pytest.approx(float(parts[2]), rel=1e-5)
+    assert value(label=1.0) == pytest.approx(parts[0].item(), rel=1e-5)
+    assert value(norm=1.0) == pytest.approx(parts[1].item(), rel=1e-5)
+    assert value(adversarial=1.0) == pytest.approx(parts[2].item(), rel=1e-5)
     assert value(label=2.0, norm=3.0, adversarial=4.0) == pytest.approx(
-        float(2 * parts[0] + 3 * parts[1] + 4 * parts[2]), rel=1e-5
+        (2 * parts[0] + 3 * parts[1] + 4 * parts[2]).item(), rel=1e-5
     )
 
 
@@ -94,12 +94,12 @@ def test_the_pool_holds_one_batch_for_each_epoch():
 def test_hooks_are_taken_away_after_every_step(monkeypatch):
     ensembles = []
 
-    class Seen(module.Ensemble):
+    class Seen(one_shot.Ensemble):
         def __init__(self, *args):
             super().__init__(*args)
             ensembles.append(self)
 
-    monkeypatch.setattr(module, "Ensemble", Seen)
+    monkeypatch.setattr(one_shot, "Ensemble", Seen)
     play(small(), rounds=1)
     assert [hooks_on(net) for net in ensembles[0]._nets] == [0] * 6
 
@@ -116,11 +116,11 @@ def test_the_clients_networks_stay_as_they_were_sent():
         assert all(torch.equal(states[k][name], before[k][name]) for k in range(2) for name in before[k])
 
 
-def test_synthesis_leaves_the_student_as_it_was(monkeypatch):
+def test_synthesis_leaves_the_student_as_it_was():
     method, student = dense(), tiny_net(seed=9)
     ensemble, before = ensemble_of("small_cnn"), snapshot(student)
     loss = method.image_loss(ensemble, ensemble.norm_gap(), student.eval())
-    module.synthesised(method.config, method.kit, Seed(0), 0, loss)
+    synthesised(method.config, method.kit, Seed(0), 0, loss)
     assert all(torch.equal(value, before[name]) for name, value in snapshot(student).items())
     assert all(parameter.grad is None for parameter in student.parameters())
 
@@ -147,7 +147,7 @@ def test_the_students_loss_is_the_divergence_at_its_temperature_times_its_square
     for tau in (1.0, 5.0):
         optimiser = torch.optim.SGD(student.parameters(), lr=0.0)
         loss = dense(temperature=tau, student_batch=24).taught(student, optimiser, ensemble, pool, Seed(0), 0)
-        assert loss == pytest.approx(float(tau**2 * kl(teacher / tau, student(inputs) / tau)), rel=1e-4)
+        assert loss == pytest.approx((tau**2 * kl(teacher / tau, student(inputs) / tau)).item(), rel=1e-4)
 
 
 # --- Rounds -------------------------------------------------------------------------------------------------------
