@@ -162,7 +162,10 @@ def network_of(net: str, task: ImageTask) -> Classifier:
         return build(net, task.shape, task.classes)
 
 
-def no_norm_anywhere(clients: Sequence[ClientSpec], task: ImageTask) -> list[str]:
-    """The clients' networks by name where none of them has batch normalisation; else []."""
+def norm_refusal(weight: float, clients: Sequence[ClientSpec], task: ImageTask) -> list[str]:
+    """Why a loss over batch statistics, of a weight, cannot be had: no client's network has batch normalisation."""
     nets = sorted({client.net for client in clients})
-    return [] if any(norm_entries(network_of(net, task)) for net in nets) else nets
+    if not weight or any(norm_entries(network_of(net, task)) for net in nets):
+        return []
+    lacking = f"which {nets[0]} lacks" if len(nets) == 1 else f"which none of {', '.join(nets)} has"
+    return [f"norm = {weight:g} needs batch normalisation, {lacking}; set norm: 0"]

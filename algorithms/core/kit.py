@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
-from algorithms.core.task import ImageTask
+from algorithms.core.task import ImageTask, Shard
 from algorithms.core.training import Work
 from algorithms.nets import Classifier, build
 
@@ -33,6 +33,7 @@ class Kit:
         work: what a client does in a round by default.
         seed: of the run.
         device: where networks compute.
+        public: on the server's side, examples that it owns itself; None where it owns none.
         distil: performs a distillation: here in a loop, or as a pipeline and a train job on Ray; the same bits.
         show: shows a stage of a round to the person watching, as a predictor that is evaluated on test data. It
             returns nothing: test data decides nothing.
@@ -43,6 +44,7 @@ class Kit:
     work: Work
     seed: Seed
     device: torch.device = torch.device("cpu")
+    public: Shard | None = None
     distil: Callable[[Distillation], dict[str, Tensor]] = distil_here
     show: Callable[[str, nn.Module], None] = _unseen
     tell: Callable[[str, int, int], None] = _unheard

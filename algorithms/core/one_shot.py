@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from algorithms.core.contract import ClientSpec, Cohort, Plan
-from algorithms.core.ensembles import Ensemble, Ensembling, GroupsT, WeightedLogits, held, no_norm_anywhere
+from algorithms.core.ensembles import Ensemble, Ensembling, GroupsT, WeightedLogits, held, norm_refusal
 from algorithms.core.experts import Expert
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
@@ -48,11 +48,7 @@ class OneShot(Ensembling[GroupsT]):
     @classmethod
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = super().refuse(config, task, clients, work) + image_refusals(task)
-        bare = no_norm_anywhere(clients, task) if config.norm else []
-        if bare:
-            lacking = f"which {', '.join(bare)} lacks" if len(bare) == 1 else f"which none of {', '.join(bare)} has"
-            reasons.append(f"norm = {config.norm:g} needs batch normalisation, {lacking}; set norm: 0")
-        return reasons
+        return reasons + norm_refusal(config.norm, clients, task)
 
     def round(self, state: GroupsT, plan: Plan, cohort: Cohort) -> tuple[GroupsT, dict[str, float]]:
         state, members = self.gathered(state, plan, cohort)

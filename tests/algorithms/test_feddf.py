@@ -1,0 +1,298 @@
+"""FedDF: averages of answers, unlabelled images from three places, one student for each architecture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from algorithms.core.distillation import Distillation, Learner, distil_here, labelled
+from algorithms.core.experts import Bank, Expert
+from algorithms.core.losses import kl
+from algorithms.core.seeds import Seed
+from algorithms.core.states import snapshot
+from algorithms.core.unlabelled import Given, Noise
+from algorithms.fedavg import FedAvg
+from algorithms.feddf import Averaged, FedDF, Softened, by_accuracy
+from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
+from tests.algorithms.support_methods import Federation
+from tests.support import play, tiny_casting, tiny_shards, tiny_task
+
+SMALLEST = {
+    "batches": 1,
+    "latent": 4,
+    "generator_width": 4,
+    "generator_steps": 2,
+    "synthesis_batch": 12,
+    "steps": 2,
+    "batch": 12,
+}
+ON_DIGITS = {"batches": 2, "generator_steps": 10, "synthesis_batch": 64, "steps": 20, "batch": 64, "freeze_norm": True}
+
+
+def small(nets: tuple[str, ...] = ("small_cnn",), **changes):
+    return tiny_casting("feddf", nets=nets, **{**SMALLEST, **changes})
+
+
+def bank_of(experts: list[Expert]) -> Bank:
+    return Bank(experts, {name: tiny_kit().new_network(name) for name in {expert.net for expert in experts}})
+
+
+def teacher_of(experts: list[Expert], average: str = "logits", weights=None, temperature: float = 1.0) -> Averaged:
+    shares = torch.full((len(experts),), 1 / len(experts)) if weights is None else torch.tensor(weights)
+    return Averaged(bank_of(experts), shares, average, temperature)
+
+
+# --- The teacher --------------------------------------------------------------------------------------------------
+
+
+def test_the_teacher_is_the_weighted_mean_of_the_clients_logits():
+    experts = members("mlp", "small_cnn")
+    first, second = tiny_net("mlp", 0)(tiny_inputs()), tiny_net("small_cnn", 1)(tiny_inputs())
+    assert torch.allclose(teacher_of(experts)(tiny_inputs()), (first + second) / 2, atol=1e-5)
+    weighted = teacher_of(experts, weights=[0.25, 0.75])(tiny_inputs())
+    assert torch.allclose(weighted, 0.25 * first + 0.75 * second, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_mean_of_probabilities_is_taken_at_the_temperature(temperature):
+    experts = members("mlp", "small_cnn")
+    answers = [tiny_net(name, seed)(tiny_inputs()) for seed, name in enumerate(["mlp", "small_cnn"])]
+    expected = sum(F.softmax(answer / temperature, 1) for answer in answers) / 2
+    given = teacher_of(experts, "probabilities", temperature=temperature)(tiny_inputs())
+    assert torch.allclose(F.softmax(given / temperature, 1), expected, atol=1e-5)
+
+
+def test_the_mean_of_separate_losses_has_the_gradient_of_the_mean_of_probabilities():
+    experts, student = members("mlp", "small_cnn"), torch.zeros(12, 3, requires_grad=True)
+    answers = [tiny_net(name, seed)(tiny_inputs()) for seed, name in enumerate(["mlp", "small_cnn"])]
+    (separate,) = torch.autograd.grad(sum(kl(answer, student) for answer in answers) / 2, student)
+    teacher = teacher_of(experts, "probabilities")(tiny_inputs())
+    (together,) = torch.autograd.grad(Softened(1.0)(student, teacher, torch.zeros(12)), student)
+    assert torch.allclose(separate, together, atol=1e-6)
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_the_teacher_does_not_know_the_order_of_the_clients(average):
+    experts = members("mlp", "small_cnn", "mlp")
+    there, back = (teacher_of(order, average)(tiny_inputs()) for order in (experts, experts[::-1]))
+    assert torch.allclose(there, back, atol=1e-5)
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_equal_clients_answer_as_one_of_them_however_they_are_averaged(average):
+    (one,) = members("small_cnn")
+    alone = F.softmax(tiny_net()(tiny_inputs()), 1)
+    assert torch.allclose(F.softmax(teacher_of([one, one, one], average)(tiny_inputs()), 1), alone, atol=1e-5)
+
+
+def test_a_class_to_which_no_client_gives_any_probability_leaves_the_loss_finite():
+    (one,) = members("mlp")
+    one.state["head.bias"].copy_(torch.tensor([0.0, 0.0, -1000.0]))
+    student = torch.zeros(12, 3, requires_grad=True)
+    loss = Softened(1.0)(student, teacher_of([one], "probabilities")(tiny_inputs()), torch.zeros(12))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(student.grad).all()
+
+
+def test_the_loss_has_no_square_of_the_temperature():
+    student, teacher = tiny_net("mlp", 0)(tiny_inputs()), tiny_net("mlp", 1)(tiny_inputs())
+    loss = Softened(4.0)(student, teacher, torch.zeros(12))
+    assert loss.item() == pytest.approx(kl(teacher / 4, student / 4).item())
+
+
+def test_clients_count_by_their_accuracy_and_those_that_guess_not_at_all():
+    shares = by_accuracy(torch.tensor([0.6, 0.25, 0.2, 0.9]), classes=4)
+    assert shares.tolist() == pytest.approx([0.4, 0.0, 0.0, 0.6])
+    assert by_accuracy(torch.tensor([0.1, 0.2]), classes=4).tolist() == [0.5, 0.5]
+
+
+# --- Unlabelled images --------------------------------------------------------------------------------------------
+
+
+def test_given_images_are_all_shown_in_every_pass_each_time_in_another_order():
+    source = Given(torch.arange(6.0).view(6, 1, 1, 1), batch=2, seed=Seed(0))
+    first, second = (
+        [value for index in turn for value in source.images(source.latents(index))[0].flatten().tolist()]
+        for turn in (range(3), range(3, 6))
+    )
+    assert sorted(first) == sorted(second) == [0, 1, 2, 3, 4, 5]
+    assert first != second
+    assert source.latents(4)["pick"].tolist() == source.latents(4)["pick"].tolist()
+
+
+def test_fewer_images_than_a_batch_are_shown_all_at_once():
+    source = Given(torch.zeros(3, 1, 2, 2), batch=8, seed=Seed(0))
+    images, labels = source.images(source.latents(5))
+    assert len(images) == 3
+    assert labels.tolist() == [-1, -1, -1]
+
+
+def test_noise_fills_the_range_of_pixels_and_is_normalised_like_them():
+    source = Noise(tiny_task(), batch=4, seed=Seed(0))
+    images, labels = source.images(source.latents(1))
+    assert images.shape == (4, 1, 8, 8)
+    assert images.min().item() == pytest.approx((0 - 0.25) / 0.25, abs=1e-5)
+    assert images.max().item() == pytest.approx((1 - 0.25) / 0.25, abs=1e-5)
+    assert labels.tolist() == [-1] * 4
+    assert torch.equal(source.latents(1)["noise"], source.latents(1)["noise"])
+
+
+def federation_with_public_images(rounds: int = 1, **changes) -> Federation:
+    """A federation whose server owns the images of a seventh client."""
+    federation = Federation.inline(small(unlabelled="noise", **changes), tiny_shards(), rounds)
+    federation.method.config = FedDF.Config(**{**SMALLEST, "unlabelled": "public", **changes})
+    federation.method.kit.public = tiny_shards(7)(6)
+    return federation
+
+
+def test_the_servers_own_images_are_normalised_like_the_clients_data():
+    federation = federation_with_public_images()
+    source, public = federation.method.source([], Seed(0)), federation.method.kit.public
+    assert torch.equal(source.inputs, tiny_task().normalise(public.images[public.rows]))
+
+
+def test_labels_of_the_servers_own_images_change_nothing_where_clients_count_alike():
+    plain, mixed_up = federation_with_public_images(), federation_with_public_images()
+    public = mixed_up.method.kit.public
+    mixed_up.method.kit.public = type(public)(public.images, public.labels.flip(0), public.rows)
+    models = [federation.play(0).state.model for federation in (plain, mixed_up)]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+def test_clients_are_weighed_by_their_accuracy_on_the_servers_own_examples():
+    federation = federation_with_public_images(teachers="accuracy")
+    trained = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=4).state.model
+    guessing = {name: torch.zeros_like(value) for name, value in trained.items()}
+    shares = federation.method.weights([Expert("small_cnn", trained), Expert("small_cnn", guessing)])
+    assert shares.tolist() == [1.0, 0.0]
+
+
+def test_a_server_without_images_is_told_so_before_the_first_round():
+    with pytest.raises(ValueError, match="unlabelled: public"):
+        play(small(unlabelled="public"), rounds=1)
+
+
+# --- Rounds -------------------------------------------------------------------------------------------------------
+
+
+def test_the_clients_step_is_that_of_fedavg_itself():
+    assert FedDF.train is FedAvg.train
+
+
+def test_without_steps_it_is_fedavg_to_the_bit():
+    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=2).state.model
+    same = play(small(steps=0), rounds=2).state.model
+    assert all(torch.equal(value, same[name]) for name, value in plain.items())
+
+
+def a_job(experts: list[Expert], student: dict[str, torch.Tensor], images: int = 24, **changes) -> Distillation:
+    """The distillation of these clients into a small_cnn of this state, on noise that was given."""
+    method = FedDF(FedDF.Config(**{**SMALLEST, **changes}), tiny_kit())
+    source = Given(tiny_inputs(images), method.config.batch, Seed(0))
+    return method.job(source, teacher_of(experts), "small_cnn", student, Seed(0))
+
+
+def test_a_student_that_equals_its_one_teacher_has_no_loss_and_no_gradient():
+    (one,) = members("small_cnn")
+    job = a_job([one], one.state, freeze_norm=True)
+    assert Learner(job, job.student).step(labelled(job, 0)) == pytest.approx(0, abs=1e-6)
+    assert max(parameter.grad.abs().max().item() for parameter in job.student.parameters()) < 1e-6
+
+
+def test_frozen_batch_statistics_stay_those_of_the_clients_average():
+    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=1).state.model
+    for frozen in (True, False):
+        model = play(small(freeze_norm=frozen), rounds=1).state.model
+        statistics = [name for name in model if "running" in name]
+        assert all(torch.equal(model[name], plain[name]) for name in statistics) == frozen
+
+
+def jobs_of(casting, rounds: int = 1) -> list:
+    """The distillations of a run's last round."""
+    federation, jobs = Federation.inline(casting, tiny_shards(), rounds), []
+
+    def watched(job):
+        jobs.append(job)
+        return distil_here(job)
+
+    federation.method.kit.distil = watched
+    for number in range(rounds):
+        jobs.clear()
+        federation.play(number)
+    return jobs
+
+
+def test_every_architecture_is_taught_by_the_same_answers_on_the_same_images():
+    jobs = jobs_of(small(("mlp", "small_cnn"), student="cnn2"))
+    assert len(jobs) == 3
+    for index in (0, 1):
+        batches = [job.source.images(job.source.latents(index))[0] for job in jobs]
+        answers = [job.teacher(batch) for job, batch in zip(jobs, batches, strict=True)]
+        assert all(torch.equal(batch, batches[0]) for batch in batches)
+        assert all(torch.equal(answer, answers[0]) for answer in answers)
+
+
+def test_students_of_all_architectures_come_back_taught():
+    plain = play(small(("mlp", "small_cnn"), student="mlp", steps=0), rounds=1).state
+    taught = play(small(("mlp", "small_cnn"), student="mlp"), rounds=1).state
+    for net in ("mlp", "small_cnn"):
+        assert not torch.equal(plain.models[net]["head.weight"], taught.models[net]["head.weight"])
+
+
+def test_a_student_starts_from_its_clients_average_or_from_what_it_was():
+    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=1).state.model
+    (average,), (previous,) = (jobs_of(small(start=start)) for start in ("average", "previous"))
+    initial = tiny_kit().initial("small_cnn")
+    assert all(torch.equal(value, plain[name]) for name, value in snapshot(average.student).items())
+    assert all(torch.equal(value, initial[name]) for name, value in snapshot(previous.student).items())
+
+
+def test_the_students_optimiser_is_that_of_the_released_code():
+    (job,) = jobs_of(small(lr=0.002, steps=6, distinct=3))
+    assert (job.lr, job.cosine, job.clip, job.steps, job.distinct) == (0.002, True, 5.0, 6, 3)
+
+
+def test_the_clients_networks_stay_as_they_were_sent():
+    (job,) = jobs_of(small())
+    before = [snapshot_of(expert) for expert in job.teacher.bank._experts]
+    distil_here(job)
+    for expert, values in zip(job.teacher.bank._experts, before, strict=True):
+        assert all(torch.equal(value, values[name]) for name, value in expert.state.items())
+
+
+def snapshot_of(expert: Expert) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in expert.state.items()}
+
+
+def test_distillation_brings_the_student_nearer_to_the_ensemble_on_images_it_has_not_seen():
+    experts, unseen = members("small_cnn", "small_cnn"), tiny_inputs(50, seed=77)
+    for expert in experts:
+        expert.state["head.weight"].mul_(20)
+    job = a_job(experts, snapshot(tiny_net(seed=9)), images=200, steps=60, batch=32, lr=5e-3)
+    student = job.student.eval()
+    before = kl(job.teacher(unseen), student(unseen)).item()
+    student.load_state_dict(distil_here(job))
+    assert kl(job.teacher(unseen), student.eval()(unseen)).item() < before / 2
+
+
+# --- Refusals -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nets", "changes", "word"),
+    [
+        (("mlp",), {}, "norm: 0"),
+        (("small_cnn",), {"teachers": "accuracy"}, "unlabelled: public"),
+        (("small_cnn",), {"distinct": 3}, "distinct = 3"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_way_out(nets, changes, word):
+    casting = small(nets, **changes)
+    assert word in "; ".join(FedDF.refuse(casting.config, casting.task, casting.clients, casting.work))
+
+
+def test_networks_without_batch_normalisation_are_served_where_images_are_not_generated():
+    casting = small(("mlp",), unlabelled="noise")
+    assert FedDF.refuse(casting.config, casting.task, casting.clients, casting.work) == []
