@@ -56,7 +56,7 @@ class FedRS(FedAvg):
 
     def factors(self, counts: Tensor) -> Tensor:
         """s_c in [alpha, 1], float32 (C,), of the numbers of examples int64 (C,), of which one at least is positive."""
-        alpha = self.config.alpha
         if self.config.scale == "released":
-            return alpha + (1 - alpha) * counts.float() / counts.max()
-        return torch.where(counts > self.config.missing, 1.0, alpha)
+            # In this order of operations the largest class has 1 to the bit.
+            return 1 - (1 - self.config.alpha) * (1 - counts.float() / counts.max())
+        return torch.where(counts > self.config.missing, 1.0, self.config.alpha)

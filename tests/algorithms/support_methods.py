@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -39,6 +40,7 @@ class Regression(ImageTask):
 
 
 SCALAR = "tests.algorithms.support_methods:scalar"
+LINEAR = "tests.algorithms.support_methods:linear"
 NORMED_SCALAR = "tests.algorithms.support_methods:normed_scalar"
 
 
@@ -48,6 +50,14 @@ def scalar(shape: tuple[int, int, int], classes: int) -> Classifier:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     head.bias.requires_grad_(False)
+    return Classifier(nn.Flatten(), head)
+
+
+def linear(shape: tuple[int, int, int], classes: int) -> Classifier:
+    """Pixels to logits, weights and biases 0 at first."""
+    head = nn.Linear(math.prod(shape), classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
     return Classifier(nn.Flatten(), head)
 
 
@@ -187,12 +197,14 @@ class BackwardsRunner(InlineRunner):
 class DroppingRunner(InlineRunner):
     """Yields nothing for some clients, as a failure policy that goes on without them."""
 
-    def __init__(self, casting: Casting, shards: ShardArrays, dropped: Sequence[int]) -> None:
+    def __init__(self, casting: Casting, shards: ShardArrays, dropped: Mapping[int, Sequence[int]]) -> None:
+        """`dropped[round]` are the numbers of the clients that do not answer in that round."""
         super().__init__(casting, shards)
         self._dropped = dropped
 
     def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
-        return super().run(replace(errand, clients=tuple(c for c in errand.clients if c not in self._dropped)))
+        dropped = self._dropped.get(errand.seed.round, ())
+        return super().run(replace(errand, clients=tuple(c for c in errand.clients if c not in dropped)))
 
 
 class WatchfulRunner(InlineRunner):
