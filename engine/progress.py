@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
-from rich.status import Status
+from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 
 from engine.records import Result, RoundRecord, RunStart, StageRecord
 from engine.tracking import default_uri, ui_command
@@ -40,7 +42,8 @@ class Terminal:
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
         self._moves = console.is_terminal and not os.environ.get("CI")
-        self._status: Status | None = None
+        self._live: Live | None = None
+        self._spinner = Spinner("dots")
         self.line = ""
         self._start: RunStart | None = None
         self._accuracy: float | None = None
@@ -93,16 +96,24 @@ class Terminal:
         """Write the moving line, where there is one."""
         if not self._moves:
             return
-        if self._status is None:
-            self._status = self._console.status("", refresh_per_second=4)
-            self._status.start()
         self.line = text
-        self._status.update(escape(text))
+        self._spinner.update(text=Text(text))
+        if self._live is None:
+            # What others print would otherwise pass through the console, Ray's chatter too, which goes to a log.
+            self._live = Live(
+                self._spinner,
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
 
     def _stop(self) -> None:
-        if self._status:
-            self._status.stop()
-            self._status = None
+        if self._live:
+            self._live.stop()
+            self._live = None
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
