@@ -40,7 +40,7 @@ T = TypeVar("T")
 _METRICS, _PARAMS = 1000, 100
 _GRID_COLUMNS = 10
 _LOG = logging.getLogger(__name__)
-_FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _LATER_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
@@ -70,7 +70,7 @@ def connect(uri: str | None, folder: Path) -> MlflowWatcher:
         folder: of the run, not yet made.
 
     Raises:
-        TrackingError: within 5 seconds for a server that does not answer.
+        TrackingError: within 10 seconds for a server that does not answer.
     """
     uri = uri or default_uri(folder)
     try:
