@@ -63,7 +63,10 @@ class Delivery:
         clock: PhaseClock,
         told: Callable[[str, int, int], None],
     ) -> None:
-        """`told(step, done, asked)` hears of every update; waiting for updates is booked under `client:STEP`."""
+        """`told(step, done, asked)` hears that clients are asked, then of every update.
+
+        Waiting for updates is booked under `client:STEP`.
+        """
         self._plan, self._runner, self._kinds, self._book = plan, runner, kinds, book
         self._clock, self._told = clock, told
         self._open: dict[int, Errand] = {}

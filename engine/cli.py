@@ -103,7 +103,7 @@ def partition(configuration: str, overrides: tuple[str, ...], out: Path | None, 
     """Deal the training images to clients: a table, a picture and a file."""
     from engine.config import load
     from engine.federation import Federation
-    from engine.partition import draw, table
+    from engine.partition.picture import draw, table
 
     federation = Federation.gather(load(configuration, overrides))
     dealt, data = federation.partition, federation.dataset

@@ -53,7 +53,7 @@ def test_metrics_are_rows_by_client_and_progress_is_told():
         (5, "walk", 0, "noise"),
         (5, "walk", 3, "noise"),
     ]
-    assert listener.told == [("walk", 1, 2), ("walk", 2, 2)]
+    assert listener.told == [("walk", 0, 2), ("walk", 1, 2), ("walk", 2, 2)]
 
 
 def test_a_step_without_the_mark_is_refused_by_name():

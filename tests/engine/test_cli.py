@@ -286,7 +286,7 @@ def test_help_and_list_load_nothing_that_they_do_not_need():
     code = (
         "import sys\nfrom engine.cli import cli\n"
         "try:\n    cli(sys.argv[1:])\nfinally:\n"
-        "    print('loaded', *(m for m in ('torch', 'ray', 'mlflow') if m in sys.modules))"
+        "    print('loaded', *(m for m in ('torch', 'ray', 'mlflow', 'matplotlib') if m in sys.modules))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for arguments, loaded in (["--help"], "loaded"), (["list"], "loaded torch"):

@@ -10,7 +10,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from algorithms.core.seeds import Seed
-from engine.partition import Partition, PartitionConfig, PartitionError, divide, draw, table
+from engine.partition import Partition, PartitionConfig, PartitionError, divide
+from engine.partition.picture import draw, table
 
 LABELS = np.repeat(np.arange(4), [6, 5, 4, 3])
 DOMAINS = ["photo", "sketch", "art"] * 6

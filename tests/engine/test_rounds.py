@@ -61,7 +61,7 @@ def played(ear, **schedule):
 def test_watchers_hear_each_update_each_evaluation_and_each_round_in_order():
     ear = Ear()
     played(ear, rounds=2, cohort=4, every=2)
-    steps = [[("step", n, "train", done, 4) for done in (1, 2, 3, 4)] for n in range(2)]
+    steps = [[("step", n, "train", done, 4) for done in (0, 1, 2, 3, 4)] for n in range(2)]
     # Per client: weights down, weights up, examples up.
     ends = [("round", n, (0, 1, 2, 3), 4 * 3) for n in range(2)]
     assert ear.heard == [*steps[0], ends[0], *steps[1], ("stage", 1, "global"), ends[1]]
