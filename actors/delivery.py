@@ -84,6 +84,7 @@ class Delivery:
         for client in asked:
             self._write(name, client, "down", errand.message(client))
             self._open[client] = errand
+        self._told(name, 0, len(asked))
         return self._updates(errand, self._runner.run(errand))
 
     def _updates(self, errand: Errand, outcomes: Iterator[Outcome | Failure]) -> Iterator[Update]:
