@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from actors.wire import as_tensor
+from actors.wire import read_only_accepted
 from algorithms.core.task import Shard
 
 
@@ -20,12 +21,14 @@ class ShardArrays:
         labels: int64, (N,).
         rows: int64, (total,), the rows of client 0, then those of client 1, and so on.
         ends: int64, (clients,), where each client's rows end in `rows`.
+        tests: test examples by client, for methods whose clients have predictors of their own.
     """
 
     images: np.ndarray
     labels: np.ndarray
     rows: np.ndarray
     ends: np.ndarray
+    tests: ShardArrays | None = None
 
     @classmethod
     def of(cls, images: np.ndarray, labels: np.ndarray, rows: Sequence[np.ndarray]) -> ShardArrays:
@@ -40,9 +43,19 @@ class ShardArrays:
     def __call__(self, client: int) -> Shard:
         start = int(self.ends[client - 1]) if client else 0
         own = self.rows[start : int(self.ends[client])]
-        return Shard(images=as_tensor(self.images), labels=as_tensor(self.labels), rows=as_tensor(own))
+        with read_only_accepted():
+            return Shard(
+                images=torch.from_numpy(self.images),
+                labels=torch.from_numpy(self.labels),
+                rows=torch.from_numpy(own),
+            )
+
+    def test(self, client: int) -> Shard | None:
+        """The client's test examples, None where clients have none of their own."""
+        return None if self.tests is None else self.tests(client)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all four arrays."""
-        return self.images.nbytes + self.labels.nbytes + self.rows.nbytes + self.ends.nbytes
+        """Bytes of all arrays."""
+        own = self.images.nbytes + self.labels.nbytes + self.rows.nbytes + self.ends.nbytes
+        return own + (self.tests.nbytes if self.tests is not None else 0)

@@ -167,12 +167,6 @@ class read_only_accepted(warnings.catch_warnings):
         warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writable")
 
 
-def as_tensor(array: np.ndarray) -> Tensor:
-    """A view of an array, which may lie in memory that must not be written to."""
-    with read_only_accepted():
-        return torch.from_numpy(array)
-
-
 def tensors_of(received: Payload, memory: Memory) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of what a step is given, with a name for people."""
     for kind, contents in received.parts.items():
