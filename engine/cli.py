@@ -103,12 +103,13 @@ def partition(configuration: str, overrides: tuple[str, ...], out: Path | None, 
     """Deal the training images to clients: a table, a picture and a file."""
     from engine.config import load
     from engine.federation import Federation
+    from engine.folder import make
     from engine.partition.picture import draw, table
 
     federation = Federation.gather(load(configuration, overrides))
     dealt, data = federation.partition, federation.dataset
     folder = out or Path.cwd()
-    folder.mkdir(parents=True, exist_ok=True)
+    make(folder)
     picture, file = folder / "partition.png", folder / "partition.parquet"
     draw(dealt, data.train_labels, data.task.class_names, picture)
     dealt.save(file, data.fingerprint)

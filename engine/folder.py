@@ -93,6 +93,18 @@ def _sync(path: Path, flags: int) -> None:
         os.close(handle)
 
 
+def make(path: Path) -> None:
+    """Make a folder, its parents included, unless it is there.
+
+    Raises:
+        FolderError: where it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{path} cannot be made: {error.strerror}; name another folder with --out") from error
+
+
 class RunFolder:
     """The files of one run. Made by `create` for a new run; `RunFolder(path)` for one that is there."""
 
@@ -105,13 +117,14 @@ class RunFolder:
 
         Raises:
             FolderExists: where there is a file, or a folder that is not empty.
+            FolderError: where it cannot be made.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FolderExists(
                 f"{path} already holds something, and a run never writes over another: "
                 f"name another folder with --out, remove this one, or continue it with `tessera resume {path}`"
             )
-        path.mkdir(parents=True, exist_ok=True)
+        make(path)
         return cls(path)
 
     @property

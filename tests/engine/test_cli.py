@@ -130,6 +130,13 @@ def test_a_folder_that_holds_something_is_not_written_to():
     assert "here already holds something" in refusal("run", "fedavg-digits", *QUICK, "--out", "here")
 
 
+@pytest.mark.parametrize("command", ["run", "partition"])
+def test_a_folder_that_cannot_be_made_ends_with_2(command):
+    Path("file").write_text("mine")
+    said = refusal(command, "fedavg-digits", *QUICK, "--out", "file/here")
+    assert said == "file/here cannot be made: Not a directory; name another folder with --out\n"
+
+
 def test_an_empty_folder_is_taken():
     Path("here").mkdir()
     assert tessera("run", "fedavg-digits", *QUICK, "--out", "here").exit_code == 0
