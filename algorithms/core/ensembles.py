@@ -44,6 +44,11 @@ class Ensemble:
         """Network inputs (B, C, H, W) to every network's logits (B, K, classes)."""
         return torch.stack([net(images) for net in self._nets], 1)
 
+    def answer(self, number: int, images: Tensor) -> Tensor:
+        """One network's logits (B, classes)."""
+        logits: Tensor = self._nets[number](images)
+        return logits
+
     def norm_gap(self) -> NormGap:
         """The gap to remembered batch statistics, summed over the layers: the mean of the networks that have any."""
         with_norm = sum(bool(norm_entries(net)) for net in self._nets)

@@ -107,6 +107,19 @@ def diversity(logits: Tensor, present: Tensor) -> Tensor:
     return (q * q.log()).sum()
 
 
+def sameness(left: Tensor, right: Tensor) -> Tensor:
+    """exp(-mean_ij l_ij r_ij) of distances l, r (B, B) within a batch, in [0, 1]: 1 where everything is the same."""
+    return torch.exp(-(left * right).mean())
+
+
+def distances(values: Tensor, order: float) -> Tensor:
+    """(B, B): distances of values (B, ...), per entry: mean |difference| of order 1, root mean square of order 2."""
+    flat = values.flatten(1)
+    # The faster way by products of matrices gives equal values a distance above 0.
+    between = torch.cdist(flat, flat, p=order, compute_mode="donot_use_mm_for_euclid_dist")
+    return between / flat.shape[1] ** (1 / order)
+
+
 class NormGap:
     """How far the inputs of a network's batch normalisations lie from the statistics they remember.
 
