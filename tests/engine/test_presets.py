@@ -1,10 +1,14 @@
 """The presets: each can be read, says what it is for, and stands beside its FedAvg."""
 
+import os
+
 import pytest
 import yaml
 
+from engine.checking import check
 from engine.config import load, preset_names, to_tree
 from engine.config.reading import preset_text
+from engine.federation import Federation
 from engine.listing import headline
 
 SETS = ("digits", "mnist", "cifar10")
@@ -23,6 +27,17 @@ def test_the_presets_are_those_that_the_readme_promises():
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_is_a_configuration(name):
     load(name)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_fits_its_data(name):
+    if "digits" not in name and "TESSERA_DATA" not in os.environ:
+        pytest.skip("TESSERA_DATA is not set, where mnist/ and cifar10/ lie")
+    smaller = [] if "digits" in name else ["data.limit=1000", "data.test_limit=100"]
+    on_cpu = ["runner.device=cpu", "runner.gpus=0", "runner.distillation.gpus=0"]
+    federation = Federation.gather(load(name, [*smaller, *on_cpu]))
+    check(federation, free=16 * 2**30)
+    assert len(federation.casting.clients) == 10
 
 
 @pytest.mark.parametrize("name", preset_names())
