@@ -19,9 +19,22 @@ from tests.engine.runs import images_of, play, result_values, round_record, star
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder of runs with a store in it; making one takes seconds."""
-    return tmp_path_factory.mktemp("runs")
+def first(tmp_path_factory):
+    """A folder, and what a process wrote to its terminal that made a store there and told it of a first run."""
+    folder = tmp_path_factory.mktemp("runs")
+    code = (
+        "import sys; from pathlib import Path; import engine.tracking; "
+        "print('mlflow' in sys.modules); from tests.engine.runs import play; "
+        "run = Path(sys.argv[1]) / 'first'; watcher = engine.tracking.connect(None, run); "
+        "run.mkdir(); play(watcher, run)"
+    )
+    return folder, subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def runs(first):
+    """A folder of runs with a store in it, which takes seconds to make."""
+    return first[0]
 
 
 def tracked(runs: Path, name: str, **changes) -> tuple[MlflowWatcher, object]:
@@ -133,22 +146,10 @@ def test_a_result_without_numbers_is_finished_all_the_same(runs, caplog):
     assert caplog.text == ""
 
 
-def test_making_a_store_says_nothing(tmp_path):
-    """Neither the migrations of a new store nor its first run write to the terminal."""
-    code = (
-        "import sys; from pathlib import Path; from engine.tracking import connect; "
-        "from tests.engine.runs import play; "
-        "f = Path(sys.argv[1]) / 'run'; w = connect(None, f); f.mkdir(); play(w, f)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert (tmp_path / "mlflow.db").exists()
-
-
-def test_mlflow_is_imported_only_when_it_is_used():
-    code = "import sys, engine.tracking; print('mlflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "False\n", done.stderr
+def test_mlflow_is_imported_when_it_is_used_and_making_a_store_says_nothing(first):
+    folder, done = first
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+    assert (folder / "mlflow.db").exists()
 
 
 def closed_port() -> int:
