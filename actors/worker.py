@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
 from types import MappingProxyType
+from typing import Protocol
 
 import torch
 
@@ -17,8 +17,20 @@ from algorithms.core.payload import PayloadError
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.task import Shard
 
-Shards = Callable[[int], Shard]
-"""Client number to the examples it holds."""
+OWN = "evaluate_own"
+"""The step that alone sees test examples."""
+
+
+class Shards(Protocol):
+    """What clients hold."""
+
+    def __call__(self, client: int) -> Shard:
+        """The client's examples."""
+        ...
+
+    def test(self, client: int) -> Shard | None:
+        """Test examples of the client's own, None where it has none."""
+        ...
 
 
 class Worker:
@@ -42,7 +54,7 @@ class Worker:
             raise PayloadError(
                 f"{self._casting.method}.{order.step} is not marked @client_side: no client may be asked to perform it"
             )
-        # CPU time where the CPU computes: hosts may outnumber the cores, and waiting for one is no work of the client's.
+        # CPU time where the CPU computes: hosts may outnumber the cores, and waiting for one is no work.
         clock = time.process_time if self._casting.device == "cpu" else time.perf_counter
         begun = clock()
         try:
@@ -61,6 +73,7 @@ class Worker:
             received=order.received,
             memory=MappingProxyType(dict(order.memory)),
             seed=order.seed,
+            test=self._shards.test(order.client) if order.step == OWN else None,
         )
         before = _versions(order)
         with one_thread(), torch_seeded(order.seed.number("global generator")):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from actors.orders import Casting
@@ -15,6 +16,22 @@ from engine.data import DataSet, load
 from engine.evaluation import evaluate
 from engine.partition import Partition, divide
 from engine.records import Evaluation
+
+
+def _own_tests(dataset: DataSet, partition: Partition, seed: Seed) -> ShardArrays:
+    """The test set dealt to clients class by class, in proportion to what each holds of the class for training."""
+    counts = partition.counts(dataset.train_labels, dataset.task.classes)
+    dealt: list[list[np.ndarray]] = [[] for _ in range(len(counts))]
+    draw = seed.at(phase="tests").numpy("order")
+    for label in range(dataset.task.classes):
+        rows = draw.permutation(np.flatnonzero(dataset.test_labels == label))
+        held = np.cumsum(counts[:, label])
+        if held[-1]:
+            ends = np.rint(len(rows) * held / held[-1]).astype(np.int64)
+            for client, part in enumerate(np.split(rows, ends[:-1])):
+                dealt[client].append(part)
+    own = [np.sort(np.concatenate(parts)) for parts in dealt]
+    return ShardArrays.of(dataset.test_images, dataset.test_labels, own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +71,8 @@ class Federation:
             device=config.runner.device,
         )
         shards = ShardArrays.of(dataset.train_images, dataset.train_labels, partition.rows)
+        if config.method.type.personal:
+            shards = replace(shards, tests=_own_tests(dataset, partition, Seed(config.seed)))
         return cls(config, dataset, partition, casting, shards)
 
     def inline(self) -> InlineRunner:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from actors.clock import PhaseClock
-from actors.delivery import Book, Delivery
-from actors.orders import Casting, find_method
-from actors.runner import Runner
-from actors.worker import one_thread
+from actors.delivery import Book, ClientMetric, Delivery
+from actors.orders import Casting, Failure, StepError, find_method
+from actors.runner import Errand, Runner
+from actors.worker import OWN, one_thread
 from algorithms.core.contract import ClientSpec, Plan
 from algorithms.core.kit import Kit
 from algorithms.core.seeds import Seed
@@ -107,7 +108,7 @@ class Rounds:
         self.clock.switch("server")
         self.metrics.update(metrics)
         if self._schedule.evaluates(number):
-            self._show(GLOBAL, self.method.predictor(self.state))
+            self._show_last(plan)
         after = self.clock.read()
         spent = {phase: total - before.get(phase, 0.0) for phase, total in after.items()}
         record = RoundRecord(
@@ -127,9 +128,39 @@ class Rounds:
         clients = choose(self._casting.clients, self._schedule.cohort, seed)
         return Plan(round=number, rounds=self._schedule.rounds, clients=clients, seed=seed)
 
+    def _show_last(self, plan: Plan) -> None:
+        """What the method predicts with after a round: one model, or each client's own."""
+        if not self.method.personal:
+            self._show(GLOBAL, self.method.predictor(self.state))
+            return
+        with self.clock.during("evaluate"):
+            evaluation = self._evaluate_own(plan)
+        self._tell_stage(GLOBAL, evaluation)
+
+    def _evaluate_own(self, plan: Plan) -> Evaluation:
+        """Every client's own predictor on its own test examples: the mean, weighted by their numbers."""
+        everyone = tuple(client.id for client in self._casting.clients)
+        errand = Errand(OWN, everyone, self.method.own_message(self.state), plan.seed)
+        examples = right = loss = 0.0
+        for outcome in self._runner.run(errand):
+            if isinstance(outcome, Failure):
+                raise StepError(outcome)
+            found = outcome.metrics
+            for name in ("accuracy", "loss", "examples"):
+                self.book.metrics.append(ClientMetric(plan.round, OWN, outcome.client, name, float(found[name])))
+            if found["examples"]:
+                examples += found["examples"]
+                right += found["accuracy"] * found["examples"]
+                loss += found["loss"] * found["examples"]
+        unknown = np.full(self._casting.task.classes, np.nan)
+        return Evaluation(accuracy=right / examples, loss=loss / examples, per_class=unknown)
+
     def _show(self, stage: str, predictor: nn.Module) -> None:
         with self.clock.during("evaluate"):
             evaluation = self._evaluate(predictor)
+        self._tell_stage(stage, evaluation)
+
+    def _tell_stage(self, stage: str, evaluation: Evaluation) -> None:
         self.stages[stage] = evaluation
         for watcher in self._watchers:
             watcher.stage(StageRecord(self.next, stage, evaluation))
