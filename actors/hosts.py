@@ -5,14 +5,14 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 import torch
 from ray.exceptions import RayActorError
 
-from actors.orders import Casting, Order
+from actors.orders import Casting, Failure, Order
 from actors.placement import Placement
 from actors.shards import ShardArrays
 from actors.wire import Packed, pack_outcome, unpack_memory, unpack_payload
@@ -67,6 +67,8 @@ class Host:
             seed = call.seed.at(phase=call.step, client=client)
             order = Order(call.step, client, seed, received[read], unpack_memory(parcel, private=False))
             head, memory = pack_outcome(self._worker.perform(order))
+            if isinstance(head, Failure):
+                head = replace(head, order=None)  # the driver has all that an order holds
             heads.append(head)
             memories.append(memory)
         return heads, *memories

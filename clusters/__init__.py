@@ -1,6 +1,5 @@
-"""Ray clusters: start or attach, and what their machines have."""
+"""Ray clusters: start or attach (`clusters.session`, which needs Ray), and what their machines have."""
 
 from clusters.nodes import Node
-from clusters.session import Cluster, ClusterError, attach_or_start
 
-__all__ = ["Cluster", "ClusterError", "Node", "attach_or_start"]
+__all__ = ["Node"]

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A Ray cluster of 4 logical CPUs on this machine, started once for all tests that ask for it."""
-    clusters = pytest.importorskip("clusters", reason="Ray is not installed", exc_type=ImportError)
+    session = pytest.importorskip("clusters.session", reason="Ray is not installed", exc_type=ImportError)
     log = tmp_path_factory.mktemp("ray") / "ray.log"
-    with clusters.attach_or_start(None, log=log, cpus=4) as cluster:
+    with session.attach_or_start(None, log=log, cpus=4) as cluster:
         yield cluster

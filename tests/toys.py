@@ -18,6 +18,17 @@ from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 
 
+def place_in_store(tensor: Tensor) -> int:
+    """The offset of a tensor in the file of Ray's object store that this process maps, -1 where it lies elsewhere."""
+    place = tensor.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        ends, _, offset, *_ = line.split()
+        low, high = (int(end, 16) for end in ends.split("-"))
+        if "plasma" in line and low <= place < high:
+            return place - low + int(offset, 16)
+    return -1
+
+
 @dataclass(frozen=True)
 class Trace:
     """What came back: one row per client in the order of arrival, and the sum of the tensors."""
@@ -89,12 +100,9 @@ class Toy(Method[Trace]):
 
     @client_side
     def look_at_data(self, client: Client) -> Reply:
-        """Whether the images lie in the object store that all processes of a machine map."""
-        place = client.shard.images.data_ptr()
-        maps = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if "plasma" in line]
-        ranges = [tuple(int(end, 16) for end in m.split("-")) for m in maps]
-        shared = any(low <= place < high for low, high in ranges)
-        return Reply(Payload.of(weights=client.received.tensors("weights"), examples={"shared": int(shared)}))
+        """Where the images lie in the object store that all processes of a machine map."""
+        place = place_in_store(client.shard.images)
+        return Reply(Payload.of(weights=client.received.tensors("weights"), examples={"place": place}))
 
     @client_side
     def keep(self, client: Client) -> Reply:

@@ -22,6 +22,7 @@ from actors.runner import Errand, InlineRunner
 from algorithms.core.payload import Payload, PayloadError
 from algorithms.core.seeds import Seed
 from tests.support import play, tiny_casting, tiny_shards
+from tests.toys import place_in_store
 
 CLIENTS = 16
 SHARDS = tiny_shards(CLIENTS, images=3000)
@@ -166,7 +167,9 @@ def test_clients_of_one_run_may_have_different_networks(two_hosts_afresh):
 
 
 def test_hosts_view_the_data_in_the_object_store_without_a_copy(two_hosts_afresh):
-    assert {shared for _, shared in rows(play(toy("look_at_data"), two_hosts_afresh, rounds=1))} == {1}
+    places = {place for _, place in rows(play(toy("look_at_data"), two_hosts_afresh, rounds=1))}
+    assert len(places) == 1
+    assert min(places) >= 0
 
 
 def test_what_all_clients_receive_is_put_into_the_object_store_once(two_hosts_afresh, monkeypatch):
@@ -218,11 +221,7 @@ def test_memories_are_restored(two_hosts_afresh):
 
 def test_what_the_server_keeps_of_an_update_is_its_own(two_hosts_afresh):
     kept = next(two_hosts_afresh.run(errand("walk", messages=message(100_000)))).payload.tensors("weights")["w"]
-    before = kept.clone()
-    kept.add_(1)
-    again = next(two_hosts_afresh.run(errand("pid"))).payload.tensors("weights")["w"]
-    assert torch.equal(again, torch.zeros(4))
-    assert torch.equal(kept, before + 1)
+    assert place_in_store(kept) == -1
 
 
 def test_an_exception_in_a_step_says_who_what_when_and_where(two_hosts_afresh):
@@ -245,6 +244,7 @@ def test_an_exception_in_a_step_says_who_what_when_and_where(two_hosts_afresh):
 def test_a_failure_carries_the_order_that_led_to_it(two_hosts_afresh):
     list(two_hosts_afresh.run(errand("walk")))
     (failure,) = two_hosts_afresh.run(errand("stumble", clients=[2]))
+    assert failure.order is not None
     assert (failure.order.step, failure.order.client, failure.order.memory["calls"]) == ("stumble", 2, 1)
     assert torch.equal(failure.order.received.tensors("weights")["w"], torch.zeros(4))
 
