@@ -12,9 +12,8 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
-from clusters.session import ClusterError, attach_or_start
 from clusters.chatter import collect, logged, quiet
-from clusters.session import store_bytes
+from clusters.session import ClusterError, attach_or_start, store_bytes
 
 ROOT = Path(__file__).parent.parent.parent
 GIB = 2**30
@@ -22,7 +21,7 @@ GIB = 2**30
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A process of its own: one process can be attached to one cluster only."""
-    head = "import os, signal, sys\nfrom pathlib import Path\nimport ray\nfrom clusters.session import attach_or_start\n"
+    head = "import os, signal, sys, ray\nfrom pathlib import Path\nfrom clusters.session import attach_or_start\n"
     return subprocess.run(
         [sys.executable, "-c", head + code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
