@@ -32,7 +32,7 @@ class FedAvgM(Averaging[FedAvgMState]):
     1909.06335.
 
     Clients train as in FedAvg. With Delta = sum_k p_k theta_k - theta, the server sets v <- beta v + Delta and
-    theta <- theta + eta v (section 4; eta is 1 there). Buffers are averaged. A round without examples changes nothing.
+    theta <- theta + eta v (eta is 1 in the paper). Buffers are averaged. A round without examples changes nothing.
 
     Travels: as in FedAvg.
     """

@@ -21,14 +21,14 @@ class FedBN(FedAvg):
     """Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization", arXiv 2102.07623.
 
     A network's entries are B, all those of its batch normalisation modules (found by type: weights, biases, running
-    statistics, counters), and A, the rest. Client k trains (A, B_k) and sends A alone; the server averages A (algorithm
-    1: uniformly). B_k is the client's memory, and starts from the common initial weights.
+    statistics, counters), and A, the rest. Client k trains (A, B_k) and sends A alone; the server averages A
+    (uniformly, as the authors do). B_k is the client's memory, and starts from the common initial weights.
 
     No B ever reaches the server, so it has no network to evaluate: the method is personal, and client k predicts with
     (A, B_k). A client that has not trained yet has no B_k: it measures the statistics on its own training examples, and
     keeps weights 1 and biases 0. Under label skew alone expect less than FedAvg.
 
-    Travels, per client and round: A down; A up with n_k (8 bytes).
+    Travels, per client and round: A each way.
     """
 
     paper = "Li et al. 2021, arXiv 2102.07623"

@@ -50,7 +50,7 @@ class FedDyn(Averaging[FedDynState]):
     `scale: released` is the authors' code: alpha_i = alpha / w_i, w_i = n_i / mean n, for which all clients are asked
     for their number of examples before the first round. Its server averages uniformly all the same, as here.
 
-    Travels, per client and round: as in FedAvg; under `scale: released` 8 bytes more down, and 8 up once.
+    Travels, per client and round: a state dict each way; under `scale: released` 8 bytes more down, and 8 up once.
     """
 
     paper = "Acar et al. 2021, arXiv 2111.04263"
@@ -73,8 +73,8 @@ class FedDyn(Averaging[FedDynState]):
 
     @classmethod
     def kinds(cls, config: Any) -> Kinds:
-        down = {"weights", "examples"} if config.scale == "released" else {"weights"}
-        return Kinds(up=frozenset({"weights", "examples"}), down=frozenset(down))
+        examples = frozenset({"examples"} if config.scale == "released" else ())
+        return Kinds(up=frozenset({"weights"}) | cls.counts(config) | examples, down=frozenset({"weights"}) | examples)
 
     def start(self, clients: Sequence[ClientSpec]) -> FedDynState:
         net, model = self.initial_model(clients)

@@ -34,8 +34,8 @@ class FedNova(Averaging[FedNovaState]):
 
     Client i takes tau_i steps from x to y_i and sends the normalised direction d_i = (x - y_i) / |a_i|, a_i being the
     weights with which its gradients have entered x - y_i (in units of the learning rate), and |a_i| their sum. With
-    p_i = n_i / sum n: x <- x - tau_eff sum_i p_i d_i, tau_eff = sum_i p_i |a_i| (section 4). So a client that takes
-    more steps has no larger say in where the model goes. Local momentum and the proximal term of FedProx are allowed
+    p_i = n_i / sum n: x <- x - tau_eff sum_i p_i d_i, tau_eff = sum_i p_i |a_i|. So a client that takes more steps
+    has no larger say in where the model goes. Local momentum and the proximal term of FedProx are allowed
     for in a_i; weight decay is a part of the local gradient. Buffers are averaged by p_i.
 
     Travels, per client and round: state dict down; d_i, buffers, n_i and tau_i (8 bytes each) up.
@@ -56,7 +56,7 @@ class FedNova(Averaging[FedNovaState]):
 
     @classmethod
     def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"gradients", "weights", "examples", "steps"}), down=frozenset({"weights"}))
+        return Kinds(up=frozenset({"gradients", "weights", "steps"}) | cls.counts(config), down=frozenset({"weights"}))
 
     def start(self, clients: Sequence[ClientSpec]) -> FedNovaState:
         net, model = self.initial_model(clients)
@@ -102,7 +102,7 @@ class FedNova(Averaging[FedNovaState]):
 def normaliser(steps: int, momentum: float, pull: float) -> float:
     """|a|: what `steps` gradients of 1 add up to in (x - y) / learning rate.
 
-    One recursion for all of section 4's solvers. Without `pull`, in closed form,
+    One recursion for all of these solvers. Without `pull`, in closed form,
     (tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho); without momentum as well, tau.
 
     Args:

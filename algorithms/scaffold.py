@@ -44,7 +44,7 @@ class Scaffold(Averaging[ScaffoldState]):
     gradient is clipped, its sum with c - c_i is. With few of many clients in a round controls grow stale; then
     `control_clip` bounds them.
 
-    Travels, per client and round: state dict and control down; the same up with n_k (8 bytes).
+    Travels, per client and round: state dict and control down; the same up.
     """
 
     paper = "Karimireddy et al. 2020, arXiv 1910.06378"
@@ -62,7 +62,7 @@ class Scaffold(Averaging[ScaffoldState]):
 
     @classmethod
     def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"weights", "control", "examples"}), down=frozenset({"weights", "control"}))
+        return Kinds(up=frozenset({"weights", "control"}) | cls.counts(config), down=frozenset({"weights", "control"}))
 
     @classmethod
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:

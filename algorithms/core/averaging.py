@@ -47,7 +47,12 @@ class Averaging(Method[ModelT]):
 
     @classmethod
     def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"weights", "examples"}), down=frozenset({"weights"}))
+        return Kinds(up=frozenset({"weights"}) | cls.counts(config), down=frozenset({"weights"}))
+
+    @classmethod
+    def counts(cls, config: Any) -> frozenset[str]:
+        """The kind of n_k, which goes up only where the average is weighted by it."""
+        return frozenset({"examples"} if config.weights == "examples" else ())
 
     @classmethod
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
@@ -113,9 +118,11 @@ class Averaging(Method[ModelT]):
         )
 
     def reply(self, client: Client, fitted: Fit, memory: Memory = NOTHING, **parts: Mapping[str, Value]) -> Reply:
-        """These parts and n_k for the server; `memory` and the place in the order of examples for the next round."""
+        """These parts for the server, with n_k where its average is weighted by it; `memory` and the place in the order
+        of examples for the next round."""
+        counted = {"examples": {"n": len(client.shard)}} if self.counts(self.config) else {}
         return Reply(
-            payload=Payload.of(**parts, examples={"n": len(client.shard)}),
+            payload=Payload.of(**parts, **counted),
             memory={"position": fitted.position, **memory},
             metrics={"loss": fitted.loss, "steps": fitted.steps},
         )

@@ -19,7 +19,7 @@ SecondMoment = Callable[[Tensor, Tensor], Tensor]
 def momentum_step(
     x: Tensors, mean: Tensors, velocity: Tensors, *, lr: float, momentum: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """v <- momentum v + (mean - x); x <- x + lr v. Hsu et al., arXiv 1909.06335, section 4.
+    """v <- momentum v + (mean - x); x <- x + lr v. FedAvgM: Hsu et al., arXiv 1909.06335.
 
     Args:
         x, mean, velocity: equal entries: the server's weights, the mean of the clients', and v.

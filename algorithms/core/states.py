@@ -24,7 +24,7 @@ def trainable(net: nn.Module) -> tuple[str, ...]:
 def norm_entries(net: nn.Module) -> frozenset[str]:
     """Names of all entries of batch normalisation: weights, biases, running statistics, counters.
 
-    They are found by the type of their module, whatever it is called. FedBN, arXiv 2102.07623, section 3.
+    They are found by the type of their module, whatever it is called. FedBN, arXiv 2102.07623.
     """
     return frozenset(
         f"{path}.{entry}" if path else entry
@@ -32,6 +32,11 @@ def norm_entries(net: nn.Module) -> frozenset[str]:
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
         for entry in module.state_dict()
     )
+
+
+def norm_buffers(net: nn.Module) -> frozenset[str]:
+    """Names of batch normalisation's running statistics and counters."""
+    return norm_entries(net) - {name for name, _ in net.named_parameters()}
 
 
 def only(state: Tensors, names: Iterable[str]) -> dict[str, Tensor]:

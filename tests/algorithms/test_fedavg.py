@@ -122,6 +122,11 @@ def test_a_model_and_a_number_of_examples_travel():
     assert sent == {(client, *key): count for client in range(2) for key, count in one.items()}
 
 
+def test_numbers_of_examples_stay_with_clients_where_all_count_the_same():
+    run = play(tiny_casting("fedavg", weights="uniform"), rounds=1)
+    assert {entry.kind for entry in run.book.entries} == run.method.kinds(run.method.config).up == {"weights"}
+
+
 def test_the_models_bytes_are_those_of_the_spec_for_resnet18():
     casting = tiny_casting("fedavg", nets=("resnet18",))
     net = method_of(casting).kit.new_network("resnet18")
