@@ -52,7 +52,7 @@ class Host:
 
     def __init__(self, casting: Casting, shards: ShardArrays, gpus: float) -> None:
         torch.set_num_threads(1)
-        if casting.torch_device.type == "cuda" and gpus < 1:
+        if casting.torch_device.type == "cuda" and 0 < gpus < 1:
             torch.cuda.set_per_process_memory_fraction(gpus)
         self._worker = Worker(casting, shards)
 

@@ -14,7 +14,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportE
 from actors import hosts as hosts_module
 from actors import ray_runner as runner_module
 from actors.dispatch import HostLostError
-from actors.hosts import HostStartError
+from actors.hosts import Host, HostStartError
 from actors.orders import Outcome, StepError
 from actors.placement import Placement
 from actors.ray_runner import RayRunner
@@ -329,6 +329,14 @@ def test_hosts_that_the_cluster_has_no_room_for_are_an_error_and_not_a_wait(ray_
             next(runner.run(errand("walk")))
     finally:
         runner.close()
+
+
+@pytest.mark.parametrize(("device", "gpus", "kept"), [("cuda", 0.25, [0.25]), ("cuda", 1.0, []), ("cpu", 0.25, [])])
+def test_a_host_keeps_to_its_share_of_a_gpu(monkeypatch, device, gpus, kept):
+    fractions = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    Host(replace(toy(), device=device), SHARDS, gpus)
+    assert fractions == kept
 
 
 def test_a_runner_may_be_closed_twice(ray_cluster):
