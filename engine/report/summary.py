@@ -120,6 +120,8 @@ def _differences(runs: Runs) -> str:
     configs: list[dict[str, Any]] = [settings(dict(run.config)) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing = [key for key in keys if any(config.get(key) != configs[0].get(key) for config in configs)]
+    if "method.name" in differing:  # two methods have nothing but their name to compare
+        differing = ["method", *(key for key in differing if not key.startswith("method."))]
     if not differing:
         return "The runs have the same configuration."
     more = len(differing) - _SHOWN_DIFFERENCES

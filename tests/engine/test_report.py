@@ -179,6 +179,17 @@ def test_several_runs_are_ranked_and_their_settings_compared(tmp_path):
     assert [tag for tag, _ in page.tags].count("tr") == 3
 
 
+def test_of_two_methods_the_settings_of_their_own_are_not_compared(tmp_path):
+    one = stored(tmp_path / "a", config={"method": {"name": "x", "mu": 1}, "rounds": 3})
+    other = stored(tmp_path / "b", config={"method": {"name": "y"}, "rounds": 4})
+    assert "The runs differ in method, rounds; everything else is the same." in report(tmp_path, one, other).text
+
+
+def test_runs_of_one_configuration_are_said_to_be(tmp_path):
+    run = stored(tmp_path / "a")
+    assert "The runs have the same configuration." in report(tmp_path, run, replace(run, folder=Path("b"))).text
+
+
 def test_runs_that_hold_the_same_data_share_one_map(tmp_path):
     one, other = stored(tmp_path / "a"), stored(tmp_path / "b")
     maps = [
