@@ -26,7 +26,7 @@ run: install  ## Mosaic on the embedded digits, and FedAvg of the same seed and 
 	$(BIN)/tessera report $(OUT)/mosaic-digits $(OUT)/fedavg-digits --out $(OUT)/report.html
 
 test: install  ## all tests; those on real data need TESSERA_DATA
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 lint: install  ## ruff: rules and format
 	$(BIN)/ruff check .

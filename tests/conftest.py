@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Several test processes with as many threads as cores each would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says something about the machine, not about the code.
+settings.register_profile("tessera", deadline=None)
+settings.load_profile("tessera")
+
+WITH_RAY = {"actors/test_distillation.py", "algorithms/test_mosaic_on_ray.py", "clusters/test_session.py"}
+"""Test files that start Ray themselves; the others do it through `ray_cluster`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with Ray run in one process, one after another: two clusters at a time would fight for two cores."""
+    here = Path(__file__).parent
+    for item in items:
+        file = item.path.relative_to(here).as_posix()
+        if "ray_cluster" in getattr(item, "fixturenames", ()) or file in WITH_RAY:
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")
