@@ -35,7 +35,8 @@ class Teacher:
     """
 
     def __init__(self, teacher: nn.Module, parts: int) -> None:
-        self._teacher = teacher.to(own_device())
+        self._device = own_device()
+        self._teacher = teacher.to(self._device)
         self._parts = parts
 
     def __call__(self, row: Row) -> Iterator[Row]:
@@ -43,15 +44,19 @@ class Teacher:
         if len(images) < self._parts:
             raise ValueError(f"batch {index[0]} has {len(images)} images, too few for {self._parts} train workers")
         with one_thread():
-            logits = label(self._teacher, images.to(own_device()))
+            logits = label(self._teacher, images.to(self._device))
         for part in zip(*(torch.tensor_split(t, self._parts) for t in (images, labels, logits)), strict=True):
             columns = dict(zip(("images", "labels", "logits"), map(as_column, part), strict=True))
             yield {"index": index, "share": np.array([len(part[0]) / len(images)]), **columns}
 
 
 def own_device() -> torch.device:
-    """The card that Ray gave this actor, or the CPU."""
-    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+    """The card that Ray gave this actor, of which it may fill its share, or the CPU."""
+    if not ray.get_gpu_ids():
+        return torch.device("cpu")
+    share = ray.get_runtime_context().get_assigned_resources()["GPU"]
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+    return torch.device("cuda")
 
 
 def as_column(tensor: Tensor) -> np.ndarray:

@@ -11,13 +11,16 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray._raylet import PlacementGroupID
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util import placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
@@ -28,8 +31,8 @@ from algorithms.core.distillation import Distillation
 from algorithms.core.payload import Tensors
 from algorithms.core.states import snapshot
 
-_POLL_SECONDS = 0.5
-_LOOKS = 10
+_POLL_SECONDS = 0.2
+_LOOKS = 50
 
 NetT = TypeVar("NetT", bound=nn.Module)
 
@@ -51,11 +54,13 @@ def distil_on_ray(job: Distillation, resources: DistilResources, storage: Path) 
     if job.steps == 0:
         return snapshot(job.student)
     _refuse_what_cannot_run(resources)
+    groups = set(placement_group_table())
     desk = _start_desk()
     try:
         return _watched(desk, desk.perform.remote(_sent(job), resources, storage.resolve()), job.steps, resources)
     finally:
         ray.kill(desk)
+        _release(groups)
 
 
 def _refuse_what_cannot_run(resources: DistilResources) -> None:
@@ -75,6 +80,35 @@ def _free_room() -> list[Room]:
     from ray._private.state import available_resources_per_node  # Ray has no public call that tells nodes apart
 
     return [room for _, room in sorted(available_resources_per_node().items())]
+
+
+def _release(before: Collection[str]) -> None:
+    """Give back what the train workers had reserved.
+
+    Ray ends the actors that a killed one has started, but not the placement groups. A controller that has not ended
+    yet could still make one.
+    """
+    mine = ray.get_runtime_context().get_job_id()
+    for _ in range(_LOOKS):
+        ended = not _actors_in("!=", "DEAD", "TrainController")
+        for group, facts in placement_group_table().items():
+            if group not in before and group.endswith(mine) and facts["state"] != "REMOVED":
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+        if ended:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _actors_in(equal: str, state: str, *names: str) -> list[str]:
+    """Class names of this job's actors whose state is (`=`) or is not (`!=`) the given one, of these classes or all."""
+    context = ray.get_runtime_context()
+    filters: list[Any] = [("state", equal, state), ("job_id", "=", context.get_job_id())]
+    filters += [("class_name", "=", name) for name in names]
+    try:
+        found = list_actors(context.gcs_address, filters=filters)
+    except (RayStateApiException, ConnectionError):  # the dashboard, which answers this, is not there
+        return []
+    return sorted({actor.class_name for actor in found})
 
 
 @dataclass(frozen=True)
@@ -192,7 +226,7 @@ def _look(news: _News, steps: int, resources: DistilResources) -> None:
     if news.failure is not None:
         raise DistillationError(f"a part of the distillation raised:\n{news.failure}")
     if news.silence > resources.patience:
-        raise DistillationError(stillness(news.last, steps, resources.patience, _waiting_actors()))
+        raise DistillationError(stillness(news.last, steps, resources.patience, _actors_in("=", "PENDING_CREATION")))
 
 
 def stillness(last: Mapping[str, int], steps: int, patience: float, waiting: Sequence[str]) -> str:
@@ -200,7 +234,7 @@ def stillness(last: Mapping[str, int], steps: int, patience: float, waiting: Seq
 
     Args:
         last: see `_News`.
-        waiting: actors that have not been placed.
+        waiting: class names of actors that have been asked for and have not started.
     """
     sampled, labelled = (last.get(what, "none") for what in ("sampled", "labelled"))
     reached = (
@@ -208,14 +242,5 @@ def stillness(last: Mapping[str, int], steps: int, patience: float, waiting: Seq
         if "trained" in last
         else "the train workers have not started"
     )
-    places = f"; no place was found for {', '.join(waiting)}" if waiting else ""
+    places = f"; not started yet: {', '.join(waiting)}" if waiting else ""
     return f"no step of the distillation has finished for {patience:g} s: {reached}{places}"
-
-
-def _waiting_actors() -> list[str]:
-    try:
-        address = ray.get_runtime_context().gcs_address
-        found = list_actors(address, filters=[("state", "=", "PENDING_CREATION")])
-    except (RayStateApiException, ConnectionError):  # the dashboard, which answers this, is not there
-        return []
-    return sorted({actor.class_name for actor in found})
