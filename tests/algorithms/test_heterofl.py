@@ -113,6 +113,19 @@ def test_masked_rows_do_not_move_and_are_not_averaged():
     assert one_pixel() == pytest.approx([4 / 3, 4 / 3, 0])
 
 
+@pytest.mark.parametrize(("scaler", "factor"), [(True, 1 / 0.25), (False, 1.0)])
+def test_a_narrow_client_trains_on_scaled_features(scaler, factor):
+    """One hidden layer with ReLU: dividing what it gives by the width multiplies the features by 4."""
+    casting = wide_and_narrow(0.25, work=Work(steps=1, epochs=None, batch=200, lr=0.1), scaler=scaler)
+    federation = Federation.inline(casting, tiny_shards(1))
+    net = federation.method.kit.new_network("mlp", 0.25)
+    net.load_state_dict(federation.method.part("mlp", 0.25, 0).extract(federation.state.model))
+    inputs, labels = casting.task.batch(tiny_shards(1)(0), torch.arange(120))
+    expected = torch.nn.functional.cross_entropy(net.head(factor * net.features(inputs)), labels).item()
+    (told,) = [metric.value for metric in federation.play(0).book.metrics if metric.name == "loss"]
+    assert told == pytest.approx(expected, rel=1e-5)
+
+
 def test_statistics_are_those_of_one_pass_over_everybodys_examples():
     """x = 2, 4, 6: mean 4, variance 4. x = 10, 20: mean 15, variance 50. One batch each."""
     points = [[(2, 1), (4, 1), (6, 1)], [(10, 1), (20, 1)]]
