@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.core.averaging import Averaging, GlobalModel
-from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, client_side
+from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, client_side, net_mixture
 from algorithms.core.distillation import freeze_norm
 from algorithms.core.ensembles import Ensemble, held, mixed
-from algorithms.core.experts import Expert
 from algorithms.core.label_counts import labels_like, seen_counts, shares_by_class
 from algorithms.core.losses import distances, kl, kl_each, sameness
 from algorithms.core.payload import Payload, Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
-from algorithms.core.states import WeightedMean, combine, snapshot
+from algorithms.core.states import combine, snapshot
+from algorithms.core.submodels import PartialMean, SubModel, sub_model, width_refusals
 from algorithms.core.synthesis import BETAS, image_refusals
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
@@ -59,10 +59,15 @@ class DFRD(Averaging[DFRDState]):
     e and the h of L_div are constants. The norms of L_div are per entry (root mean squares): plain ones are so large
     that the exponential is 0 in 32 bits, and so is its gradient.
 
+    A client of width beta trains and sends the sub-network of FedRolex (arXiv 2212.01548) of that width: windows of
+    every hidden layer's channels that move on by one channel a round. The sub-network itself, with its own batch
+    statistics, is the teacher, so hidden outputs are not scaled in its training. Each entry of f becomes the mean over
+    the clients that have it; one that nobody has keeps its value.
+
     Written after a summary of the paper, whose code could not be had: the numbers of steps, the rates, the layers of
     G, and that f keeps the clients' batch statistics (`freeze_norm`) are choices of ours.
 
-    Travels, per client and round: as in FedAvg, and C label counts up (8 C bytes).
+    Travels, per client and round: as in FedAvg, of the client's sub-network, and C label counts up (8 C bytes).
     """
 
     paper = "Luo et al. 2023, arXiv 2309.13546"
@@ -90,11 +95,12 @@ class DFRD(Averaging[DFRDState]):
 
     @classmethod
     def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"weights", "examples", "label_counts"}), down=frozenset({"weights"}))
+        return Kinds(up=frozenset({"weights", "label_counts"}) | cls.counts(config), down=frozenset({"weights"}))
 
     @classmethod
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        return super().refuse(config, task, clients, work) + image_refusals(task)
+        reasons = net_mixture([replace(client, width=1.0) for client in clients]) + image_refusals(task)
+        return reasons + width_refusals(clients[0].net, [client.width for client in clients], task)
 
     def start(self, clients: Sequence[ClientSpec]) -> DFRDState:
         with torch_seeded(self.kit.seed.number("server generator")):
@@ -102,17 +108,26 @@ class DFRD(Averaging[DFRDState]):
         return DFRDState(*self.initial_model(clients), generator=generator, average=generator)
 
     def round(self, state: DFRDState, plan: Plan, cohort: Cohort) -> tuple[DFRDState, dict[str, float]]:
-        mean, members, counts = WeightedMean(), [], []
-        for update in cohort.ask(self.train, Payload.of(weights=state.model)):
-            members.append(Expert(state.net, update.payload.tensors("weights")))
+        widths = {client.id: client.width for client in plan.clients}
+        parts = {width: self._part(state.net, width, plan.round) for width in sorted(set(widths.values()))}
+        messages = {width: Payload.of(weights=part.extract(state.model)) for width, part in parts.items()}
+        mean, nets, counts = PartialMean(state.model), [], []
+        for update in cohort.ask(self.train, {client: messages[width] for client, width in widths.items()}):
+            width, weights = widths[update.client], update.payload.tensors("weights")
+            mean.add(weights, parts[width], self.share(update))
+            nets.append(held(self.kit, state.net, weights, width))
             counts.append(update.payload.tensors("label_counts")["counts"])
-            mean.add(members[-1].state, self.share(update))
-        state = replace(state, model=mean.result(otherwise=state.model))
-        if not members:
+        if not nets:
             return state, {}
+        state = replace(state, model=mean.result())
         if plan.round + 1 == plan.rounds:
             self.kit.show("fedavg", self.predictor(state))
-        return self.taught(state, ByClass(Ensemble(members, self.kit), counts), plan.seed)
+        return self.taught(state, ByClass(Ensemble(nets), counts), plan.seed)
+
+    def _part(self, net: str, width: float, offset: int) -> SubModel:
+        """The entries of the full network that clients of a width have, in windows that begin at an offset."""
+        inputs = torch.zeros(1, *self.kit.task.shape, device=self.kit.device)
+        return sub_model(self.kit.network(net), self.kit.network(net, width), inputs, offset)
 
     def taught(self, state: DFRDState, teacher: ByClass, seed: Seed) -> tuple[DFRDState, dict[str, float]]:
         """The state after the server's phase, and its last losses."""
@@ -198,7 +213,8 @@ class DFRD(Averaging[DFRDState]):
     @client_side
     def train(self, client: Client) -> Reply:
         """Local SGD as in FedAvg, and the examples by class that it has met."""
-        net = self.received_network(client)
+        net = self.kit.network(client.spec.net, client.spec.width)
+        net.load_state_dict(client.received.tensors("weights"))
         fitted = self.fit(client, net)
         counts = seen_counts(client, self.kit.work, fitted, self.kit.task.classes)
         return self.reply(client, fitted, weights=snapshot(net), label_counts={"counts": counts})

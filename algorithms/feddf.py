@@ -153,7 +153,7 @@ class FedDF(Ensembling[FedDFState]):
 
     def generated(self, members: Sequence[Expert], seed: Seed) -> Tensor:
         """Network inputs (N, C, H, W) that are synthesised against the clients' networks, on the CPU."""
-        ensemble, pool = Ensemble(members, self.kit), Pool()
+        ensemble, pool = Ensemble.of(members, self.kit), Pool()
         gap = ensemble.norm_gap()
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:

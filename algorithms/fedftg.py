@@ -88,7 +88,7 @@ class FedFTG(Averaging[FedFTGState]):
 
     @classmethod
     def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"weights", "examples", "label_counts"}), down=frozenset({"weights"}))
+        return Kinds(up=frozenset({"weights", "label_counts"}) | cls.counts(config), down=frozenset({"weights"}))
 
     @classmethod
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
@@ -115,7 +115,7 @@ class FedFTG(Averaging[FedFTGState]):
             return state, {}
         if plan.round + 1 == plan.rounds:
             self.kit.show("fedavg", self.predictor(state))
-        return self.fine_tuned(state, Ensemble(members, self.kit), counts, plan)
+        return self.fine_tuned(state, Ensemble.of(members, self.kit), counts, plan)
 
     def fine_tuned(
         self, state: FedFTGState, ensemble: Ensemble, counts: Sequence[Tensor], plan: Plan

@@ -100,7 +100,7 @@ class FedGen(Ensembling[FedGenState]):
     @classmethod
     def kinds(cls, config: Any) -> Kinds:
         down = {"weights", "generator", "label_counts"} if config.guides else {"weights"}
-        return Kinds(up=frozenset({"weights", "examples", "label_counts"}), down=frozenset(down))
+        return Kinds(up=frozenset({"weights", "label_counts"}) | cls.counts(config), down=frozenset(down))
 
     @classmethod
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:

@@ -13,13 +13,12 @@ from algorithms.core.averaging import Averaging, GlobalModel
 from algorithms.core.calibration import measure_norm
 from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Update, client_side, net_mixture
 from algorithms.core.payload import Payload
-from algorithms.core.seeds import Seed, torch_seeded
+from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, norm_buffers, only, snapshot, without
-from algorithms.core.submodels import PartialMean, SubModel, scaled, sub_model
+from algorithms.core.submodels import PartialMean, SubModel, scaled, sub_model, width_refusals
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
-from algorithms.nets import NetworkError, build
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,7 @@ class HeteroFL(Averaging[HeteroFLState]):
     @classmethod
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = net_mixture([replace(client, width=1.0) for client in clients])
-        for width in sorted(set(config.widths or (client.width for client in clients))):
-            try:
-                with torch_seeded(0):
-                    build(clients[0].net, task.shape, task.classes, width)
-            except NetworkError as error:
-                reasons.append(f"gives clients networks of width {width:g}: {error}")
-        return reasons
+        return reasons + width_refusals(clients[0].net, config.widths or [client.width for client in clients], task)
 
     def start(self, clients: Sequence[ClientSpec]) -> HeteroFLState:
         return HeteroFLState(*self.initial_model(clients))

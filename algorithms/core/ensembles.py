@@ -33,9 +33,14 @@ class Ensemble:
     It is no `nn.Module`, so that putting a teacher in train mode or optimising it cannot reach the networks.
     """
 
-    def __init__(self, members: Sequence[Expert], kit: Kit) -> None:
-        self._nets = nn.ModuleList(held(kit, member.net, member.state) for member in members)
-        self._nets.eval().requires_grad_(False)
+    def __init__(self, nets: Sequence[Classifier]) -> None:
+        """`nets` are the ensemble's own from now on."""
+        self._nets = nn.ModuleList(nets).eval().requires_grad_(False)
+
+    @classmethod
+    def of(cls, members: Sequence[Expert], kit: Kit) -> Ensemble:
+        """Networks as they were sent."""
+        return cls([held(kit, member.net, member.state) for member in members])
 
     def __len__(self) -> int:
         return len(self._nets)
@@ -55,9 +60,9 @@ class Ensemble:
         return NormGap(self._nets, scale=1 / max(with_norm, 1))
 
 
-def held(kit: Kit, net: str, state: Mapping[str, Tensor]) -> Classifier:
+def held(kit: Kit, net: str, state: Mapping[str, Tensor], width: float = 1.0) -> Classifier:
     """A network of one's own with a state."""
-    network = kit.new_network(net)
+    network = kit.new_network(net, width)
     network.load_state_dict(state)
     return network
 

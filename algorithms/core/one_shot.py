@@ -59,7 +59,7 @@ class OneShot(Ensembling[GroupsT]):
 
     def distilled(self, state: GroupsT, members: Sequence[Expert], seed: Seed) -> tuple[GroupsT, dict[str, float]]:
         """The state with the student taught by the clients' networks, and what is to be told of it."""
-        ensemble = Ensemble(members, self.kit)
+        ensemble = Ensemble.of(members, self.kit)
         self.kit.show("fedavg", self.predictor(state))
         self.kit.show("ensemble", WeightedLogits(ensemble))
         first = state.model if self.config.start == "average" else self.kit.initial(state.net)

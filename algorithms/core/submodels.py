@@ -7,7 +7,7 @@ network's channels there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core.payload import Tensors
-from algorithms.nets import Classifier
+from algorithms.core.seeds import torch_seeded
+from algorithms.core.task import ImageTask
+from algorithms.nets import Classifier, NetworkError, build
 
 Index = tuple[Tensor, ...]
 """One int64 vector for each of an entry's first two axes: where in the full entry the narrow one lies."""
@@ -63,6 +65,18 @@ def sub_model(full: Classifier, narrow: Classifier, inputs: Tensor, offset: int)
             for name, value in full.state_dict().items()
         }
     )
+
+
+def width_refusals(net: str, widths: Sequence[float], task: ImageTask) -> list[str]:
+    """Why a network of some name cannot be had in some of these widths."""
+    reasons = []
+    for width in sorted(set(widths)):
+        try:
+            with torch_seeded(0):
+                build(net, task.shape, task.classes, width)
+        except NetworkError as error:
+            reasons.append(f"gives clients networks of width {width:g}: {error}")
+    return reasons
 
 
 def _window(whole: int, part: int, unit: int, offset: int) -> Tensor:

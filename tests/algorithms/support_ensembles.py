@@ -35,7 +35,7 @@ def members(*names: str) -> list[Expert]:
 
 def ensemble_of(*names: str) -> Ensemble:
     """Different networks of these names side by side."""
-    return Ensemble(members(*names), tiny_kit())
+    return Ensemble.of(members(*names), tiny_kit())
 
 
 def tiny_inputs(count: int = 12, seed: int = 5) -> Tensor:

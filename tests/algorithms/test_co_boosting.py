@@ -118,7 +118,7 @@ def test_a_client_that_answers_at_random_loses_weight():
     two = [Expert("small_cnn", trained), Expert("small_cnn", snapshot(tiny_net(seed=11)))]
     method, weights = boosting(), torch.tensor([0.5, 0.5])
     for epoch in range(1, 6):
-        weights = method.boosted(weights, Ensemble(two, method.kit), pool_of_real_images(), Seed(0), epoch)
+        weights = method.boosted(weights, Ensemble.of(two, method.kit), pool_of_real_images(), Seed(0), epoch)
     assert weights[0] > 0.6
     assert weights[1] < 0.4
 
@@ -128,7 +128,7 @@ def test_a_step_is_smaller_in_every_epoch_and_there_is_one_for_each_batch_and_pa
     two = [Expert("small_cnn", trained), Expert("small_cnn", snapshot(tiny_net(seed=11)))]
     method = boosting(weight_passes=2, weight_decay=0.5)
     # 60 images in batches of 12 are 5 steps in each of 2 passes.
-    moved = method.boosted(torch.tensor([0.5, 0.5]), Ensemble(two, method.kit), pool_of_real_images(), Seed(0), 3)
+    moved = method.boosted(torch.tensor([0.5, 0.5]), Ensemble.of(two, method.kit), pool_of_real_images(), Seed(0), 3)
     assert moved.tolist() == pytest.approx([0.5 + 10 * 0.01 * 0.125, 0.5 - 10 * 0.01 * 0.125])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,7 +16,8 @@ from algorithms.core.states import snapshot
 from algorithms.core.training import Work
 from algorithms.dfrd import DFRD, ByClass, moved, transferability
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
-from tests.support import play, tiny_casting, tiny_images
+from tests.algorithms.support_methods import Federation
+from tests.support import play, tiny_casting, tiny_images, tiny_shards
 
 SMALLEST = {"generator_steps": 2, "student_steps": 2, "batch": 12, "latent": 4, "generator_width": 4}
 ON_DIGITS = {"generator_steps": 5, "student_steps": 5, "batch": 32}
@@ -30,7 +33,7 @@ def dfrd(**changes) -> DFRD:
 
 def teacher_of(*names: str, counts: tuple[list[int], ...] | None = None) -> ByClass:
     counts = counts or tuple([1, 1, 1] for _ in names)
-    return ByClass(Ensemble(members(*names), tiny_kit()), [torch.tensor(c) for c in counts])
+    return ByClass(Ensemble.of(members(*names), tiny_kit()), [torch.tensor(c) for c in counts])
 
 
 def generator_of(method: DFRD, seed: int = 0):
@@ -206,3 +209,57 @@ def test_labels_that_nobody_met_are_not_asked():
     labels = torch.cat(list(dfrd()._labels(teacher_of("mlp", "mlp", counts=([4, 0, 1], [3, 0, 1])), 5, Seed(0))))
     assert set(labels.tolist()) == {0, 2}
     assert (labels == 0).sum().item() == pytest.approx(60 * 7 / 9, abs=1)
+
+
+# --- Clients of different widths ----------------------------------------------------------------------------------
+
+
+def narrow(*widths: float, **changes):
+    """A casting whose client k has the k-th of these widths, in turn."""
+    casting = small(**changes)
+    clients = tuple(replace(client, width=widths[client.id % len(widths)]) for client in casting.clients)
+    return replace(casting, clients=clients)
+
+
+def test_clients_train_and_send_the_sub_networks_of_their_widths():
+    book = play(narrow(1.0, 0.5), rounds=1).book
+    sent = {e.client: e.bytes for e in book.entries if e.direction == "up" and e.kind == "weights"}
+    kit = tiny_kit()
+    sizes = [
+        sum(v.numel() * v.element_size() for v in kit.new_network("small_cnn", width).state_dict().values())
+        for width in (1.0, 0.5)
+    ]
+    assert [sent[k] for k in range(6)] == [sizes[k % 2] for k in range(6)]
+
+
+def test_entries_of_the_model_that_nobody_has_keep_their_value():
+    federation = Federation.inline(narrow(0.5, generator_steps=0, student_steps=0), tiny_shards(), 1)
+    before = federation.state.model["head.weight"]
+    moved_on = (federation.play(0).state.model["head.weight"] != before).any(0)
+    # Half of the 32 channels, each of which is four features, and in round 0 the first ones. Some never fire.
+    assert moved_on[:64].sum() > 40
+    assert not moved_on[64:].any()
+
+
+def test_windows_move_on_by_one_channel_a_round():
+    federation = Federation.inline(narrow(0.5, generator_steps=0, student_steps=0), tiny_shards(), 2)
+    before = federation.play(0).state.model["head.weight"]
+    moved_on = (federation.play(1).state.model["head.weight"] != before).any(0)
+    assert moved_on[4:68].sum() > 40
+    assert not moved_on[:4].any()
+    assert not moved_on[68:].any()
+
+
+def test_the_teachers_are_the_sub_networks_that_were_sent(monkeypatch):
+    nets = []
+    monkeypatch.setattr(module, "Ensemble", lambda given: nets.extend(given) or Ensemble(given))
+    play(narrow(1.0, 0.25), rounds=1)
+    assert [net.head.in_features for net in nets] == [128, 32] * 3
+
+
+def test_a_network_that_has_one_width_only_is_refused_in_others():
+    casting = narrow(1.0, 0.5)
+    clients = [replace(client, net="torchvision:resnet18") for client in casting.clients]
+    reasons = DFRD.refuse(casting.config, casting.task, clients, casting.work)
+    assert any("0.5" in reason for reason in reasons)
+    assert DFRD.refuse(casting.config, casting.task, casting.clients, casting.work) == []

@@ -33,7 +33,7 @@ def test_an_ensemble_answers_with_every_networks_own_logits():
 def test_the_mean_of_logits_does_not_know_the_order_of_the_clients():
     first, second, third = members("small_cnn", "mlp", "small_cnn")
     means = [
-        Ensemble(order, tiny_kit()).logits(tiny_inputs()).mean(1)
+        Ensemble.of(order, tiny_kit()).logits(tiny_inputs()).mean(1)
         for order in ([first, second, third], [third, first, second])
     ]
     assert torch.allclose(*means, atol=1e-6)
@@ -85,14 +85,14 @@ def gap_on(ensemble: Ensemble, images: torch.Tensor) -> float:
 
 def test_the_norm_gap_of_an_ensemble_is_the_mean_over_the_networks_that_have_batch_normalisation():
     one, other, bare = members("small_cnn", "small_cnn", "mlp")
-    alone = [gap_on(Ensemble([member], tiny_kit()), tiny_inputs()) for member in (one, other)]
-    together = gap_on(Ensemble([one, bare, other], tiny_kit()), tiny_inputs())
+    alone = [gap_on(Ensemble.of([member], tiny_kit()), tiny_inputs()) for member in (one, other)]
+    together = gap_on(Ensemble.of([one, bare, other], tiny_kit()), tiny_inputs())
     assert together == pytest.approx(sum(alone) / 2, rel=1e-5)
 
 
 def test_the_norm_gap_is_0_where_the_batch_has_the_statistics_that_are_remembered():
     (member,) = members("small_cnn")
-    ensemble = Ensemble([member], tiny_kit())
+    ensemble = Ensemble.of([member], tiny_kit())
     for layer in ensemble._nets.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.register_forward_pre_hook(remember)

@@ -90,7 +90,7 @@ def test_the_students_loss_has_the_gradient_of_the_divergence_from_the_teacher()
 def contest(experts: list[Expert], **changes) -> module._Contest:
     torch.manual_seed(0)
     generator = ConditionalGenerator((1, 8, 8), 3, latent=4, width=4)
-    return module._Contest(config(**changes), generator, tiny_net(seed=9), Ensemble(experts, tiny_kit()), fade=1.0)
+    return module._Contest(config(**changes), generator, tiny_net(seed=9), Ensemble.of(experts, tiny_kit()), fade=1.0)
 
 
 def batch(clients: int, size: int = 12) -> module._Batch:
@@ -211,7 +211,7 @@ def test_both_rates_fall_from_round_to_round(monkeypatch):
 
 def rates_of(fade: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     game = module._Contest(
-        config(), ConditionalGenerator((1, 8, 8), 3), tiny_net(), Ensemble(members("mlp"), tiny_kit()), fade
+        config(), ConditionalGenerator((1, 8, 8), 3), tiny_net(), Ensemble.of(members("mlp"), tiny_kit()), fade
     )
     return game._by_generator, game._by_student
 
