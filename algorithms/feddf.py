@@ -110,11 +110,12 @@ class FedDF(Ensembling[FedDFState]):
         averaged, members = self.gathered(state, plan, cohort)
         if not members or self.config.steps == 0:
             return averaged, {}
-        self.kit.show("fedavg", self.predictor(averaged))
         bank = Bank(members, {net: self.kit.new_network(net) for net in sorted({m.net for m in members})})
         weights = self.weights(members)
-        teacher = Averaged(bank, weights, self.config.average, self.config.temperature)
-        self.kit.show("ensemble", teacher)
+        teacher = Averaged(bank, weights, self.config.average, self.config.temperature).to(self.kit.device)
+        if plan.round + 1 == plan.rounds:
+            self.kit.show("fedavg", self.predictor(averaged))
+            self.kit.show("ensemble", teacher)
         source = self.source(members, plan.seed)
         first = averaged if self.config.start == "average" else state
         models: dict[str, dict[str, Tensor]] = {}
@@ -200,13 +201,15 @@ class Averaged(nn.Module):
 
     def __init__(self, bank: Bank, weights: Tensor, average: Average, temperature: float) -> None:
         super().__init__()
-        self.bank, self.weights = bank, weights
-        self.average, self.temperature = average, temperature
+        self.bank, self.average, self.temperature = bank, average, temperature
+        # A buffer, by whose device it is known where the clients' networks are to answer.
+        self.register_buffer("weights", weights)
+        self.weights: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.bank.logits(images)
         if self.average == "logits":
             return mixed(logits, self.weights)
         # In logarithms, since a probability that all clients round to 0 would make the loss NaN.
-        shares = self.weights.log().to(logits.device)[:, None]
+        shares = self.weights.to(logits.device).log()[:, None]
         return self.temperature * torch.logsumexp(F.log_softmax(logits / self.temperature, 2) + shares, 1)
