@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 import psutil
@@ -23,7 +24,7 @@ def check(federation: Federation, free: int | None = None) -> None:
     Raises:
         ConfigError: with every problem found.
     """
-    problems = [*_device(federation.config), *_clients(federation.config, len(federation.partition.rows))]
+    problems = [*_machine(federation.config), *_clients(federation.config, len(federation.partition.rows))]
     wrong_networks = list(_networks(federation))
     problems += [*wrong_networks, *_method(federation)]
     if not wrong_networks:
@@ -44,7 +45,10 @@ def _clients(config: RunConfig, clients: int) -> Iterator[Problem]:
         yield Problem("clients.net", nets, reason)
 
 
-def _device(config: RunConfig) -> Iterator[Problem]:
+def _machine(config: RunConfig) -> Iterator[Problem]:
+    if config.runner.kind == "ray" and importlib.util.find_spec("ray") is None:
+        remedy = "install ray[default,data,train], or set runner.kind: inline"
+        yield Problem("runner.kind", "ray", f"Ray is not installed; {remedy}")
     if config.runner.device == "cuda" and not torch.cuda.is_available():
         yield Problem("runner.device", "cuda", "torch finds no GPU on this machine; set runner.device: cpu")
 

@@ -303,6 +303,33 @@ def test_help_and_list_load_nothing_that_they_do_not_need():
         assert done.stdout.splitlines()[-1] == loaded
 
 
+WITHOUT_RAY = """
+import importlib.util, sys
+class NoRay:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "ray":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoRay())
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "ray" else found(name, package)
+from engine.cli import cli
+cli(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(("kind", "code"), [("inline", 0), ("ray", 2)])
+def test_without_ray_inline_runs_work_and_others_are_refused(kind, code):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RAY, "run", "fedavg-digits", *QUICK, "--set", f"runner.kind={kind}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert ("Ray is not installed" in done.stderr) == (kind == "ray")
+
+
 def test_the_command_ends_with_its_exit_code():
     running = process("run", "nothing-here")
     out, err = running.communicate(timeout=120)
