@@ -55,7 +55,7 @@ class HeteroFL(Averaging[HeteroFLState]):
             "uniform", "a client's share in each entry's mean: the same for all, or by its number of examples"
         )
         widths: tuple[float, ...] = setting(
-            (), "fractions from which each client's width is drawn anew every round; none: each keeps its own"
+            (), "fractions from which each client's width is drawn anew every round; none: its own", gt=0, le=1
         )
         scaler: bool = setting(True, "divide hidden outputs by the width while training")
         mask: bool = setting(True, "logits of a client's missing classes are 0 in training, their rows not averaged")
@@ -63,11 +63,6 @@ class HeteroFL(Averaging[HeteroFLState]):
             "static", "batch statistics: measured with the global model, or averaged like weights"
         )
         measure_every: int = setting(1, "rounds from one measurement of static statistics to the next", ge=1)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not all(0 < width <= 1 for width in self.widths):
-                raise ValueError(f"widths = {self.widths!r} must each be larger than 0 and at most 1")
 
     config: Config
 

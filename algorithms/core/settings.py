@@ -34,11 +34,15 @@ _HOLDS = {
 
 
 def out_of_range(field: dataclasses.Field[Any], value: Any) -> str | None:
-    """What is wrong with a value of a field, as `must be at least 0`, or None. NaN is out of every range."""
+    """What is wrong with a value of a field, as `must be at least 0`, or None; of a tuple, with any of its values.
+
+    NaN is out of every range.
+    """
     bounds: Mapping[str, float] = field.metadata.get("bounds", {})
     if not bounds or value is None:
         return None
-    if all(_HOLDS[name][0](value, bound) for name, bound in bounds.items()):
+    values = value if isinstance(value, tuple) else (value,)
+    if all(_HOLDS[name][0](each, bound) for each in values for name, bound in bounds.items()):
         return None
     return "must be " + " and ".join(f"{_HOLDS[name][1]} {bound:g}" for name, bound in bounds.items())
 

@@ -104,6 +104,22 @@ def test_a_run_that_is_saved_and_loaded_goes_on_as_if_nothing_had_happened(name,
     assert digest(second.state) == played(name)
 
 
+@METHODS
+@pytest.mark.slow
+def test_a_run_on_ray_hosts_is_the_run_in_this_process(name, ray_cluster):
+    from actors.placement import Placement
+    from actors.ray_runner import RayRunner
+
+    casting = casting_of(name)
+    runner = RayRunner(casting, tiny_shards(), Placement("pooled", 2, cpus=0.1, gpus=0, reason=""))
+    try:
+        remote = play(casting, runner, rounds=ROUNDS)
+    finally:
+        runner.close()
+    assert remote.digest == played(name)
+    assert remote.book.entries == play(casting, rounds=ROUNDS).book.entries
+
+
 # --- What travels -------------------------------------------------------------------------------------------------
 
 
@@ -203,13 +219,14 @@ def test_every_setting_says_what_it_means_and_refuses_what_is_out_of_range(name,
     assert out_of_range(field, field.default) is None
     hint = typing.get_type_hints(find_method(name).Config)[field.name]
     numeric = hint in (int, float) or {int, float} & set(typing.get_args(hint))
+    given = (lambda value: (value,)) if typing.get_origin(hint) is tuple else (lambda value: value)
     bounds = field.metadata["bounds"]
     assert bounds or not numeric, f"{field.name} is a number without a range"
     for bound, limit in bounds.items():
         wrong = {"ge": limit - 1, "gt": limit, "le": limit + 1, "lt": limit}[bound]
         for value in (wrong, float("nan")):
             with pytest.raises(ValueError, match=rf"\b{field.name} = "):
-                find_method(name).Config(**{**SMALLEST.get(name, {}), field.name: value})
+                find_method(name).Config(**{**SMALLEST.get(name, {}), field.name: given(value)})
 
 
 @METHODS
