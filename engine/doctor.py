@@ -67,7 +67,7 @@ def packages() -> Finding:
     needed = [name for name in missing if name != "ray"]
     if needed:
         return Finding(
-            "packages", "fail", f"not installed: {', '.join(needed)}", "run `make setup`, or pip install -e ."
+            "packages", "fail", f"not installed: {', '.join(needed)}", "run `make install`, or pip install -e ."
         )
     if missing:
         return Finding("packages", "warn", ", ".join(found), "without ray only runner.kind: inline works")
@@ -207,4 +207,4 @@ def examine(check: Callable[[], Finding]) -> Finding:
         return check()
     # Whatever a broken installation raises is what the doctor is asked about.
     except Exception as error:
-        return Finding(check.__name__, "fail", f"{type(error).__name__}: {error}", "run `make setup` again")
+        return Finding(check.__name__, "fail", f"{type(error).__name__}: {error}", "run `make install` again")

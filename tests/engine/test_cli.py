@@ -338,7 +338,7 @@ def test_the_command_ends_with_its_exit_code():
 
 
 def test_ctrl_c_stops_a_run_with_130():
-    running = process("run", "fedavg-digits", "--set", "runner.kind=inline", "--set", "rounds=100000", "--out", "here")
+    running = process("run", "fedavg-digits", *QUICK, "--set", "rounds=100000", "--out", "here")
     for line in running.stdout:
         if "round" in line:
             break
