@@ -32,6 +32,9 @@ from engine.records import RoundRecord, StageRecord
 from engine.rounds import GLOBAL, Rounds, Schedule
 
 SETTINGS = {"digits-0.1": ("digits", 0.1), "mnist-0.1": ("mnist", 0.1), "mnist-0.01": ("mnist", 0.01)}
+EVERY = 2
+"""Rounds of FedAvg between two looks; divides the presets' rounds."""
+
 CONTROLS = {"": {}, "-replay": {"experts": "replay"}, "-global": {"experts": "global"}}
 
 
@@ -96,12 +99,13 @@ def mosaic_rows(name: str, federation: Federation) -> Iterator[dict[str, Any]]:
 def fedavg_rows(federation: Federation, costs: dict[str, float]) -> Iterator[dict[str, Any]]:
     """FedAvg at the presets' rounds, and at the rounds that first cost the clients what each of `costs` does."""
     total = federation.config.rounds
-    rounds, curve, _ = started(federation, 10**6, 1)
+    rounds, curve, _ = started(federation, 10**6, EVERY)
     rounds.play(until=total)
-    yield dict(zip(("row", "rounds", "accuracy", "seconds"), ("fedavg", *curve.points[-1]), strict=True))
+    number, accuracy, spent = next(point for point in curve.points if point[0] == total)
+    yield {"row": "fedavg", "rounds": number, "accuracy": accuracy, "seconds": spent}
     for name, seconds in sorted(costs.items(), key=lambda item: item[1]):
-        while curve.seconds < seconds:
-            rounds.play(until=rounds.next + 1)
+        while curve.points[-1][2] < seconds:
+            rounds.play(until=rounds.next + EVERY)
         number, accuracy, spent = next(point for point in curve.points if point[2] >= seconds)
         yield {"row": f"fedavg at {name}'s seconds", "rounds": number, "accuracy": accuracy, "seconds": spent}
 
