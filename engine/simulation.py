@@ -67,9 +67,7 @@ def simulate(
     return result
 
 
-def _values(
-    federation: Federation, runner: Runner, setting: Setting, rounds: Rounds, ready: float
-) -> dict[str, Any]:
+def _values(federation: Federation, runner: Runner, setting: Setting, rounds: Rounds, ready: float) -> dict[str, Any]:
     """The contents of result.json; its keys are those of the design, section 8."""
     config, last = federation.config, rounds.stages[GLOBAL]
     up, down = (_bytes(rounds, direction) for direction in ("up", "down"))
