@@ -174,6 +174,17 @@ def test_the_seed_decides_on_dropout_and_global_draws_do_not():
     assert "body.0.weight" in entries_differ(distil_here(replace(job, seed=Seed(1))), state)
 
 
+def test_every_step_draws_its_own_dropout():
+    job = toy_job(student=toy_net(2, dropout=0.5))
+    states = []
+    for number in (0, 1):
+        learner = Learner(job, copy_of(job.student))
+        learner.done = number
+        learner.step(labelled(job, 0))
+        states.append(learner.student.state_dict())
+    assert "body.0.weight" in entries_differ(*states)
+
+
 def test_bfloat16_rounds_the_students_logits_and_hands_the_loss_float32():
     calls = []
 
