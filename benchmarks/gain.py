@@ -1,14 +1,15 @@
 """What Mosaic gains over FedAvg: at equal rounds, at equal client seconds, and beside its controls, paired by seed.
 
-    python -m benchmarks.gain run SETTING --seeds 101,102,103 --out FILE.jsonl
+    python -m benchmarks.gain run SETTING PRESETS --seeds 101,102,103 --out FILE.jsonl
     python -m benchmarks.gain table FILE.jsonl ...
 
-SETTING is one of `digits-0.1`, `mnist-0.1`, `mnist-0.01`. For each seed, in one process with one thread:
+SETTING is one of `digits-0.1`, `mnist-0.1`, `mnist-0.01`; PRESETS is `mosaic` or `mosaic-lean`. For each seed, in one
+process with one thread:
 
-- FedAvg for as many rounds as cost the clients what the dearest other row costs them;
-- `mosaic-*` and `mosaic-lean-*` as in their presets, and two controls of each: `replay` (no teacher, no experts) and
-  `global` (the global model alone in the experts' place). The three share the rounds and generators before the
-  distillation, which do not depend on what comes after: they are computed once and counted in each.
+- the preset, and two controls of it: `replay` (no teacher, no experts) and `global` (the global model alone in the
+  experts' place). The three share the rounds and generators before the distillation, which do not depend on what comes
+  after: they are computed once and counted in each;
+- FedAvg for the preset's rounds, and on until it has cost the clients what the preset costs them.
 
 Client seconds are CPU seconds of the clients' steps, summed over clients. `--validation 0.15` measures on training rows
 held out instead of the test set; settings are chosen with it, on seeds other than those of a table.
@@ -96,21 +97,20 @@ def mosaic_rows(name: str, federation: Federation) -> Iterator[dict[str, Any]]:
         yield {"row": name + suffix, "rounds": number, "accuracy": accuracy, "seconds": spent, "stages": own.stages}
 
 
-def fedavg_rows(federation: Federation, costs: dict[str, float]) -> Iterator[dict[str, Any]]:
-    """FedAvg at the presets' rounds, and at the rounds that first cost the clients what each of `costs` does."""
+def fedavg_rows(federation: Federation, name: str, seconds: float) -> Iterator[dict[str, Any]]:
+    """FedAvg at the preset's rounds, and at the rounds that first cost the clients `seconds`, what `name` does."""
     total = federation.config.rounds
     rounds, curve, _ = started(federation, 10**6, EVERY)
     rounds.play(until=total)
     number, accuracy, spent = next(point for point in curve.points if point[0] == total)
     yield {"row": "fedavg", "rounds": number, "accuracy": accuracy, "seconds": spent}
-    for name, seconds in sorted(costs.items(), key=lambda item: item[1]):
-        while curve.points[-1][2] < seconds:
-            rounds.play(until=rounds.next + EVERY)
-        number, accuracy, spent = next(point for point in curve.points if point[2] >= seconds)
-        yield {"row": f"fedavg at {name}'s seconds", "rounds": number, "accuracy": accuracy, "seconds": spent}
+    while curve.points[-1][2] < seconds:
+        rounds.play(until=rounds.next + EVERY)
+    number, accuracy, spent = next(point for point in curve.points if point[2] >= seconds)
+    yield {"row": f"fedavg at {name}'s seconds", "rounds": number, "accuracy": accuracy, "seconds": spent}
 
 
-def measure(setting: str, seed: int, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
+def measure(setting: str, family: str, seed: int, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
     """All rows of one seed."""
     data, omega = SETTINGS[setting]
 
@@ -119,12 +119,10 @@ def measure(setting: str, seed: int, overrides: Sequence[str]) -> Iterator[dict[
         config: RunConfig = load(preset, own)
         return Federation.gather(config)
 
-    costs = {}
-    for name in (f"mosaic-lean-{data}", f"mosaic-{data}"):
-        for row in mosaic_rows(name, federation(name)):
-            costs.setdefault(name, row["seconds"])
-            yield {"setting": setting, "seed": seed, **row}
-    for row in fedavg_rows(federation(f"fedavg-{data}"), costs):
+    name = f"{family}-{data}"
+    rows = list(mosaic_rows(name, federation(name)))
+    rows += fedavg_rows(federation(f"fedavg-{data}"), name, rows[0]["seconds"])
+    for row in rows:
         yield {"setting": setting, "seed": seed, **row}
 
 
@@ -162,6 +160,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run")
     run.add_argument("setting", choices=list(SETTINGS))
+    run.add_argument("presets", choices=["mosaic", "mosaic-lean"])
     run.add_argument("--seeds", required=True)
     run.add_argument("--out", type=Path, required=True, help="lines of JSON are appended; finished seeds are left out")
     run.add_argument("--validation", type=float, default=0.0)
@@ -178,7 +177,7 @@ def main() -> int:
     for seed in (int(text) for text in asked.seeds.split(",")):
         if seed in done:
             continue
-        rows = list(measure(asked.setting, seed, overrides))
+        rows = list(measure(asked.setting, asked.presets, seed, overrides))
         with asked.out.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     return 0
