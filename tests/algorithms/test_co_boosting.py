@@ -173,6 +173,10 @@ def test_passes_over_a_fixed_pool_bring_the_student_nearer_to_the_ensemble():
     assert losses[-1] < losses[0] / 2
 
 
+def test_the_students_batch_statistics_follow_the_images_of_its_own_steps_alone():
+    assert play(small(epochs=2), rounds=1).state.model["body.1.num_batches_tracked"] == 1 + 2
+
+
 def test_the_students_rate_falls_along_a_cosine_over_the_epochs(monkeypatch):
     rates, taught = [], CoBoosting.taught
 

@@ -125,6 +125,11 @@ def test_synthesis_leaves_the_student_as_it_was():
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
+def test_the_students_batch_statistics_follow_the_images_of_its_own_steps_alone():
+    # A pass of one batch of 12 in the first epoch and of two in the second; the generators' steps are not among them.
+    assert play(small(epochs=2), rounds=1).state.model["body.1.num_batches_tracked"] == 1 + 2
+
+
 def filled_pool() -> Pool:
     pool = Pool()
     pool.add(torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(24, dtype=torch.int64))

@@ -186,6 +186,14 @@ def test_labels_are_asked_as_often_as_the_clients_hold_them_and_no_others(monkey
     assert (labels < 2).all()
 
 
+def test_clients_weigh_in_a_batch_by_their_share_of_its_labels(monkeypatch):
+    asked, sought = [], module._Contest.seek
+    monkeypatch.setattr(module._Contest, "seek", lambda self, b: asked.append(b) or sought(self, b))
+    # The first client asked holds class 0 alone, the second class 1.
+    Federation.inline(small(), by_class(), 1).play(0, asked=[0, 1])
+    assert all(torch.equal(one.weights, F.one_hot(one.labels, 2).float()) for one in asked)
+
+
 def test_what_a_client_sends_up_is_the_model_its_size_and_eight_bytes_for_each_class():
     book = play(small(), rounds=1).book
     up = {entry.kind: entry.bytes for entry in book.entries if entry.direction == "up" and entry.client == 0}
