@@ -11,7 +11,7 @@ from clusters.nodes import Node
 PROCESS_BYTES = 200 * 2**20
 """What a host takes before it holds any network: Python with torch imported, measured."""
 
-SMALLEST_SHARE = 0.1
+SMALLEST_SHARE = 0.25
 """Of a CPU: with less than this for each client, `auto` does not give every client a process of its own."""
 
 _GRAIN = 10_000
