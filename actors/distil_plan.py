@@ -43,7 +43,7 @@ class DistilResources:
         ahead_mb: MiB of generated batches that may lie in the object store ahead of the student.
         checkpoint_every: steps between two checkpoints of the student; what a lost train worker costs at most.
         retries: train workers that may be lost before the distillation fails.
-        patience: seconds without a finished step after which it is stopped.
+        patience: seconds in which no batch and no step is finished, after which it is stopped.
     """
 
     samplers: Actors = Actors()

@@ -48,7 +48,7 @@ def distil_on_ray(job: Distillation, resources: DistilResources, storage: Path) 
         The student's state dict after the last step, on the CPU.
 
     Raises:
-        DistillationError: the actors do not fit into what is free; nothing finished for `resources.patience` seconds;
+        DistillationError: the actors do not fit into what is free; nothing in it finished for `resources.patience` seconds;
             a part of the job raised; or more train workers were lost than `resources.retries`.
     """
     if job.steps == 0:
@@ -156,7 +156,7 @@ class _News:
 
     Attributes:
         last: the last batch `sampled`, the last one `labelled`, the steps `trained`, as far as heard of.
-        silence: seconds since a step was heard of, or since the job began.
+        silence: seconds since any of these was heard of, or since the job began.
         failure: traceback of an error that would come again.
     """
 
@@ -191,8 +191,7 @@ class _Desk:
     def note(self, what: str, number: int) -> None:
         """Hear that a stage has come to a batch, or the student to a step."""
         self._last[what] = number
-        if what == "trained":
-            self._moved = time.monotonic()
+        self._moved = time.monotonic()
 
     def fail(self, text: str) -> None:
         """Hear of an error that would come again."""
@@ -243,4 +242,4 @@ def stillness(last: Mapping[str, int], steps: int, patience: float, waiting: Seq
         else "the train workers have not started"
     )
     places = f"; not started yet: {', '.join(waiting)}" if waiting else ""
-    return f"no step of the distillation has finished for {patience:g} s: {reached}{places}"
+    return f"nothing in the distillation has finished for {patience:g} s: {reached}{places}"

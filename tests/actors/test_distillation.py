@@ -141,18 +141,18 @@ def test_a_plan_that_cannot_run_is_refused_with_the_number_that_would_fit(ray_cl
 
 
 def test_a_job_that_does_not_move_is_stopped_and_gives_everything_back(ray_cluster, tmp_path):
-    with pytest.raises(DistillationError, match="no step of the distillation has finished for 1 s"):
+    with pytest.raises(DistillationError, match="nothing in the distillation has finished for 1 s"):
         distilled(toy_job(), tmp_path, patience=1)
     wait_until_all_is_given_back()
 
 
 def test_the_words_for_standing_still_say_who_waits():
     assert stillness({}, 9, 300, ["RayTrainWorker"]) == (
-        "no step of the distillation has finished for 300 s: the train workers have not started; "
+        "nothing in the distillation has finished for 300 s: the train workers have not started; "
         "not started yet: RayTrainWorker"
     )
     assert stillness({"sampled": 4, "trained": 2}, 9, 300, []) == (
-        "no step of the distillation has finished for 300 s: "
+        "nothing in the distillation has finished for 300 s: "
         "2 of 9 steps are done, last batch sampled: 4, last labelled: none"
     )
 
