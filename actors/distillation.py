@@ -48,7 +48,7 @@ def distil_on_ray(job: Distillation, resources: DistilResources, storage: Path) 
         The student's state dict after the last step, on the CPU.
 
     Raises:
-        DistillationError: the actors do not fit into what is free; nothing in it finished for `resources.patience` seconds;
+        DistillationError: the actors do not fit into what is free; it stood still for `resources.patience` seconds;
             a part of the job raised; or more train workers were lost than `resources.retries`.
     """
     if job.steps == 0:
