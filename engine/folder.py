@@ -122,7 +122,7 @@ class RunFolder:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FolderExists(
                 f"{path} already holds something, and a run never writes over another: "
-                f"name another folder with --out, remove this one, or continue it with `tessera resume {path}`"
+                "name another folder with --out, or remove this one"
             )
         make(path)
         return cls(path)
@@ -242,7 +242,7 @@ def read(path: Path) -> StoredRun:
     if not path.is_dir():
         raise FolderError(f"{path} is not a folder; name the folder of a run, as `tessera run` printed it")
     if not (path / "result.json").exists():
-        raise FolderError(f"{path}/result.json is missing: the run is not finished; `tessera resume {path}` goes on")
+        raise FolderError(f"{path}/result.json is missing: the run has not finished")
     result, start = _read_json(path / "result.json"), _read_json(path / "start.json")
     _require(path / "result.json", result, RESULT_KEYS)
     _require(path / "start.json", start, ("class_names", "label_counts", "facts"))

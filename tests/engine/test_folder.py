@@ -23,7 +23,7 @@ def written(path, **changes):
 
 def test_a_folder_that_holds_something_is_refused_with_the_way_out(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FolderExists, match=r"--out.*tessera resume"):
+    with pytest.raises(FolderExists, match=r"--out, or remove this one"):
         RunFolder.create(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -179,7 +179,7 @@ def test_a_run_that_did_not_finish_is_said_to_be_resumable(tmp_path):
     watcher.started(start_of(tmp_path / "run"))
     watcher.round(round_record(0))
     watcher.failed(RuntimeError("lost"))
-    with pytest.raises(FolderError, match=r"result\.json is missing.*tessera resume"):
+    with pytest.raises(FolderError, match=r"result\.json is missing: the run has not finished"):
         read(tmp_path / "run")
 
 
