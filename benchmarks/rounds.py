@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import sys
 from dataclasses import dataclass
@@ -125,6 +126,7 @@ def measure(case: Case, rounds: int, hosts: int) -> dict[str, Any]:
         "tessera_min_s": min(ours),
         "tessera_max_s": max(ours),
         "ratio": statistics.median(ours) / statistics.median(theirs),
+        "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "host_peak_mb": max(memory.values(), default=0.0),
     }
 
