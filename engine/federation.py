@@ -57,7 +57,11 @@ class Federation:
         Raises:
             DataError, PartitionError: what is wrong with the data, or with the way it is to be dealt.
         """
-        dataset = load(config.data)
+        return cls.of(config, load(config.data))
+
+    @classmethod
+    def of(cls, config: RunConfig, dataset: DataSet) -> Federation:
+        """Deal out what was read already from `config.data`; see `gather`."""
         partition = divide(
             config.partition, dataset.train_labels, dataset.task.classes, dataset.columns, Seed(config.seed)
         )
