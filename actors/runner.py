@@ -14,6 +14,7 @@ from actors.worker import Shards, Worker
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
+from algorithms.core.training import TrainingLoop, fit
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ class InlineRunner:
     and a method cannot tell where its steps ran.
     """
 
-    def __init__(self, casting: Casting, shards: Shards) -> None:
-        self._worker = Worker(casting, shards)
+    def __init__(self, casting: Casting, shards: Shards, loop: TrainingLoop = fit) -> None:
+        """`loop` trains the clients' networks."""
+        self._worker = Worker(casting, shards, loop)
         self._memories: dict[int, Memory] = {}
 
     def run(self, errand: Errand) -> Iterator[Outcome | Failure]:

@@ -16,6 +16,7 @@ from algorithms.core.kit import Kit
 from algorithms.core.payload import PayloadError
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.task import Shard
+from algorithms.core.training import TrainingLoop, fit
 
 OWN = "evaluate_own"
 """The step that alone sees test examples."""
@@ -36,11 +37,12 @@ class Shards(Protocol):
 class Worker:
     """The method's instance on the client's side, with its resident networks and the shards it may serve."""
 
-    def __init__(self, casting: Casting, shards: Shards) -> None:
+    def __init__(self, casting: Casting, shards: Shards, loop: TrainingLoop = fit) -> None:
+        """`loop` trains the clients' networks."""
         method = find_method(casting.method)
         self._casting = casting
         self._shards = shards
-        kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), device=casting.torch_device)
+        kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), device=casting.torch_device, fit=loop)
         self._method = method(casting.config, kit)
         self._steps = steps_of(method)
 
@@ -68,7 +70,7 @@ class Worker:
     def reply(self, order: Order) -> Reply:
         """What the step of an order returns; what it raises is raised here, for a debugger."""
         client = Client(
-            spec=self._casting.clients[order.client],
+            spec=self._casting.client(order.client, order.seed),
             shard=self._shards(order.client),
             received=order.received,
             memory=MappingProxyType(dict(order.memory)),

@@ -26,7 +26,7 @@ from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
 from algorithms.core.student import StudentConfig, distillation
 from algorithms.core.task import ImageTask
-from algorithms.core.training import Batches, Objective, Work, fit
+from algorithms.core.training import Batches, Objective, Work
 from algorithms.nets import Classifier
 
 Deviation = Literal[
@@ -375,7 +375,9 @@ class Mosaic(Method[MosaicState]):
         net = self.kit.network(client.spec.net)
         net.load_state_dict(client.received.tensors("weights"))
         position = int(client.memory.get("position", 0))
-        fitted = fit(net, self.kit.task, client.shard, work, client.seed, position=position, objective=objective)
+        fitted = self.kit.fit(
+            net, self.kit.task, client.shard, work, client.seed, position=position, objective=objective
+        )
         counts = client.shard.label_counts(self.kit.task.classes)
         return Reply(
             payload=Payload.of(weights=snapshot(net), label_counts={"counts": counts}),

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
-from algorithms.core import settings, training
+from algorithms.core import settings
 from algorithms.core.contract import Client, ClientSpec, Kinds, Method, Reply, Update, client_side, net_mixture
 from algorithms.core.payload import NOTHING, Memory, Payload, Value
 from algorithms.core.settings import setting
@@ -106,7 +106,7 @@ class Averaging(Method[ModelT]):
         self, client: Client, net: Classifier, objective: Objective | None = None, correct: Correction | None = None
     ) -> Fit:
         """Train a network in place on the client's examples, going on in their order where its last round ended."""
-        return training.fit(
+        return self.kit.fit(
             net,
             self.kit.task,
             client.shard,

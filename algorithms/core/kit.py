@@ -12,7 +12,7 @@ from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
 from algorithms.core.task import ImageTask, Shard
-from algorithms.core.training import Work
+from algorithms.core.training import TrainingLoop, Work, fit
 from algorithms.nets import Classifier, build
 
 
@@ -34,6 +34,8 @@ class Kit:
         seed: of the run.
         device: where networks compute.
         public: on the server's side, examples that it owns itself; None where it owns none.
+        fit: the training loop of clients, `algorithms.core.training.fit`, or one that gives back the same bits because
+            it remembers them.
         distil: performs a distillation: here in a loop, or as a pipeline and a train job on Ray; the same bits.
         show: shows a stage of a round to the person watching, as a predictor that is evaluated on test data. It
             returns nothing: test data decides nothing.
@@ -45,6 +47,7 @@ class Kit:
     seed: Seed
     device: torch.device = torch.device("cpu")
     public: Shard | None = None
+    fit: TrainingLoop = fit
     distil: Callable[[Distillation], dict[str, Tensor]] = distil_here
     show: Callable[[str, nn.Module], None] = _unseen
     tell: Callable[[str, int, int], None] = _unheard

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,23 @@ class Batches:
 def pair_if_single(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Show a lone example twice: the mean loss is the same, and batch normalisation has two values to work on."""
     return (inputs.repeat(2, *[1] * (inputs.dim() - 1)), labels.repeat(2)) if len(labels) == 1 else (inputs, labels)
+
+
+class TrainingLoop(Protocol):
+    """What `fit` is to those who call it."""
+
+    def __call__(
+        self,
+        net: nn.Module,
+        task: ImageTask,
+        shard: Shard,
+        work: Work,
+        seed: Seed,
+        *,
+        position: int = 0,
+        objective: Objective | None = None,
+        correct: Correction | None = None,
+    ) -> Fit: ...
 
 
 def fit(

@@ -21,7 +21,7 @@ from algorithms.core.prototypes import as_examples
 from algorithms.core.records import digest, flatten, rebuild
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
-from algorithms.core.training import Work
+from algorithms.core.training import Work, fit
 from algorithms.mosaic import Mosaic, MosaicState
 from algorithms.nets import build
 from algorithms.nets.dcgan import DCGenerator
@@ -201,30 +201,29 @@ def test_there_is_an_expert_for_each_class_or_client_or_one_or_none(experts, cou
     assert len(played(rounds=2, clients=4, experts=experts, meta_data="images").state.experts) == count
 
 
-def rates(monkeypatch, **config) -> list[tuple[str, float, int]]:
+def rates(**config) -> list[tuple[str, float, int]]:
     """Phase, learning rate and batch of every local update of the first client."""
-    seen, fit = [], module.fit
+    seen, cast = [], casting(3, **config)
 
     def watched(net, task, shard, work, seed, **rest):
         if seed.client == 0:
             seen.append((seed.phase, work.lr, work.batch))
         return fit(net, task, shard, work, seed, **rest)
 
-    monkeypatch.setattr(module, "fit", watched)
-    played(rounds=3, **config)
+    play(cast, InlineRunner(cast, tiny_shards(3), watched), rounds=3)
     return seen
 
 
-def test_fine_tuning_uses_its_own_rate(monkeypatch):
-    assert rates(monkeypatch, finetune_lr=1e-4) == [("train", 0.1, 8), ("train", 0.1, 8), ("fine_tune", 1e-4, 8)]
+def test_fine_tuning_uses_its_own_rate():
+    assert rates(finetune_lr=1e-4) == [("train", 0.1, 8), ("train", 0.1, 8), ("fine_tune", 1e-4, 8)]
 
 
-def test_fine_tuning_without_a_rate_of_its_own_uses_that_of_the_warm_up(monkeypatch):
-    assert rates(monkeypatch)[-1] == ("fine_tune", 0.1, 8)
+def test_fine_tuning_without_a_rate_of_its_own_uses_that_of_the_warm_up():
+    assert rates()[-1] == ("fine_tune", 0.1, 8)
 
 
-def test_in_mixed_rounds_half_of_the_batch_is_real_and_generators_travel_down_once(monkeypatch):
-    assert rates(monkeypatch, **RECIPES["mixed"])[-1] == ("fine_tune", 0.1, 4)
+def test_in_mixed_rounds_half_of_the_batch_is_real_and_generators_travel_down_once():
+    assert rates(**RECIPES["mixed"])[-1] == ("fine_tune", 0.1, 4)
     run = played(rounds=4, **RECIPES["mixed"])
     everything = sum(bytes_of(generator.tensors) for generator in run.state.generators.values())
     assert sent(run, "statistics", "down") == {2: [everything] * 3}

@@ -24,7 +24,7 @@ from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
 from algorithms.core.task import ImageTask, Shard
-from algorithms.core.training import Batches, fit, pair_if_single
+from algorithms.core.training import Batches, pair_if_single
 from algorithms.nets.dcgan import DCDiscriminator, DCGenerator
 
 BETAS = (0.5, 0.999)
@@ -133,7 +133,7 @@ class DCGan:
         net = self.kit.new_network(client.spec.net)
         steps, epochs = self.config.classifier_steps, self.config.classifier_epochs
         work = replace(self.kit.work, steps=steps, epochs=None if steps is not None else epochs)
-        fit(net, self.kit.task, client.shard, work, client.seed)
+        self.kit.fit(net, self.kit.task, client.shard, work, client.seed)
         # The released code left it in train mode, where the fakes' own statistics replace the remembered ones.
         return net.train("live_classifier" in self.released).requires_grad_(False)
 
