@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, field_validator
 from pydantic_core import PydanticCustomError
 
 from actors.distil_plan import Actors, DistilResources
+from actors.failures import Action, FailurePolicy
 from algorithms.core.contract import ClientSpec
 from algorithms.core.payload import KINDS
+from algorithms.core.seeds import Seed
+from algorithms.core.submodels import drawn_width
 from algorithms.core.training import Work
 from engine.config.method import MethodSection
 from engine.data import DataConfig
@@ -42,6 +46,51 @@ def _read_nets(value: Any) -> Nets:
     )
 
 
+@dataclass(frozen=True)
+class DrawnWidths:
+    """Widths that are drawn, each of `choices` as likely as the others; in every round, or once for the whole run."""
+
+    choices: tuple[float, ...]
+    every_round: bool
+
+
+Widths: TypeAlias = float | tuple[float, ...] | DrawnWidths
+
+DRAWN = {"once": False, "every round": True}
+
+
+def _read_widths(value: Any) -> Widths:
+    """The widths of the clients; by hand for the same reason as their networks."""
+    if _is_width(value):
+        return float(value)
+    if _are_widths(value):
+        return tuple(map(float, value))
+    if isinstance(value, dict) and value.keys() == {"from", "drawn"}:
+        choices, drawn = value["from"], value["drawn"]
+        if _are_widths(choices) and isinstance(drawn, str) and drawn in DRAWN:
+            return DrawnWidths(tuple(map(float, choices)), DRAWN[drawn])
+    raise PydanticCustomError(
+        "widths",
+        "must be a fraction above 0 and at most 1, a list of such fractions dealt to the clients in turn, or {from}",
+        {"from": "{from: LIST, drawn: once} or {from: LIST, drawn: every round} for fractions drawn from a list"},
+    )
+
+
+def _is_width(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+
+
+def _are_widths(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and all(map(_is_width, value))
+
+
+def _write_widths(widths: Widths) -> Any:
+    if isinstance(widths, DrawnWidths):
+        drawn = next(word for word, every_round in DRAWN.items() if every_round == widths.every_round)
+        return {"from": list(widths.choices), "drawn": drawn}
+    return list(widths) if isinstance(widths, tuple) else widths
+
+
 class ClientsConfig(Section):
     """What clients are, and what each does in a round."""
 
@@ -52,6 +101,11 @@ class ClientsConfig(Section):
     ] = Field(
         description="network by name; a list is dealt to the clients in turn, "
         "a mapping {name: count} to the first count clients, the next, and so on"
+    )
+    width: Annotated[Widths, PlainValidator(_read_widths), PlainSerializer(_write_widths)] = Field(
+        default=1.0,
+        description="fraction of its network's hidden channels that a client can hold; a list is dealt to the clients "
+        "in turn, {from: LIST, drawn: once} or {from: LIST, drawn: every round} draws each client's from a list",
     )
     cohort: int | None = Field(default=None, ge=1, description="clients asked in a round; null asks all")
     steps: int | None = Field(default=None, ge=1, description="mini-batches of a client in a round, or null")
@@ -74,9 +128,31 @@ class ClientsConfig(Section):
             clip=self.clip,
         )
 
-    def specs(self, clients: int) -> tuple[ClientSpec, ...]:
-        """What the server knows of each of so many clients: its number and its network."""
-        return tuple(ClientSpec(number, net) for number, net in enumerate(deal(self.net, clients)))
+    def specs(self, clients: int, seed: Seed) -> tuple[ClientSpec, ...]:
+        """What the server knows of each of so many clients: its number, its network and the width it has of it.
+
+        Args:
+            seed: of the run. Widths that are drawn anew in every round are those of `redrawn`, and 1 here.
+        """
+        nets, widths = deal(self.net, clients), deal_widths(self.width, clients, seed)
+        return tuple(
+            ClientSpec(number, net, width) for number, (net, width) in enumerate(zip(nets, widths, strict=True))
+        )
+
+    def redrawn(self) -> tuple[float, ...]:
+        """Fractions from which every client's width is drawn anew in each round; () where it stays the same."""
+        return self.width.choices if isinstance(self.width, DrawnWidths) and self.width.every_round else ()
+
+
+def deal_widths(widths: Widths, clients: int, seed: Seed) -> list[float]:
+    """The width of each client by number, 1 where it is drawn anew in every round."""
+    if isinstance(widths, float):
+        return [widths] * clients
+    if isinstance(widths, tuple):
+        return [widths[number % len(widths)] for number in range(clients)]
+    if widths.every_round:
+        return [1.0] * clients
+    return [drawn_width(widths.choices, seed.at(client=number)) for number in range(clients)]
 
 
 def deal(nets: Nets, clients: int) -> list[str]:
@@ -146,6 +222,32 @@ class PrivacyConfig(Section):
         return kinds
 
 
+class CheckpointConfig(Section):
+    """Which checkpoints of a run stay. They are written as rounds pass, in 3 % of the run's time at most."""
+
+    last: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
+    every: int | None = Field(
+        default=None, ge=1, description="besides them, those after each so many rounds are kept; null: no others"
+    )
+
+
+class FailuresConfig(Section):
+    """What is done where something fails: retry (a retried step gives the same bits), leave out (the client, of this
+    step), or stop."""
+
+    on_host_lost: Action = Field(default="retry", description="where a host's process dies, or does not answer")
+    on_client_error: Action = Field(default="stop", description="where a client's step raises")
+    on_bad_update: Action = Field(default="stop", description="where a client sends NaN, infinity or other shapes")
+    max_retries: int = Field(default=3, ge=0, description="retries of one client's step; then the run stops")
+    deadline: float | None = Field(
+        default=3600.0, gt=0, description="seconds for one client's step on Ray, then its host is lost; null: no limit"
+    )
+
+    def policy(self) -> FailurePolicy:
+        """The same as runners take it."""
+        return FailurePolicy(**self.model_dump())
+
+
 class MlflowConfig(Section):
     """Where MLflow keeps its view of the run."""
 
@@ -167,4 +269,6 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="when the test set is met")
     runner: RunnerConfig = Field(default_factory=RunnerConfig, description="who carries the clients' steps out")
     privacy: PrivacyConfig = Field(default_factory=PrivacyConfig, description="what may be seen of the clients")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="which checkpoints stay")
+    failures: FailuresConfig = Field(default_factory=FailuresConfig, description="what is done where something fails")
     mlflow: MlflowConfig = Field(default_factory=MlflowConfig, description="where MLflow keeps its view of the run")

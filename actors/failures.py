@@ -1,0 +1,39 @@
+"""What is done about a fault: decisions only, which depend on nothing but the policy and the tries so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Fault = Literal["host_lost", "client_error", "bad_update"]
+"""A host's process died or did not answer; a step raised; what a step sent cannot be used."""
+
+Action = Literal["retry", "leave out", "stop"]
+
+
+@dataclass(frozen=True)
+class FailurePolicy:
+    """What is done about each kind of fault.
+
+    A retried step is given the very same order, so its result has the same bits. A client that is left out yields no
+    update of that step, and keeps the memory that it had before.
+
+    Attributes:
+        max_retries: how often one client's step is tried again before the run stops.
+        deadline: seconds that one client's step may take on a host, which is then held for lost; None for no limit.
+    """
+
+    on_host_lost: Action = "retry"
+    on_client_error: Action = "stop"
+    on_bad_update: Action = "stop"
+    max_retries: int = 3
+    deadline: float | None = None
+
+    def decide(self, fault: Fault, tried: int) -> Action:
+        """What to do about a fault of a step that has been tried again `tried` times already."""
+        action: Action = {
+            "host_lost": self.on_host_lost,
+            "client_error": self.on_client_error,
+            "bad_update": self.on_bad_update,
+        }[fault]
+        return "stop" if action == "retry" and tried >= self.max_retries else action
