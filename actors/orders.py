@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from algorithms.core.contract import ClientSpec, Method
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
+from algorithms.core.submodels import drawn_width
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
 
@@ -27,9 +28,10 @@ class Casting:
         config: the method's Config.
         task: the learning problem.
         work: what a client does in a round.
-        clients: every client of the federation, by number.
+        clients: every client of the federation, by number; see `client` for their widths.
         seed: of the run.
         device: `cpu` or `cuda`.
+        widths: fractions from which every client's width is drawn anew in each round; none: its own.
     """
 
     method: str
@@ -39,6 +41,18 @@ class Casting:
     clients: tuple[ClientSpec, ...]
     seed: int
     device: str = "cpu"
+    widths: tuple[float, ...] = ()
+
+    def client(self, number: int, seed: Seed) -> ClientSpec:
+        """A client as it is in the round of a seed; the server and the client's worker find the same."""
+        client = self.clients[number]
+        return replace(client, width=drawn_width(self.widths, seed.at(client=number))) if self.widths else client
+
+    def variants(self) -> tuple[ClientSpec, ...]:
+        """The clients with every width that they may come to have."""
+        if not self.widths:
+            return self.clients
+        return tuple(replace(client, width=width) for client in self.clients for width in self.widths)
 
     @property
     def torch_device(self) -> torch.device:

@@ -20,7 +20,7 @@ from algorithms.core.payload import Payload, Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import combine, snapshot
-from algorithms.core.submodels import PartialMean, SubModel, sub_model, width_refusals
+from algorithms.core.submodels import PartialMean, part_of, width_refusals
 from algorithms.core.synthesis import BETAS, image_refusals
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
@@ -109,7 +109,7 @@ class DFRD(Averaging[DFRDState]):
 
     def round(self, state: DFRDState, plan: Plan, cohort: Cohort) -> tuple[DFRDState, dict[str, float]]:
         widths = {client.id: client.width for client in plan.clients}
-        parts = {width: self._part(state.net, width, plan.round) for width in sorted(set(widths.values()))}
+        parts = {width: part_of(self.kit, state.net, width, plan.round) for width in sorted(set(widths.values()))}
         messages = {width: Payload.of(weights=part.extract(state.model)) for width, part in parts.items()}
         mean, nets, counts = PartialMean(state.model), [], []
         for update in cohort.ask(self.train, {client: messages[width] for client, width in widths.items()}):
@@ -119,15 +119,10 @@ class DFRD(Averaging[DFRDState]):
             counts.append(update.payload.tensors("label_counts")["counts"])
         if not nets:
             return state, {}
-        state = replace(state, model=mean.result())
+        state = replace(state, model=mean.result(otherwise=state.model))
         if plan.round + 1 == plan.rounds:
             self.kit.show("fedavg", self.predictor(state))
         return self.taught(state, ByClass(Ensemble(nets), counts), plan.seed)
-
-    def _part(self, net: str, width: float, offset: int) -> SubModel:
-        """The entries of the full network that clients of a width have, in windows that begin at an offset."""
-        inputs = torch.zeros(1, *self.kit.task.shape, device=self.kit.device)
-        return sub_model(self.kit.network(net), self.kit.network(net, width), inputs, offset)
 
     def taught(self, state: DFRDState, teacher: ByClass, seed: Seed) -> tuple[DFRDState, dict[str, float]]:
         """The state after the server's phase, and its last losses."""

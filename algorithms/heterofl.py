@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from algorithms.core.averaging import Averaging, GlobalModel
 from algorithms.core.calibration import measure_norm
 from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Update, client_side, net_mixture
 from algorithms.core.payload import Payload
-from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, norm_buffers, only, snapshot, without
-from algorithms.core.submodels import PartialMean, SubModel, scaled, sub_model, width_refusals
+from algorithms.core.submodels import PartialMean, part_of, scaled, width_refusals
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
 
@@ -54,9 +52,6 @@ class HeteroFL(Averaging[HeteroFLState]):
         weights: Literal["examples", "uniform"] = setting(
             "uniform", "a client's share in each entry's mean: the same for all, or by its number of examples"
         )
-        widths: tuple[float, ...] = setting(
-            (), "fractions from which each client's width is drawn anew every round; none: its own", gt=0, le=1
-        )
         scaler: bool = setting(True, "divide hidden outputs by the width while training")
         mask: bool = setting(True, "logits of a client's missing classes are 0 in training, their rows not averaged")
         norm: Literal["static", "running"] = setting(
@@ -74,7 +69,7 @@ class HeteroFL(Averaging[HeteroFLState]):
     @classmethod
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = net_mixture([replace(client, width=1.0) for client in clients])
-        return reasons + width_refusals(clients[0].net, config.widths or [client.width for client in clients], task)
+        return reasons + width_refusals(clients[0].net, [client.width for client in clients], task)
 
     def start(self, clients: Sequence[ClientSpec]) -> HeteroFLState:
         return HeteroFLState(*self.initial_model(clients))
@@ -84,29 +79,17 @@ class HeteroFL(Averaging[HeteroFLState]):
         return 0
 
     def round(self, state: HeteroFLState, plan: Plan, cohort: Cohort) -> tuple[HeteroFLState, dict[str, float]]:
-        widths = {client.id: self.width(client, plan.seed) for client in plan.clients}
-        parts = {width: self.part(state.net, width, self.offset(plan)) for width in sorted(set(widths.values()))}
+        widths = {client.id: client.width for client in plan.clients}
+        parts = {w: part_of(self.kit, state.net, w, self.offset(plan)) for w in sorted(set(widths.values()))}
         full = self.travelling(state.net, state.model)
         messages = {width: Payload.of(weights=part.extract(full)) for width, part in parts.items()}
         mean = PartialMean(full)
         for update in cohort.ask(self.train, {client: messages[width] for client, width in widths.items()}):
             part = parts[widths[update.client]]
             mean.add(update.payload.tensors("weights"), part, self.share(update), self._rows(update))
-        state = replace(state, model={**state.model, **mean.result()})
+        state = replace(state, model={**state.model, **mean.result(otherwise=full)})
         due = (plan.round + 1) % self.config.measure_every == 0 or plan.round + 1 == plan.rounds
         return (self.measured(state, cohort) if due and self.config.norm == "static" else state), {}
-
-    def width(self, client: ClientSpec, seed: Seed) -> float:
-        """The client's width in the round of a seed; known to both sides, so it need not travel."""
-        if not self.config.widths:
-            return client.width
-        generator = seed.at(phase="width", client=client.id).numpy("draw")
-        return self.config.widths[int(generator.integers(len(self.config.widths)))]
-
-    def part(self, net: str, width: float, offset: int) -> SubModel:
-        """The entries of the full network that one of this width has."""
-        inputs = torch.zeros(1, *self.kit.task.shape, device=self.kit.device)
-        return sub_model(self.kit.network(net), self.kit.network(net, width), inputs, offset)
 
     def travelling(self, net: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The entries that go to clients for training and come back."""
@@ -131,13 +114,12 @@ class HeteroFL(Averaging[HeteroFLState]):
     @client_side
     def train(self, client: Client) -> Reply:
         """Local SGD of the client's part."""
-        width = self.width(client.spec, client.seed)
-        net = self.kit.network(client.spec.net, width)
+        net = self.kit.network(client.spec.net, client.spec.width)
         # Buffers that were not sent stay what they are: training does not read them.
         buffers = only(net.state_dict(), sorted(norm_buffers(net)))
         net.load_state_dict({**buffers, **client.received.tensors("weights")})
         held = client.shard.label_counts(self.kit.task.classes) > 0
-        with scaled(net, width if self.config.scaler else 1.0):
+        with scaled(net, client.spec.width if self.config.scaler else 1.0):
             fitted = self.fit(client, net, objective=self._masked(held.to(self.kit.device)))
         classes = {"label_counts": {"held": held}} if self.config.mask else {}
         return self.reply(client, fitted, weights=self.travelling(client.spec.net, snapshot(net)), **classes)

@@ -64,5 +64,5 @@ def _networks(federation: Federation) -> Iterator[Problem]:
 
 def _method(federation: Federation) -> Iterator[Problem]:
     casting, choice = federation.casting, federation.config.method
-    for reason in choice.type.refuse(choice.settings, casting.task, casting.clients, casting.work):
+    for reason in choice.type.refuse(choice.settings, casting.task, casting.variants(), casting.work):
         yield Problem("method.name", choice.name, reason)

@@ -70,9 +70,10 @@ class Federation:
             config=config.method.settings,
             task=dataset.task,
             work=config.clients.work(),
-            clients=config.clients.specs(len(partition.rows)),
+            clients=config.clients.specs(len(partition.rows), Seed(config.seed)),
             seed=config.seed,
             device=config.runner.device,
+            widths=config.clients.redrawn(),
         )
         shards = ShardArrays.of(dataset.train_images, dataset.train_labels, partition.rows)
         if config.method.type.personal:

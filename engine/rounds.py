@@ -125,7 +125,8 @@ class Rounds:
 
     def _plan(self, number: int) -> Plan:
         seed = self._seed.at(round=number, phase="server")
-        clients = choose(self._casting.clients, self._schedule.cohort, seed)
+        chosen = choose(self._casting.clients, self._schedule.cohort, seed)
+        clients = tuple(self._casting.client(client.id, seed) for client in chosen)
         return Plan(round=number, rounds=self._schedule.rounds, clients=clients, seed=seed)
 
     def _show_last(self, plan: Plan) -> None:

@@ -124,9 +124,10 @@ def play(
 def tiny_plan(casting: Casting, number: int = 0, rounds: int = 1, asked: Sequence[int] | None = None) -> Plan:
     """The plan of one round for the clients asked, all where None."""
     numbers = range(len(casting.clients)) if asked is None else asked
+    seed = Seed(casting.seed).at(round=number, phase="server")
     return Plan(
         round=number,
         rounds=rounds,
-        clients=tuple(casting.clients[k] for k in numbers),
-        seed=Seed(casting.seed).at(round=number, phase="server"),
+        clients=tuple(casting.client(k, seed) for k in numbers),
+        seed=seed,
     )

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from algorithms.core.kit import Kit
 from algorithms.core.payload import Tensors
-from algorithms.core.seeds import torch_seeded
+from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.task import ImageTask
 from algorithms.nets import Classifier, NetworkError, build
 
@@ -26,7 +27,7 @@ Index = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class SubModel:
-    """Which entries of a full state dict a narrow network has, by name."""
+    """Which entries of a full state dict a narrow network has, by name; one that it has whole, it has in order."""
 
     indices: Mapping[str, Index]
 
@@ -42,6 +43,12 @@ class SubModel:
         return filled
 
 
+def part_of(kit: Kit, net: str, width: float, offset: int) -> SubModel:
+    """The entries of the full network of a name which its version of a width has; see `sub_model`."""
+    inputs = torch.zeros(1, *kit.task.shape, device=kit.device)
+    return sub_model(kit.network(net), kit.network(net, width), inputs, offset)
+
+
 def sub_model(full: Classifier, narrow: Classifier, inputs: Tensor, offset: int) -> SubModel:
     """The windows of a narrow network in a full one.
 
@@ -50,11 +57,11 @@ def sub_model(full: Classifier, narrow: Classifier, inputs: Tensor, offset: int)
     images' channels, the classes) stays whole and in order.
 
     Args:
-        full, narrow: the network at width 1 and at a smaller one.
+        full, narrow: the network at width 1 and at a smaller one, or the same network twice.
         inputs: any network inputs (B, C, H, W) on the networks' device; the full network is run on them once.
         offset: of the windows; 0 is HeteroFL's.
     """
-    spread = _inputs_per_channel(full, inputs)
+    spread = {} if narrow is full else _inputs_per_channel(full, inputs)
     sizes = narrow.state_dict()
     return SubModel(
         {
@@ -65,6 +72,11 @@ def sub_model(full: Classifier, narrow: Classifier, inputs: Tensor, offset: int)
             for name, value in full.state_dict().items()
         }
     )
+
+
+def drawn_width(widths: Sequence[float], seed: Seed) -> float:
+    """One of some widths, each as likely as the others; depends on the seed's run, round and client alone."""
+    return widths[int(seed.at(phase="width").numpy("draw").integers(len(widths)))]
 
 
 def width_refusals(net: str, widths: Sequence[float], task: ImageTask) -> list[str]:
@@ -124,17 +136,18 @@ class PartialMean:
     """
 
     def __init__(self, full: Tensors) -> None:
-        """`full` are the previous values, of which an entry that nobody has keeps its own."""
-        self._full = full
+        """`full` holds every entry at full width; its values do not matter."""
+        self._dtypes = {name: value.dtype for name, value in full.items()}
         self._sums = {n: torch.zeros_like(v, dtype=torch.float64) for n, v in full.items() if v.is_floating_point()}
-        self._weights = {name: torch.zeros_like(value) for name, value in self._sums.items()}
+        # One number for an entry that everybody had whole: a tensor of weights would double what a class's mean takes.
+        self._weights = {name: torch.zeros((), dtype=torch.float64) for name in self._sums}
         self._largest: dict[str, Tensor] = {}
 
     def add(self, part: Tensors, where: SubModel, weight: float, rows: Mapping[str, Tensor] | None = None) -> None:
         """Add one narrow network's entries.
 
         Args:
-            part: the entries that `where` would extract from `full`.
+            part: entries that `where` would extract from a full state dict.
             weight: finite, at least 0.
             rows: by entry's name, the positions along its first axis that count; all where it is not named.
 
@@ -146,23 +159,34 @@ class PartialMean:
         if weight == 0:
             return
         for name, value in part.items():
-            index = where.indices[name]
-            if rows is not None and name in rows:
-                value, index = value[rows[name]], (index[0][rows[name]], *index[1:])
-            if value.is_floating_point():
-                self._sums[name][_grid(index)] += value.double() * weight
-                self._weights[name][_grid(index)] += weight
-            else:
+            if not value.is_floating_point():
                 self._largest[name] = torch.maximum(self._largest.get(name, value), value)
+            elif rows is not None and name in rows:
+                index = where.indices[name]
+                self._add_window(name, value[rows[name]], (index[0][rows[name]], *index[1:]), weight)
+            elif value.shape != self._sums[name].shape:
+                self._add_window(name, value, where.indices[name], weight)
+            else:
+                self._sums[name].add_(value, alpha=weight)
+                self._weights[name] += weight
 
-    def result(self) -> dict[str, Tensor]:
-        """Every entry of `full`, renewed where somebody had it."""
-        means = {
-            name: torch.where(self._weights[name] > 0, total / self._weights[name], self._full[name].double())
-            for name, total in self._sums.items()
-        }
-        cast = {name: mean.to(self._full[name].dtype) for name, mean in means.items()}
-        return {name: cast[name] if name in cast else self._largest.get(name, old) for name, old in self._full.items()}
+    def _add_window(self, name: str, value: Tensor, index: Index, weight: float) -> None:
+        total, places = self._sums[name], _grid(index)
+        if self._weights[name].dim() < total.dim():
+            self._weights[name] = self._weights[name].expand_as(total).clone()
+        total[places] += value.double() * weight
+        self._weights[name][places] += weight
+
+    def result(self, otherwise: Tensors) -> dict[str, Tensor]:
+        """The mean of every entry; those of `otherwise` that nobody had keep their value."""
+        means = {name: self._mean(name, otherwise[name]) for name in self._sums}
+        return {name: means[name] if name in means else self._largest.get(name, old) for name, old in otherwise.items()}
+
+    def _mean(self, name: str, otherwise: Tensor) -> Tensor:
+        total, weight = self._sums[name], self._weights[name]
+        if weight.dim() == 0:
+            return (total / weight).to(self._dtypes[name]) if weight > 0 else otherwise
+        return torch.where(weight > 0, (total / weight).to(self._dtypes[name]), otherwise)
 
 
 @contextmanager
@@ -176,10 +200,22 @@ def scaled(net: Classifier, width: float) -> Iterator[None]:
     def scale(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         return output / width if module.training else output
 
-    layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m is not net.head]
-    hooks = [layer.register_forward_hook(scale) for layer in layers]
+    # At width 1 there is nothing to make up for.
+    hooks = [layer.register_forward_hook(scale) for _, layer in _hidden(net)] if width < 1 else []
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def rescaled(net: Classifier, state: Tensors, width: float) -> dict[str, Tensor]:
+    """A state trained inside `scaled`, for use outside: hidden layers give out what they gave out in training."""
+    hidden = {f"{path}.{name}" for path, layer in _hidden(net) for name, _ in layer.named_parameters()}
+    return {name: value / width if name in hidden else value for name, value in state.items()}
+
+
+def _hidden(net: Classifier) -> list[tuple[str, nn.Module]]:
+    """Convolutions and linear layers by their path, the head excepted."""
+    layers = ((path, m) for path, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    return [(path, layer) for path, layer in layers if layer is not net.head]

@@ -120,7 +120,7 @@ def client_of(
 ) -> Client:
     """A client at the beginning of a step; `test` is the number of the client whose examples it is tested on."""
     return Client(
-        spec=casting.clients[number],
+        spec=casting.client(number, Seed(casting.seed, round=round)),
         shard=shards(number),
         received=received,
         memory=memory or {},

@@ -5,6 +5,7 @@ from collections import Counter
 
 import torch
 
+from algorithms.core.submodels import part_of
 from tests.algorithms.support_methods import Federation, method_of
 from tests.support import play, tiny_casting, tiny_plan, tiny_shards
 
@@ -27,7 +28,7 @@ def test_after_as_many_rounds_as_channels_each_has_had_its_turn_equally_often():
     method = method_of(casting)
     turns = Counter()
     for number in range(64):
-        part = method.part("mlp", 0.3, method.offset(tiny_plan(casting, number, 64)))
+        part = part_of(method.kit, "mlp", 0.3, method.offset(tiny_plan(casting, number, 64)))
         turns.update(part.indices["body.1.bias"][0].tolist())
     assert turns == dict.fromkeys(range(64), 20)
 

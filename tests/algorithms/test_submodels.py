@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.states import weighted_mean
-from algorithms.core.submodels import PartialMean, SubModel, scaled, sub_model
+from algorithms.core.submodels import PartialMean, SubModel, rescaled, scaled, sub_model
 from algorithms.nets import build
 
 SHAPE = (1, 8, 8)
@@ -121,27 +121,27 @@ def test_each_entry_is_the_mean_over_those_who_have_it():
     mean = PartialMean(BEFORE)
     mean.add(part(1.0, 2.0), rows(0, 1), 1)
     mean.add(part(5.0, 6.0, counter=7), rows(3, 0), 3)
-    assert mean.result()["w"].tolist() == [(1 * 1 + 3 * 6) / 4, 2.0, 9.0, 5.0]
-    assert mean.result()["counter"].item() == 7
+    assert mean.result(BEFORE)["w"].tolist() == [(1 * 1 + 3 * 6) / 4, 2.0, 9.0, 5.0]
+    assert mean.result(BEFORE)["counter"].item() == 7
 
 
 def test_disjoint_windows_keep_their_own_clients_values():
     mean = PartialMean(BEFORE)
     mean.add(part(1.0, 2.0), rows(0, 1), 5)
     mean.add(part(3.0, 4.0), rows(2, 3), 1)
-    assert mean.result()["w"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert mean.result(BEFORE)["w"].tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_only_the_named_rows_count():
     mean = PartialMean(BEFORE)
     mean.add(part(1.0, 2.0), rows(2, 3), 1, rows={"w": torch.tensor([1])})
-    assert mean.result()["w"].tolist() == [9.0, 9.0, 9.0, 2.0]
+    assert mean.result(BEFORE)["w"].tolist() == [9.0, 9.0, 9.0, 2.0]
 
 
 def test_a_weight_of_zero_is_skipped_even_where_the_part_is_nan():
     mean = PartialMean(BEFORE)
     mean.add(part(float("nan"), 1.0), rows(0, 1), 0)
-    assert same(mean.result(), BEFORE)
+    assert same(mean.result(BEFORE), BEFORE)
 
 
 @pytest.mark.parametrize("weight", [-1, float("nan"), float("inf")])
@@ -154,9 +154,20 @@ def test_whole_parts_give_the_weighted_mean_to_the_bit():
     states = [made("small_cnn", seed=k).state_dict() for k in range(4)]
     whole = sub_model(made("small_cnn"), made("small_cnn"), inputs(), 3)
     mean = PartialMean(states[0])
-    for state in states:
-        mean.add(state, whole, 1)
-    assert same(mean.result(), weighted_mean([(state, 1) for state in states], otherwise={}))
+    for weight, state in enumerate(states, start=7):
+        mean.add(state, whole, weight)
+    expected = weighted_mean([(state, weight) for weight, state in enumerate(states, start=7)], otherwise={})
+    assert same(mean.result(states[0]), expected)
+
+
+def test_an_entry_may_come_whole_from_one_and_in_part_from_others():
+    """Row 2: the whole part alone; rows 0 and 1: both, weights 1 and 3; in any order."""
+    for order in ((0, 1), (1, 0)):
+        mean = PartialMean(BEFORE)
+        parts = [(part(1.0, 2.0, 3.0, 4.0), rows(0, 1, 2, 3), 1), (part(5.0, 6.0), rows(0, 1), 3)]
+        for number in order:
+            mean.add(*parts[number])
+        assert mean.result(BEFORE)["w"].tolist() == [(1 + 15) / 4, (2 + 18) / 4, 3.0, 4.0]
 
 
 def test_the_parts_and_the_previous_values_are_not_written_into():
@@ -164,7 +175,7 @@ def test_the_parts_and_the_previous_values_are_not_written_into():
     mean = PartialMean(BEFORE)
     mean.add(mine, rows(0, 1), 2)
     mean.add(mine, rows(0, 1), 2)
-    mean.result()
+    mean.result(BEFORE)
     assert mine["w"].tolist() == [1.0, 2.0]
     assert BEFORE["w"].tolist() == [9.0] * 4
 
@@ -191,3 +202,14 @@ def test_the_scaler_is_off_in_evaluation_and_gone_after_the_block():
             assert not torch.equal(net(inputs()), plain)
             assert torch.equal(net.eval()(inputs()), plain)
         assert torch.equal(net.train()(inputs()), plain)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn2"])
+def test_a_rescaled_network_answers_outside_as_it_did_inside_the_scaler(name):
+    """Neither network has batch normalisation, so train mode and eval mode differ by the scaler alone."""
+    net, other = made(name, 0.5), made(name, 0.5)
+    other.load_state_dict(rescaled(net, net.state_dict(), 0.5))
+    with scaled(net.train(), 0.5), torch.no_grad():
+        inside = net(inputs())
+    assert torch.allclose(other.eval()(inputs()), inside, atol=1e-6)
+    assert torch.equal(other.head.weight, net.head.weight)

@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from algorithms.core.contract import ClientSpec
+from algorithms.core.seeds import Seed
 from algorithms.core.training import Work
 from algorithms.fedprox import FedProx
 from engine.config import RunConfig, load, resolve, to_tree, to_yaml
@@ -69,8 +70,39 @@ def test_networks_are_dealt_in_turn_or_in_blocks():
     assert deal("mlp", 3) == ["mlp", "mlp", "mlp"]
     assert deal(("mlp", "small_cnn"), 3) == ["mlp", "small_cnn", "mlp"]
     assert deal({"mlp": 2, "small_cnn": 1}, 3) == ["mlp", "mlp", "small_cnn"]
-    specs = resolve(changed(clients={"net": ["mlp", "small_cnn"]})).clients.specs(2)
+    specs = resolve(changed(clients={"net": ["mlp", "small_cnn"]})).clients.specs(2, Seed(0))
     assert specs == (ClientSpec(0, "mlp"), ClientSpec(1, "small_cnn"))
+
+
+def widths(value, clients=4, seed=0):
+    """The clients' widths at the start, and those drawn from in every round."""
+    section = resolve(changed(clients={"width": value})).clients
+    return [client.width for client in section.specs(clients, Seed(seed))], section.redrawn()
+
+
+def test_widths_are_one_for_all_or_dealt_in_turn():
+    assert widths(0.5) == ([0.5] * 4, ())
+    assert widths([1, 0.5, 0.25]) == ([1.0, 0.5, 0.25, 1.0], ())
+    assert resolve(SMALL).clients.specs(1, Seed(0)) == (ClientSpec(0, "mlp", 1.0),)
+
+
+def test_widths_drawn_once_depend_on_the_seed_and_the_client():
+    choices = {"from": [1, 0.5, 0.25], "drawn": "once"}
+    drawn, redrawn = widths(choices, clients=60)
+    assert set(drawn) == {1.0, 0.5, 0.25}
+    assert redrawn == ()
+    assert widths(choices, clients=60) == (drawn, redrawn)
+    assert widths(choices, clients=60, seed=1) != (drawn, redrawn)
+    assert widths(choices, clients=9)[0] == drawn[:9]
+
+
+def test_widths_drawn_in_every_round_are_left_to_the_rounds():
+    assert widths({"from": [1, 0.5], "drawn": "every round"}) == ([1.0] * 4, (1.0, 0.5))
+
+
+@pytest.mark.parametrize("width", [0.5, [1, 0.5], {"from": [1, 0.5], "drawn": "once"}])
+def test_widths_are_written_as_they_were_read(width):
+    assert to_tree(resolve(changed(clients={"width": width})))["clients"]["width"] == width
 
 
 def test_everything_wrong_is_said_together():
@@ -116,6 +148,12 @@ def test_everything_wrong_is_said_together():
         ({"clients": {"net": []}}, "clients.net", "a network's name, a list of names"),
         ({"clients": {"net": {"mlp": 0}}}, "clients.net", "a mapping from name to a number of clients"),
         ({"clients": {"net": {"mlp": 3}}}, "clients.net", "must sum to partition.clients = 4"),
+        ({"clients": {"width": 0}}, "clients.width", "a fraction above 0 and at most 1"),
+        ({"clients": {"width": True}}, "clients.width", "a fraction above 0 and at most 1"),
+        ({"clients": {"width": [1, 1.5]}}, "clients.width", "a list of such fractions dealt to the clients in turn"),
+        ({"clients": {"width": []}}, "clients.width", "dealt to the clients in turn"),
+        ({"clients": {"width": {"from": [0.5]}}}, "clients.width", "{from: LIST, drawn: every round}"),
+        ({"clients": {"width": {"from": [0.5], "drawn": "never"}}}, "clients.width", "{from: LIST, drawn: once}"),
         ({"clients": {"steps": None}}, "clients", "either steps or epochs"),
         ({"clients": {"epochs": 2}}, "clients", "either steps or epochs"),
         ({"rounds": 0}, "rounds", "must be at least 1"),

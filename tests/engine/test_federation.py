@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from actors.runner import InlineRunner
+from algorithms.core.records import digest
+from engine.checking import check
 from engine.config.loading import resolve
+from engine.errors import ConfigError
 from engine.federation import Federation
 from engine.rounds import GLOBAL, Rounds, Schedule
 
 
-def gathered(method="fedavg", **partition):
+def gathered(method="fedavg", clients=None, **partition):
     dealt = {"kind": "dirichlet", "alpha": 0.3, "clients": 4, **partition}
     return Federation.gather(
         resolve(
@@ -17,8 +20,8 @@ def gathered(method="fedavg", **partition):
                 "method": {"name": method},
                 "data": {"source": "digits"},
                 "partition": dealt,
-                "clients": {"net": "small_cnn", "steps": 2, "batch": 16, "lr": 0.05},
-                "rounds": 1,
+                "clients": {"net": "small_cnn", "steps": 2, "batch": 16, "lr": 0.05, **(clients or {})},
+                "rounds": 3,
             }
         )
     )
@@ -60,3 +63,56 @@ def test_a_personal_method_is_evaluated_client_by_client_and_weighted_by_example
     expected = sum(k / 10 * n for k, n in enumerate(sizes)) / sum(sizes)
     assert rounds.stages[GLOBAL].accuracy == pytest.approx(expected)
     assert not [entry for entry in rounds.book.entries if entry.phase == "evaluate_own"]
+
+
+# --- Clients of several widths --------------------------------------------------------------------------------------
+
+
+def played(federation, rounds=3):
+    """All its rounds, in this process."""
+    schedule = Schedule(rounds, len(federation.casting.clients), rounds)
+    run = Rounds(federation.casting, schedule, federation.inline(), federation.evaluate, [])
+    run.play()
+    return run
+
+
+def reasons(federation):
+    with pytest.raises(ConfigError) as caught:
+        check(federation, free=2**34)
+    return [problem.reason for problem in caught.value.problems]
+
+
+def test_a_width_for_all_goes_to_every_client():
+    assert [c.width for c in gathered("fedrolex", {"width": 0.5}).casting.clients] == [0.5] * 4
+
+
+def test_widths_drawn_in_every_round_are_the_same_on_both_sides():
+    """Client k's bytes down tell the width that the server drew, those up the width that the client drew."""
+    drawn = {"width": {"from": [1, 0.5, 0.25], "drawn": "every round"}}
+    run = played(gathered("fedrolex", drawn))
+    sent = {}
+    for entry in run.book.entries:
+        if (entry.phase, entry.kind) == ("train", "weights"):
+            sent.setdefault((entry.round, entry.client), {})[entry.direction] = entry.bytes
+    assert all(both["up"] == both["down"] for both in sent.values())
+    assert len({both["up"] for both in sent.values()}) == 3
+    assert len({tuple(sent[number, k]["up"] for k in range(4)) for number in range(3)}) > 1
+    assert digest(run.state) == digest(played(gathered("fedrolex", drawn)).state)
+
+
+def test_a_width_of_one_is_no_width_at_all():
+    one, none = (digest(played(gathered("dfrd", clients), rounds=1).state) for clients in ({"width": [1, 1]}, {}))
+    assert one == none
+
+
+@pytest.mark.parametrize("width", [0.5, [1, 0.5], {"from": [1, 0.5], "drawn": "every round"}])
+def test_a_method_that_needs_the_whole_network_refuses_narrow_clients(width):
+    (reason,) = reasons(gathered("fedavg", {"width": width}))
+    assert reason.startswith("gives every client the whole network, but the clients have widths")
+    assert "0.5" in reason
+
+
+def test_a_network_of_one_width_is_refused_where_a_client_may_come_to_have_less():
+    drawn = {"net": "torchvision:resnet18", "width": {"from": [1, 0.5], "drawn": "every round"}}
+    (reason,) = reasons(gathered("fedrolex", drawn))
+    assert "width 0.5" in reason
