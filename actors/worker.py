@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from actors.orders import Casting, Failure, Order, Outcome, find_method
+from actors.vetting import refuse_faults
 from actors.wire import tensors_of
 from algorithms.core.contract import Client, Reply, steps_of
 from algorithms.core.kit import Kit
@@ -81,6 +82,7 @@ class Worker:
         with one_thread(), torch_seeded(order.seed.number("global generator")):
             reply = self._steps[order.step](self._method, client)
         _refuse_writes(before, _versions(order))
+        refuse_faults(reply.payload, order.received)
         return reply
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -105,14 +104,3 @@ def recalled(label: str, memory: Memory) -> dict[str, Tensor]:
 
 EMPTY = Payload({})
 """A message without contents."""
-
-
-def not_finite(payload: Payload) -> list[str]:
-    """Names (`kind.name`) of the values that hold NaN or infinity."""
-    found = []
-    for kind, contents in payload.parts.items():
-        for name, value in contents.items():
-            tensor = value if isinstance(value, Tensor) else torch.tensor(value)
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                found.append(f"{kind}.{name}")
-    return found

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.core.payload import EMPTY, KINDS, Payload, PayloadError, not_finite
+from algorithms.core.payload import EMPTY, KINDS, Payload, PayloadError
 
 DTYPES = {torch.float32: 4, torch.float64: 8, torch.bfloat16: 2, torch.int64: 8, torch.uint8: 1, torch.bool: 1}
 
@@ -39,11 +39,3 @@ def test_a_kind_nobody_declared_is_refused_with_those_that_exist():
 def test_anything_but_tensors_and_numbers_is_refused_by_its_place():
     with pytest.raises(PayloadError, match=r"weights\.note is a str"):
         Payload.of(weights={"note": "hello"})
-
-
-def test_values_that_are_not_finite_are_named():
-    payload = Payload.of(
-        weights={"fine": torch.zeros(2), "broken": torch.tensor([0.0, float("nan")]), "counter": torch.tensor(3)},
-        examples={"n": float("inf")},
-    )
-    assert not_finite(payload) == ["weights.broken", "examples.n"]

@@ -1,0 +1,100 @@
+"""What a client sends must be finite, and of the form that it was given."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from actors.orders import Failure, Order, StepError
+from actors.vetting import BadUpdate, faults, refuse_faults
+from actors.worker import Worker
+from algorithms.core.payload import EMPTY, Payload
+from algorithms.core.seeds import Seed
+from tests.support import play, tiny_casting, tiny_shards
+
+NAN, INF = float("nan"), float("inf")
+
+
+def weights(*values, **others):
+    return Payload.of(weights={"w": torch.tensor(values), **others})
+
+
+def test_finite_numbers_of_the_form_received_have_no_fault():
+    sent = weights(1.0, -2.0, counter=torch.tensor(3))
+    assert list(faults(sent, weights(0.0, 0.0, counter=torch.tensor(2)))) == []
+    assert list(faults(sent, EMPTY)) == []
+    assert list(faults(EMPTY, sent)) == []
+
+
+@pytest.mark.parametrize(("values", "count"), [((NAN, 1.0), 1), ((INF, 1.0), 1), ((INF, -INF), 2), ((NAN, INF), 2)])
+def test_what_is_not_finite_is_counted_under_its_name(values, count):
+    assert list(faults(weights(*values), EMPTY)) == [f"weights.w holds NaN or infinity in {count} of 2 entries"]
+
+
+@pytest.mark.parametrize("number", [NAN, INF, -INF])
+def test_a_plain_number_must_be_finite_too(number):
+    assert list(faults(Payload.of(loss={"mean": number}), EMPTY)) == [f"loss.mean is {number}"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_large_numbers_whose_sum_overflows_are_finite(dtype):
+    large = torch.full((4,), torch.finfo(dtype).max, dtype=dtype)
+    assert not torch.isfinite(large.sum())
+    assert list(faults(Payload.of(weights={"w": large}), EMPTY)) == []
+
+
+def test_whole_numbers_and_empty_tensors_are_finite():
+    assert list(faults(weights(2**62, 2**62, none=torch.empty(0, 3)), EMPTY)) == []
+
+
+def test_a_tensor_comes_back_in_the_shape_and_type_in_which_it_went():
+    received = weights(0.0, 0.0)
+    (shape,) = faults(weights(1.0, 2.0, 3.0), received)
+    assert shape == "weights.w is float32 of shape (3,), but float32 of shape (2,) was received"
+    (dtype,) = faults(Payload.of(weights={"w": torch.zeros(2, dtype=torch.float64)}), received)
+    assert dtype == "weights.w is float64 of shape (2,), but float32 of shape (2,) was received"
+    (number,) = faults(Payload.of(weights={"w": 1.0}), received)
+    assert number == "weights.w is a number, but a tensor was received"
+
+
+def test_forms_are_compared_under_one_kind_and_name_alone():
+    received = weights(0.0, 0.0)
+    assert list(faults(Payload.of(weights={"v": torch.zeros(3)}, control={"w": torch.zeros(3)}), received)) == []
+
+
+def test_many_faults_are_five_and_a_number():
+    sent = Payload.of(weights={f"w{number}": torch.tensor(NAN) for number in range(9)})
+    with pytest.raises(BadUpdate) as caught:
+        refuse_faults(sent, EMPTY)
+    assert "weights.w4 holds" in str(caught.value)
+    assert "weights.w5" not in str(caught.value)
+    assert str(caught.value).endswith("; and 4 more")
+
+
+# --- In a run -------------------------------------------------------------------------------------------------------
+
+
+def diverging():
+    """A learning rate that takes the weights beyond 32 bits within three steps."""
+    casting = tiny_casting("fedavg", clients=2)
+    return dataclasses.replace(casting, work=dataclasses.replace(casting.work, lr=1e30))
+
+
+def test_a_client_that_diverges_stops_the_run_by_name():
+    with pytest.raises(StepError) as caught:
+        play(diverging(), cohort=lambda number: [1])
+    text = str(caught.value)
+    assert "method fedavg, step train, client 1, round 0" in text
+    assert "weights.head.weight holds NaN or infinity" in text
+
+
+def test_a_bad_update_leaves_no_memory_and_can_be_performed_again():
+    received = Payload.of(weights=play(tiny_casting("fedavg", clients=2), rounds=1).state.model)
+    order = Order("train", 1, Seed(3, round=0, phase="train", client=1), received, {})
+    worker = Worker(diverging(), tiny_shards(2))
+    failure = worker.perform(order)
+    assert isinstance(failure, Failure)
+    assert failure.error.startswith("BadUpdate: ")
+    assert failure.order is order
+    with pytest.raises(BadUpdate):
+        worker.reply(order)
