@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from ray.util.state.exception import RayStateApiException
 from torch import Tensor, nn
 
 from actors.distil_plan import DistillationError, DistilResources, Room, fits
-from algorithms.core.distillation import Distillation
+from algorithms.core.distillation import Distillation, unheard
 from algorithms.core.payload import Tensors
 from algorithms.core.states import snapshot
 
@@ -37,12 +37,16 @@ _LOOKS = 50
 NetT = TypeVar("NetT", bound=nn.Module)
 
 
-def distil_on_ray(job: Distillation, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
+def distil_on_ray(
+    job: Distillation, resources: DistilResources, storage: Path, told: Callable[[int], None] = unheard
+) -> dict[str, Tensor]:
     """Perform a distillation on the cluster this process is connected to.
 
     Args:
         storage: a folder for the student's checkpoints that every node of the train workers sees, empty, or left by
             an unfinished run of this very job, which then goes on.
+        told: hears the number of the student's steps done: when the train workers begin, a few times a second as far
+            as it has grown, and after the last step.
 
     Returns:
         The student's state dict after the last step, on the CPU.
@@ -57,7 +61,8 @@ def distil_on_ray(job: Distillation, resources: DistilResources, storage: Path) 
     groups = set(placement_group_table())
     desk = _start_desk()
     try:
-        return _watched(desk, desk.perform.remote(_sent(job), resources, storage.resolve()), job.steps, resources)
+        running = desk.perform.remote(_sent(job), resources, storage.resolve())
+        return _watched(desk, running, job.steps, resources, told)
     finally:
         ray.kill(desk)
         _release(groups)
@@ -202,11 +207,17 @@ class _Desk:
         return _News(dict(self._last), time.monotonic() - self._moved, self._failure)
 
 
-def _watched(desk: Any, running: ray.ObjectRef[Any], steps: int, resources: DistilResources) -> dict[str, Tensor]:
+def _watched(
+    desk: Any, running: ray.ObjectRef[Any], steps: int, resources: DistilResources, told: Callable[[int], None]
+) -> dict[str, Tensor]:
     """The result of a running job, or the reason why there will be none."""
+    heard = -1
     try:
         while not ray.wait([running], timeout=_POLL_SECONDS)[0]:
-            _look(_news_of(desk), steps, resources)
+            news = _news_of(desk)
+            _look(news, steps, resources)
+            heard = _passed_on(news.last.get("trained", -1), heard, told)
+        _passed_on(steps, heard, told)
         student: dict[str, Tensor] = ray.get(running)
     except RayActorError as error:
         raise DistillationError(f"the process that led the distillation died: {error}") from error
@@ -219,6 +230,13 @@ def _watched(desk: Any, running: ray.ObjectRef[Any], steps: int, resources: Dist
 def _news_of(desk: Any) -> _News:
     news: _News = ray.get(desk.news.remote())
     return news
+
+
+def _passed_on(trained: int, heard: int, told: Callable[[int], None]) -> int:
+    """The most steps told of. After the loss of a train worker some are done again, which is not told."""
+    if trained > heard:
+        told(trained)
+    return max(trained, heard)
 
 
 def _look(news: _News, steps: int, resources: DistilResources) -> None:

@@ -19,7 +19,7 @@ from actors.placement import Placement
 from actors.runner import Errand
 from actors.shards import ShardArrays
 from actors.wire import Packed, PackedOutcome, pack_memory, pack_payload, unpack_memory, unpack_outcome
-from algorithms.core.distillation import Distillation, distil_here
+from algorithms.core.distillation import Distillation, distil_here, unheard
 from algorithms.core.payload import Memory, Payload
 
 LOOK_SECONDS = 10.0
@@ -45,13 +45,13 @@ class RayRunner:
         shards: ShardArrays,
         placement: Placement,
         *,
-        distil: Callable[[Distillation], dict[str, Tensor]] = distil_here,
+        distil: Callable[[Distillation, Callable[[int], None]], dict[str, Tensor]] = distil_here,
         max_retries: int = 3,
     ) -> None:
         """Start the hosts; returns before they have started.
 
         Args:
-            distil: performs distillation jobs.
+            distil: performs distillation jobs, and tells of the steps done.
             max_retries: how often the clients of a host that died are sent again before the run stops.
         """
         self.fleet = Fleet(casting, shards, placement)
@@ -65,8 +65,8 @@ class RayRunner:
         journey.send()
         return journey.outcomes()
 
-    def distil(self, job: Distillation) -> dict[str, Tensor]:
-        return self._distil(job)
+    def distil(self, job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
+        return self._distil(job, told)
 
     def memories(self) -> dict[int, Memory]:
         clients = sorted(self.memory_refs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from actors.orders import Casting, Failure, Order, Outcome
 from actors.wire import pack_outcome, unpack_memory, unpack_outcome
 from actors.worker import Shards, Worker
-from algorithms.core.distillation import Distillation, distil_here
+from algorithms.core.distillation import Distillation, distil_here, unheard
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.training import TrainingLoop, fit
@@ -52,8 +52,8 @@ class Runner(Protocol):
         """
         ...
 
-    def distil(self, job: Distillation) -> dict[str, Tensor]:
-        """Perform a distillation job."""
+    def distil(self, job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
+        """Perform a distillation job; `told` hears, now and then, the number of the student's steps done."""
         ...
 
     def memories(self) -> dict[int, Memory]:
@@ -99,8 +99,8 @@ class InlineRunner:
             self._memories[client] = unpack_memory(kept, private=False)
         return unpack_outcome(head)
 
-    def distil(self, job: Distillation) -> dict[str, Tensor]:
-        return distil_here(job)
+    def distil(self, job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
+        return distil_here(job, told)
 
     def memories(self) -> dict[int, Memory]:
         return dict(self._memories)

@@ -120,7 +120,6 @@ class FedDF(Ensembling[FedDFState]):
         first = averaged if self.config.start == "average" else state
         models: dict[str, dict[str, Tensor]] = {}
         for net, model in first.models.items():
-            self.kit.tell("distillation", len(models), len(first.models))
             models[net] = self.kit.distil(self.job(source, teacher, net, model, plan.seed))
         told = {"teachers": float((weights > 0).sum())}
         return replace(state, model=models.pop(state.net), others=models), told

@@ -251,7 +251,6 @@ class Mosaic(Method[MosaicState]):
         teacher, metrics = self._teacher(state, source, plan.seed)
         models: dict[str, dict[str, Tensor]] = {}
         for net, model in state.models.items():
-            self.kit.tell("distillation", len(models), len(state.models))
             job = distillation(config, config.released, source, teacher, self._student(net, model), seed)
             models[net] = {**model, **self.kit.distil(job)}
         state = replace(state, models=models, prototypes={})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,11 +148,13 @@ def _staged(federation: Federation, folder: Path) -> Iterator[_Stage]:
         yield stage
 
 
-def _distilled(job: Distillation, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
+def _distilled(
+    job: Distillation, told: Callable[[int], None], resources: DistilResources, storage: Path
+) -> dict[str, Tensor]:
     """A distillation on Ray; its checkpoints are kept until it is done."""
     from actors.distillation import distil_on_ray
 
-    student = distil_on_ray(job, resources, storage)
+    student = distil_on_ray(job, resources, storage, told)
     shutil.rmtree(storage, ignore_errors=True)
     return student
 
@@ -172,7 +174,7 @@ def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
             federation.casting,
             federation.shards,
             placement,
-            distil=lambda job: _distilled(job, pipeline_of(federation), folder / "distillation"),
+            distil=lambda job, told: _distilled(job, told, pipeline_of(federation), folder / "distillation"),
         )
         try:
             where = "started here" if cluster.started else cluster.address

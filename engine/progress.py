@@ -141,12 +141,12 @@ class Pace:
         self._begun = self._mark = clock()
         self._lengths: list[float] = []
         self._step: tuple[str, int, int] = ("", 0, 0)
-        self._step_begun = self._begun
+        self._step_begun, self._first = self._begun, 0
 
     def step(self, name: str, done: int, total: int) -> None:
-        """`done` of `total` parts of a phase are through."""
-        if name != self._step[0]:
-            self._step_begun = self._clock()
+        """`done` of `total` parts of a phase are through. Its pace is taken from the last time that none was new."""
+        if name != self._step[0] or done <= self._first:
+            self._step_begun, self._first = self._clock(), done
         self._step = (name, done, total)
 
     def round(self) -> None:
@@ -173,7 +173,8 @@ class Pace:
 
     def _phase_left(self) -> float:
         _, done, total = self._step
-        return (self._clock() - self._step_begun) / done * (total - done) if done else 0.0
+        new = done - self._first
+        return (self._clock() - self._step_begun) / new * (total - done) if new else 0.0
 
 
 def summary(values: Mapping[str, Any], start: RunStart) -> Table:

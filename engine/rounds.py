@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from actors.clock import PhaseClock
 from actors.delivery import Book, ClientMetric, Delivery
@@ -15,6 +15,7 @@ from actors.orders import Casting, Failure, StepError, find_method
 from actors.runner import Errand, Runner
 from actors.worker import OWN, one_thread
 from algorithms.core.contract import ClientSpec, Plan
+from algorithms.core.distillation import Distillation
 from algorithms.core.kit import Kit
 from algorithms.core.seeds import Seed
 from engine.records import Evaluation, RoundRecord, StageRecord, Watcher
@@ -81,7 +82,7 @@ class Rounds:
             work=casting.work,
             seed=seed,
             device=casting.torch_device,
-            distil=runner.distil,
+            distil=self._distil,
             show=self._show,
             tell=self._tell,
         )
@@ -169,6 +170,15 @@ class Rounds:
     def _step_told(self, step: str, done: int, asked: int) -> None:
         for watcher in self._watchers:
             watcher.step(self.next, step, done, asked)
+
+    def _distil(self, job: Distillation) -> dict[str, Tensor]:
+        """A distillation by the runner, whose steps are told to the watchers."""
+
+        def told(done: int) -> None:
+            self._tell("distillation", done, job.steps)
+
+        told(0)
+        return self._runner.distil(job, told)
 
     def _tell(self, phase: str, done: int, total: int) -> None:
         self.clock.switch(f"server:{phase}")

@@ -175,6 +175,13 @@ def cosine(step: int, steps: int) -> float:
 
 BatchT = TypeVar("BatchT")
 
+TELLINGS = 50
+"""How often a job that runs here tells of its progress, if it has so many steps."""
+
+
+def unheard(done: int) -> None:
+    """Nobody listens."""
+
 
 class Kept(Generic[BatchT]):
     """The batches that come again in a job's later steps, and no others: at most `distinct`."""
@@ -192,11 +199,21 @@ class Kept(Generic[BatchT]):
         return batch
 
 
-def distil_here(job: Distillation) -> dict[str, Tensor]:
-    """Perform a job as a plain loop in this process; the student's state dict after the last step, on the CPU."""
+def distil_here(job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
+    """Perform a job as a plain loop in this process.
+
+    Args:
+        told: hears the number of steps done: about `TELLINGS` times, the last one included.
+
+    Returns:
+        The student's state dict after the last step, on the CPU.
+    """
     learner, kept = Learner(job, copy_of(job.student)), Kept[Labelled](job)
+    often = max(1, job.steps // TELLINGS)
     for step in range(job.steps):
         learner.step(kept.at(step, lambda index: labelled(job, index)))
+        if learner.done % often == 0 or learner.done == job.steps:
+            told(learner.done)
     return snapshot(learner.student)
 
 

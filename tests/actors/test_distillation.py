@@ -17,7 +17,7 @@ from actors.distil_pipeline import Stages, options, pipeline
 from actors.distil_plan import Actors, DistillationError, DistilResources
 from actors.distil_rows import Teacher, as_column, parts
 from actors.distil_trainer import Feed
-from actors.distillation import distil_on_ray, stillness
+from actors.distillation import _passed_on, distil_on_ray, stillness
 from actors.worker import one_thread
 from algorithms.core.distillation import Kept, distil_here, generate, label
 from tests.distil_toys import Noise, toy_job, toy_loss, toy_net
@@ -46,8 +46,20 @@ def entries_differ(left, right):
 
 @pytest.mark.slow
 def test_one_train_worker_has_the_loops_bits(ray_cluster, tmp_path):
-    job = toy_job(student=toy_net(2, dropout=0.5))
-    assert entries_differ(distilled(job, tmp_path), distil_here(job)) == []
+    job, heard = toy_job(student=toy_net(2, dropout=0.5)), []
+    assert entries_differ(distil_on_ray(job, DistilResources(), tmp_path, heard.append), distil_here(job)) == []
+    # What lies between depends on when it is looked at.
+    assert (heard[0], heard[-1]) == (0, job.steps)
+    assert heard == sorted(set(heard))
+
+
+def test_progress_is_told_as_far_as_it_has_grown():
+    told = []
+    heard = [
+        _passed_on(trained, before, told.append) for trained, before in [(-1, -1), (0, -1), (4, 0), (4, 4), (2, 4)]
+    ]
+    assert heard == [-1, 0, 4, 4, 4]
+    assert told == [0, 4]
 
 
 @dataclass(frozen=True)

@@ -346,10 +346,10 @@ def test_a_runner_may_be_closed_twice(ray_cluster):
 
 
 def test_distillation_is_done_by_whoever_was_given_for_it(ray_cluster):
-    asked = []
-    runner = RayRunner(toy(), SHARDS, pooled(1), distil=lambda job: asked.append(job) or {"w": torch.ones(1)})
+    asked, told = [], print
+    runner = RayRunner(toy(), SHARDS, pooled(1), distil=lambda *asking: asked.append(asking) or {"w": torch.ones(1)})
     try:
-        assert runner.distil("a job") == {"w": torch.ones(1)}
+        assert runner.distil("a job", told) == {"w": torch.ones(1)}
     finally:
         runner.close()
-    assert asked == ["a job"]
+    assert asked == [("a job", told)]

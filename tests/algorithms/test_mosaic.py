@@ -295,7 +295,7 @@ def jobs(monkeypatch, **config):
     """The distillation job of a run."""
     seen = []
 
-    def watched(runner, job):
+    def watched(runner, job, told=None):
         seen.append(job)
         return distil_here(job)
 

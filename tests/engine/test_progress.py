@@ -135,6 +135,27 @@ def test_a_round_under_way_takes_at_least_what_its_phase_still_needs():
     assert pace.left() == pytest.approx(30 + 2)
 
 
+def test_the_pace_of_a_phase_leaves_out_what_passed_before_its_first_part_began():
+    clock = Clock()
+    pace = paced([2, 2], 3, clock)
+    pace.step("distillation", 0, 100)
+    clock.now += 18
+    pace.step("distillation", 0, 100)
+    clock.now += 5
+    pace.step("distillation", 20, 100)
+    # 20 parts took 5 s, so 80 take 20 s.
+    assert pace.left() == pytest.approx(20)
+
+
+def test_a_phase_that_begins_again_has_a_pace_of_its_own():
+    clock = Clock()
+    pace = paced([2], 2, clock)
+    for done, seconds in [(0, 0), (100, 100), (0, 0), (50, 4)]:
+        clock.now += seconds
+        pace.step("distillation", done, 100)
+    assert pace.left() == pytest.approx(4)
+
+
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=6))
 def test_at_the_end_nothing_is_left_and_before_it_never_less(lengths):
     pace = paced(lengths, len(lengths) + 1, Clock())

@@ -73,6 +73,18 @@ def test_a_round_asks_as_many_clients_as_the_schedule_says():
     assert [len(event[2]) for event in ear.heard if event[0] == "round"] == [2, 2, 2]
 
 
+def test_watchers_hear_how_far_a_distillation_has_come():
+    """The generators' round is the last: 4 steps of the student, beside what the clients and other phases tell."""
+    ear = Ear()
+    casting = tiny_casting(
+        "mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8
+    )
+    known = Evaluation(accuracy=0.5, loss=1.0, per_class=np.array([0.5, 0.5, 0.5]))
+    Rounds(casting, Schedule(1, 4, 1), InlineRunner(casting, tiny_shards(4)), lambda predictor: known, [ear]).play()
+    told = [event[1:] for event in ear.heard if event[:1] == ("step",) and event[2] == "distillation"]
+    assert told == [(0, "distillation", done, 4) for done in (0, 1, 2, 3, 4)]
+
+
 def test_watching_changes_nothing_of_the_run():
     from algorithms.core.records import digest
 
