@@ -1,7 +1,8 @@
 """States as trees: a frozen dataclass of tensors, numbers and containers to named tensors plus JSON, and back.
 
-What a method's State may hold: tensors, int, float, bool, str, None, dict (keys str or int), list, tuple, and frozen
-dataclasses of these. Every field needs an annotation from which its value can be rebuilt.
+What a method's State may hold: tensors, int, float, bool, str, None, dict (keys all str or all int), list, tuple, and
+frozen dataclasses of these. Every field needs an annotation from which its value can be rebuilt. No two values get one
+path, whatever the keys are: in a path a key's "~" is written "~0" and its "/" "~1"; in the tree, "$" before a first "$".
 """
 
 from __future__ import annotations
@@ -27,28 +28,43 @@ def flatten(value: Any) -> tuple[dict[str, Tensor], Any]:
         TypeError: for a value that cannot be saved, naming its path.
     """
     tensors: dict[str, Tensor] = {}
-    return tensors, _flatten(value, "", tensors)
+    return tensors, _flatten(value, (), tensors)
 
 
-def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+def _flatten(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        tensors[path] = value
-        return {_TENSOR: path}
+        tensors[_written(path)] = value
+        return {_TENSOR: _written(path)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: _flatten(getattr(value, f.name), _join(path, f.name), tensors) for f in dataclasses.fields(value)
-        }
+        return {f.name: _flatten(getattr(value, f.name), (*path, f.name), tensors) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(k): _flatten(v, _join(path, str(k)), tensors) for k, v in value.items()}
+        _refuse_keys(value, path)
+        return {_escaped(str(k)): _flatten(v, (*path, str(k)), tensors) for k, v in value.items()}
     if isinstance(value, Sequence):
-        return [_flatten(v, _join(path, str(i)), tensors) for i, v in enumerate(value)]
-    raise TypeError(f"{path}: a {type(value).__name__} cannot be saved")
+        return [_flatten(v, (*path, str(i)), tensors) for i, v in enumerate(value)]
+    raise TypeError(f"{_written(path)}: a {type(value).__name__} cannot be saved")
 
 
-def _join(path: str, name: str) -> str:
-    return f"{path}/{name}" if path else name
+def _written(path: tuple[str, ...]) -> str:
+    return "/".join(name.replace("~", "~0").replace("/", "~1") for name in path)
+
+
+def _refuse_keys(value: Mapping[Any, Any], path: tuple[str, ...]) -> None:
+    kinds = sorted({type(key).__name__ for key in value})
+    if kinds not in ([], ["int"], ["str"]):
+        raise TypeError(
+            f"{_written(path)}: keys of type {' and '.join(kinds)} cannot be saved, only all str or all int"
+        )
+
+
+def _escaped(key: str) -> str:
+    return f"${key}" if key.startswith("$") else key
+
+
+def _unescaped(key: str) -> str:
+    return key.removeprefix("$")
 
 
 def rebuild(annotation: Any, tree: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -72,7 +88,7 @@ def _rebuild_container(annotation: Any, tree: Any, tensors: Mapping[str, Tensor]
         return rebuild(inner, tree, tensors)
     if isinstance(tree, dict):
         key, item = args if args else (str, Any)
-        return {(int(k) if key is int else k): rebuild(item, v, tensors) for k, v in tree.items()}
+        return {(int(k) if key is int else _unescaped(k)): rebuild(item, v, tensors) for k, v in tree.items()}
     if isinstance(tree, list):
         if origin is tuple:
             items: Sequence[Any] = [args[0]] * len(tree) if args[-1] is Ellipsis else args

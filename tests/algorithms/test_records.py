@@ -1,6 +1,8 @@
 """States as trees: flattened, rebuilt, digested."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +49,48 @@ OUTERS = st.builds(
     best=st.none() | INNERS,
     name=st.text(),
 )
+
+
+KEYS = st.text(alphabet="/~$01at", max_size=4) | st.just("$tensor")
+TREES = st.recursive(TENSORS, lambda inner: st.dictionaries(KEYS, inner, max_size=3), max_leaves=6)
+
+
+def leaves(value, path=()):
+    """Tensors by the keys that lead to them; an empty dict as itself."""
+    if isinstance(value, Tensor) or not value:
+        return {path: value}
+    return {found: leaf for key, part in value.items() for found, leaf in leaves(part, (*path, key)).items()}
+
+
+def depth(value):
+    return 1 + max(map(depth, value.values()), default=0) if isinstance(value, dict) else 0
+
+
+def annotation(levels):
+    return dict[str, annotation(levels - 1)] if levels else Any
+
+
+@given(TREES)
+def test_no_key_makes_two_values_one(value):
+    """Keys of separators, escapes and the mark of a tensor: every tensor is kept, and found again under its keys."""
+    tensors, tree = flatten(value)
+    there, again = leaves(value), leaves(rebuild(annotation(depth(value)), json.loads(json.dumps(tree)), tensors))
+    assert len(tensors) == sum(isinstance(leaf, Tensor) for leaf in there.values())
+    assert again.keys() == there.keys()
+    assert all(again[path] is leaf for path, leaf in there.items() if isinstance(leaf, Tensor))
+
+
+def test_states_that_differ_by_a_separator_have_two_digests():
+    one, two = torch.zeros(1), torch.ones(1)
+    assert digest({"a/b": one, "a": {"b": two}}) != digest({"a/b": two, "a": {"b": two}})
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"), [((1, "1"), "keys of type int and str"), ((True,), "type bool"), ((None,), "type NoneType")]
+)
+def test_keys_that_could_not_be_read_back_are_refused(keys, said):
+    with pytest.raises(TypeError, match=f"model: .*{said} cannot be saved, only all str or all int"):
+        flatten({"model": dict.fromkeys(keys, 0)})
 
 
 @given(OUTERS)
