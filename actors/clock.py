@@ -30,6 +30,10 @@ class PhaseClock:
         finally:
             self.switch(before)
 
+    def add(self, phase: str, seconds: float) -> None:
+        """Time that went by before this clock began."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
     def read(self) -> dict[str, float]:
         """Seconds by phase so far, the phase under way included."""
         self._book()
@@ -37,5 +41,5 @@ class PhaseClock:
 
     def _book(self) -> None:
         now = self._now()
-        self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + now - self._since
+        self.add(self._phase, now - self._since)
         self._since = now

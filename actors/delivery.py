@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,12 +38,24 @@ class ClientMetric:
 
 
 class Book:
-    """What was sent and measured, in the order in which it happened."""
+    """What was sent and measured, in the order in which it happened.
+
+    Attributes:
+        entries, metrics: since this process began.
+        bytes: of the whole run, by direction and then by kind.
+        client_seconds: of the whole run, by step.
+    """
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.metrics: list[ClientMetric] = []
+        self.bytes: dict[str, Counter[str]] = {"up": Counter(), "down": Counter()}
         self.client_seconds: dict[str, float] = {}
+
+    def note_sent(self, entry: Entry) -> None:
+        """Write a message's part down."""
+        self.entries.append(entry)
+        self.bytes[entry.direction][entry.kind] += entry.bytes
 
     def note_metrics(self, round: int, phase: str, outcome: Outcome) -> None:
         """Write a step's metrics and seconds down."""
@@ -123,7 +136,7 @@ class Delivery:
                     f"step {step} sends {kind} {direction} (client {client}), which the method does not declare; "
                     f"declared are {', '.join(sorted(declared))}"
                 )
-            self._book.entries.append(Entry(self._plan.round, step, client, direction, kind, count))
+            self._book.note_sent(Entry(self._plan.round, step, client, direction, kind, count))
 
 
 def _step_name(step: Callable[..., Any]) -> str:

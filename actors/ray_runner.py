@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import ray
@@ -68,14 +68,17 @@ class RayRunner:
     def distil(self, job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
         return self._distil(job, told)
 
-    def memories(self) -> dict[int, Memory]:
-        clients = sorted(self.memory_refs)
+    def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
+        held = sorted(c for c in self.memory_refs if clients is None or c in clients)
         found: dict[int, Memory] = {}
-        for i in range(0, len(clients), MEMORIES_AT_ONCE):
-            some = clients[i : i + MEMORIES_AT_ONCE]
+        for i in range(0, len(held), MEMORIES_AT_ONCE):
+            some = held[i : i + MEMORIES_AT_ONCE]
             packed = ray.get([self.memory_refs[c] for c in some])
             found.update({c: unpack_memory(p, private=True) for c, p in zip(some, packed, strict=True)})
         return found
+
+    def remember(self, client: int, memory: Memory) -> None:
+        self.memory_refs[client] = ray.put(pack_memory(memory))
 
     def restore(self, memories: Mapping[int, Memory]) -> None:
         self.memory_refs = {client: ray.put(pack_memory(memory)) for client, memory in memories.items()}

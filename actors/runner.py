@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,12 +56,16 @@ class Runner(Protocol):
         """Perform a distillation job; `told` hears, now and then, the number of the student's steps done."""
         ...
 
-    def memories(self) -> dict[int, Memory]:
-        """Every client's memory, brought here, for a checkpoint."""
+    def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
+        """The memories of these clients, or of all, as far as they have one; brought here for a checkpoint."""
+        ...
+
+    def remember(self, client: int, memory: Memory) -> None:
+        """Give one client a memory."""
         ...
 
     def restore(self, memories: Mapping[int, Memory]) -> None:
-        """Give clients the memories of a checkpoint."""
+        """Give clients the memories of a checkpoint, and all others none."""
         ...
 
     def peak_rss_mb(self) -> dict[str, float]:
@@ -102,8 +106,11 @@ class InlineRunner:
     def distil(self, job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
         return distil_here(job, told)
 
-    def memories(self) -> dict[int, Memory]:
-        return dict(self._memories)
+    def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
+        return {c: m for c, m in self._memories.items() if clients is None or c in clients}
+
+    def remember(self, client: int, memory: Memory) -> None:
+        self._memories[client] = memory
 
     def restore(self, memories: Mapping[int, Memory]) -> None:
         self._memories = dict(memories)

@@ -1,32 +1,23 @@
-"""Checkpoints: one safetensors file each, with its own checksum in its name. No pickle is written or read.
-
-The checksum stands in the name, not in a file beside it, so that one rename makes both valid at once: a run killed
-between the writes of two files would leave a checkpoint that nobody could trust.
-"""
+"""Checkpoints of whole rounds: one sealed file each."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors import SafetensorError
 
 from algorithms.core.payload import Memory
 from algorithms.core.records import flatten, rebuild
 from engine.errors import UserError
-from engine.folder import settle
+from engine.sealed import is_whole, seal, stem_of, unseal
 
 StateT = TypeVar("StateT")
 
-_NAME = re.compile(r"(?P<done>\d{6,})-(?P<checksum>[0-9a-f]{64})\.safetensors")
-_HEADER = "tessera"
+_NUMBER = re.compile(r"\d{6,}")
 
 
 class CheckpointError(UserError):
@@ -74,45 +65,22 @@ class Keep:
 
 
 def save(folder: Path, checkpoint: Checkpoint[Any], keep: Keep) -> Path:
-    """Write a checkpoint, sync it, give it its name, and then remove those that the policy does not keep.
-
-    Tensors are saved with their bits, on the CPU; two that share memory are saved as two.
+    """Write a checkpoint, and then remove those that the policy does not keep.
 
     Returns:
         its file, `NUMBER-SHA256.safetensors`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors, tree = flatten({"state": checkpoint.state, "memories": checkpoint.memories})
-    header = json.dumps({"done": checkpoint.done, **tree, "extra": checkpoint.extra})
-    temporary = folder / ".checkpoint.part"
-    save_file(_apart(tensors), temporary, metadata={_HEADER: header})
-    path = folder / f"{checkpoint.done:06d}-{_checksum(temporary)}.safetensors"
-    settle(temporary, path)
+    tree = {"done": checkpoint.done, **tree, "extra": checkpoint.extra}
+    path = seal(folder, f"{checkpoint.done:06d}", tree, tensors)
     _prune(folder, path, keep)
     return path
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors takes them: contiguous, on the CPU, each with memory of its own."""
-    seen: set[int] = set()
-    ready = {}
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        memory = value.untyped_storage().data_ptr()
-        ready[name] = value.clone() if memory in seen else value
-        seen.add(memory)
-    return ready
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _files(folder: Path) -> list[tuple[int, Path]]:
     """(complete rounds, file), newest first."""
-    names = [(match, path) for path in sorted(folder.glob("*")) if (match := _NAME.fullmatch(path.name))]
-    return sorted(((int(match["done"]), path) for match, path in names), reverse=True)
+    stems = [(stem, path) for path in sorted(folder.glob("*")) if (stem := stem_of(path))]
+    return sorted(((int(stem), path) for stem, path in stems if _NUMBER.fullmatch(stem)), reverse=True)
 
 
 def _prune(folder: Path, written: Path, keep: Keep) -> None:
@@ -130,10 +98,9 @@ def load(path: Path, state_type: type[StateT]) -> Checkpoint[StateT]:
     Raises:
         CheckpointError: where the file's bytes are not those that were written, or are those of another State.
     """
-    match = _NAME.fullmatch(path.name)
-    if match is None:
+    if stem_of(path) is None:
         raise CheckpointError(f"{path} is not the name of a checkpoint, NUMBER-SHA256.safetensors")
-    if _checksum(path) != match["checksum"]:
+    if not is_whole(path):
         raise CheckpointError(f"{path} was cut short or changed: its checksum is not the one in its name")
     try:
         return _read(path, state_type)
@@ -143,9 +110,7 @@ def load(path: Path, state_type: type[StateT]) -> Checkpoint[StateT]:
 
 
 def _read(path: Path, state_type: type[StateT]) -> Checkpoint[StateT]:
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()[_HEADER])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header, tensors = unseal(path)
     memories = {
         int(client): {name: rebuild(Any, value, tensors) for name, value in memory.items()}
         for client, memory in header["memories"].items()

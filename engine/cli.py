@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,16 +47,18 @@ def cli() -> None:
     """Federated learning over heterogeneous clients, simulated on Ray."""
 
 
+_overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set one key, as partition.alpha=0.01; repeatable.",
+)
+
+
 def _configured(command: Command) -> Command:
     """The argument and the option of every command that takes a configuration."""
-    command = click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Set one key, as partition.alpha=0.01; repeatable.",
-    )(command)
-    return click.argument("configuration", metavar="PRESET|FILE")(command)
+    return click.argument("configuration", metavar="PRESET|FILE")(_overrides(command))
 
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -77,6 +80,57 @@ def run(configuration: str, overrides: tuple[str, ...], out: Path | None, as_jso
         result = launch(config, configuration, folder, terminal)
     if as_json:
         _print_json(dict(result.values))
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@_overrides
+@_as_json
+def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Go on with a run that ended before its last round, in whatever way. It ends as if nothing had happened."""
+    from engine.launch import resume as go_on
+    from engine.progress import Terminal, console
+
+    with Terminal(console(as_json)) as terminal:
+        result = go_on(folder, overrides, terminal)
+    if result is None:
+        click.echo(f"{folder} is finished; to go on beyond its last round, raise their number with --set rounds=N")
+    elif as_json:
+        _print_json(dict(result.values))
+
+
+@cli.command()
+@click.argument("what", metavar="[METHOD,METHOD,...] COMPARISON|PRESET|FILE", nargs=-1, required=True)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many, from the file's own."
+)
+@_overrides
+@click.option("--out", type=click.Path(path_type=Path), help="The comparison's folder. [runs/compare-NAME]")
+@_as_json
+def compare(what: tuple[str, ...], seeds: int, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Run several methods under the same partition, initial weights, client work and seeds, and set them in a table.
+
+    Called again after an interruption, it goes on with the runs that are missing.
+    """
+    from engine.compare import compare as perform
+    from engine.compare import plan as planned
+    from engine.compare.progress import Terminal
+    from engine.progress import console
+
+    if len(what) > 2:
+        raise click.UsageError(f"expected methods and a configuration, found {' '.join(what)}: join methods by commas")
+    methods = what[0].split(",") if len(what) == 2 else []
+    comparison = planned(methods, what[-1], overrides, seeds)
+    folder = out or Path("runs") / f"compare-{Path(what[-1]).stem}"
+    command = shlex.join(["tessera", "compare", *what, "--seeds", str(seeds), *(f"--set={o}" for o in overrides)])
+    with Terminal(console(as_json)) as terminal:
+        compared = perform(comparison, folder, command, terminal)
+    if as_json:
+        _print_json({"folder": str(folder), "rows": [row.tree() for row in compared.rows]})
+    else:
+        click.echo(f"\n{(folder / 'table.md').read_text()}\nreport: {folder / 'report.html'}")
+    if compared.failed:
+        click.get_current_context().exit(1)
 
 
 @cli.command()

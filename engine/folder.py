@@ -11,6 +11,7 @@ parts after r and has neither gaps nor doubles. `result.json` is written last: w
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -23,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from engine import tables
+from engine.config.reading import dump, parse
 from engine.errors import UserError
 from engine.records import GeneratedImages, Result, RoundRecord, RunStart, StageRecord
 
@@ -127,6 +129,37 @@ class RunFolder:
         make(path)
         return cls(path)
 
+    @classmethod
+    def of_run(cls, path: Path) -> RunFolder:
+        """The folder of a run that has begun.
+
+        Raises:
+            FolderError: where there is none.
+        """
+        if not (path / "config.yaml").is_file():
+            raise FolderError(
+                f"{path} holds no run that has begun: {path / 'config.yaml'} is missing; "
+                "name the folder of a run, as `tessera run` printed it, or start one with `tessera run`"
+            )
+        return cls(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A block in which this process alone may write here. The kernel lets go of it however the process ends.
+
+        Raises:
+            FolderError: another process is at work here.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderError(f"another process is at work on {self.path}; wait for it, or end it first") from None
+        else:
+            yield
+        finally:
+            os.close(handle)
+
     @property
     def partition(self) -> Path:
         """Where the partition lies, written by `engine.partition`."""
@@ -144,13 +177,41 @@ class RunFolder:
 
     def write_start(self, start: RunStart) -> None:
         """config.yaml, and in start.json what else is known before the first round."""
-        self._write_text("config.yaml", yaml.safe_dump(dict(start.config), sort_keys=False, allow_unicode=True))
+        self._write_text("config.yaml", dump(dict(start.config)))
         known = {
+            "preset": start.preset,
             "class_names": list(start.class_names),
             "label_counts": start.label_counts.tolist(),
             "facts": dict(start.facts),
         }
         self._write_text("start.json", json.dumps(known, ensure_ascii=False))
+
+    def preset(self) -> str:
+        """Name or file that the run was started from; the folder's where the run ended before it was written."""
+        start = self.path / "start.json"
+        return str(_read_json(start).get("preset") or self.path) if start.exists() else str(self.path)
+
+    def rounds_finished(self) -> int | None:
+        """How many rounds the finished run has; None where it has not finished."""
+        result = self.path / "result.json"
+        return int(_read_json(result)["rounds"]) if result.exists() else None
+
+    def reopen(self, done: int) -> None:
+        """Let the tables end before round `done`, for a run that goes on with it.
+
+        Of a finished run the tables become parts again; until result.json is gone they are what counts.
+        """
+        parts = self.path / "parts"
+        if self.rounds_finished() is not None:
+            shutil.rmtree(parts, ignore_errors=True)
+            parts.mkdir()
+            for name, schema in _PARTS.items():
+                rows = _read_table(self.path / f"{name}.parquet", schema).filter(pc.field("round") < done)
+                self._write_table(f"parts/{name}-{done - 1:06d}.parquet", rows)
+            (self.path / "result.json").unlink()
+        for part in sorted(parts.glob("*.parquet")):
+            if int(part.stem.rpartition("-")[2]) >= done:
+                part.unlink()
 
     def write_round(self, record: RoundRecord, stages: Sequence[StageRecord]) -> None:
         """The rows of one round, in parts; written again with the same round number they replace the old ones."""
@@ -270,7 +331,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     with _naming(path):
-        return _mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return _mapping(parse(path.read_bytes(), str(path)))
 
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
@@ -299,7 +360,7 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FolderError(f"{path} is missing; the run's folder was changed after the run") from error
-    except (ValueError, OSError, yaml.YAMLError) as error:
+    except (ValueError, OSError) as error:
         raise FolderError(f"{path} is damaged: {error}") from error
 
 
@@ -312,6 +373,7 @@ class FolderWatcher:
 
     def started(self, start: RunStart) -> None:
         self._folder.write_start(start)
+        self._folder.reopen(start.done)
 
     def step(self, round: int, step: str, done: int, asked: int) -> None:
         """Nothing is written before a round is complete: a resumed run would do it again."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,21 @@ from torch import Tensor
 from actors.distil_plan import DistilResources
 from actors.orders import StepError
 from actors.runner import Runner
-from algorithms.core.distillation import Distillation
+from algorithms.core.distillation import Distillation, distil_here
 from clusters.nodes import Node
 from engine.checking import check
+from engine.checkpoint import Keep
 from engine.config import RunConfig, to_tree
 from engine.errors import mistakes
 from engine.federation import Federation
 from engine.folder import FolderWatcher, RunFolder
+from engine.journal import Distil, Journal, Told
+from engine.keeping import Keeper
 from engine.planning import PlanReport, pipeline_of, plan
 from engine.records import Result, RunStart, Watcher
 from engine.replay import save_failed_order
 from engine.report import ReportWatcher
+from engine.resuming import changed, same_data
 from engine.simulation import Setting, simulate
 from engine.tracking import connect
 
@@ -39,6 +44,7 @@ class _Stage:
     placement: str | None
     hosts: int
     facts: dict[str, str]
+    distil: Distil
 
 
 def free_folder(configuration: str, seed: int) -> Path:
@@ -98,22 +104,92 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher) -> R
     check(federation)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     files = RunFolder.create(folder)
+    with files.held():
+        try:
+            return _carried(federation, files, _Telling(preset, {}, begun), terminal)
+        except mistakes():
+            if not (folder / "config.yaml").exists():
+                _discard(folder, missing)
+            raise
+
+
+def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Result | None:
+    """Go on with a run that ended before its last round, in whatever way; None where it is finished.
+
+    Args:
+        folder: of the run.
+        overrides: `key=value` of what is to differ from now on; see `engine.resuming`.
+
+    Raises:
+        UserError and its like: for what a person can put right; the run stays as it is.
+        StepError: as `launch`.
+    """
+    begun = time.perf_counter()
+    files = RunFolder.of_run(folder)
+    with files.held():
+        config, differing = changed(files, overrides)
+        finished = files.rounds_finished()
+        if finished is not None and finished >= config.rounds:
+            return None
+        federation = Federation.gather(config)
+        check(federation)
+        same_data(files, federation)
+        return _carried(federation, files, _Telling(files.preset(), differing, begun), terminal)
+
+
+@dataclass(frozen=True)
+class _Telling:
+    """What to tell of a run besides what it is.
+
+    Attributes:
+        preset: name or file that the configuration came from.
+        differing: what differs from how the run began, by key.
+        begun: `time.perf_counter()` when the command began.
+    """
+
+    preset: str
+    differing: Mapping[str, str]
+    begun: float
+
+
+def _carried(federation: Federation, files: RunFolder, telling: _Telling, terminal: Watcher) -> Result:
+    """A run from where its folder has it to its end."""
+    config, folder = federation.config, files.path
     watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files), terminal]
     try:
-        with _staged(federation, folder) as stage:
+        with logged_to(folder / "run.log"), _staged(federation, folder) as stage:
             if config.mlflow.enabled:
                 watchers.insert(-1, connect(config.mlflow.tracking_uri, folder))
             federation.partition.save(files.partition, federation.dataset.fingerprint)
-            setting = Setting(preset, stage.placement, stage.hosts, begun)
-            return simulate(federation, stage.runner, _start(federation, folder, stage), setting, watchers)
+            journal = Journal(stage.runner, files.checkpoints, stage.distil)
+            if "rounds" in telling.differing:
+                journal.drop()  # what a round asks for may depend on how many there are
+            keep = Keep(config.checkpoint.last, config.checkpoint.every)
+            setting = Setting(telling.preset, stage.placement, stage.hosts, telling.begun)
+            start = _start(federation, folder, stage, telling)
+            return simulate(federation, journal, start, setting, watchers, Keeper(files.checkpoints, journal, keep))
     except BaseException as error:
         for watcher in watchers:
             watcher.failed(error)
-        if isinstance(error, mistakes()) and not (folder / "config.yaml").exists():
-            _discard(folder, missing)
         if isinstance(error, StepError):
             raise StepError(error.failure, save_failed_order(folder, error.failure)) from None
         raise
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """A block in which what happens to a run is written to its log, warnings to the terminal too."""
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("actors", "engine")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
 
 
 def _discard(folder: Path, missing: Sequence[Path]) -> None:
@@ -124,7 +200,7 @@ def _discard(folder: Path, missing: Sequence[Path]) -> None:
         path.rmdir()
 
 
-def _start(federation: Federation, folder: Path, stage: _Stage) -> RunStart:
+def _start(federation: Federation, folder: Path, stage: _Stage, telling: _Telling) -> RunStart:
     task = federation.dataset.task
     return RunStart(
         folder=folder,
@@ -134,7 +210,8 @@ def _start(federation: Federation, folder: Path, stage: _Stage) -> RunStart:
         class_names=task.class_names,
         label_counts=federation.partition.counts(federation.dataset.train_labels, task.classes),
         log=folder / "run.log",
-        facts=stage.facts,
+        facts={**stage.facts, **{f"changed: {key}": words for key, words in telling.differing.items()}},
+        preset=telling.preset,
     )
 
 
@@ -142,15 +219,14 @@ def _start(federation: Federation, folder: Path, stage: _Stage) -> RunStart:
 def _staged(federation: Federation, folder: Path) -> Iterator[_Stage]:
     """The runner that the configuration asks for, closed at the end."""
     if federation.config.runner.kind == "inline":
-        yield _Stage(federation.inline(), None, 0, {"runner": "inline: one step after another in this process"})
+        facts = {"runner": "inline: one step after another in this process"}
+        yield _Stage(federation.inline(), None, 0, facts, distil=lambda job, told, _: distil_here(job, told))
         return
     with _on_ray(federation, folder) as stage:
         yield stage
 
 
-def _distilled(
-    job: Distillation, told: Callable[[int], None], resources: DistilResources, storage: Path
-) -> dict[str, Tensor]:
+def _distilled(job: Distillation, told: Told, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
     """A distillation on Ray; its checkpoints are kept until it is done."""
     from actors.distillation import distil_on_ray
 
@@ -170,15 +246,17 @@ def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
         report = plan(federation, cluster.nodes, psutil.virtual_memory().available)
         placement = report.placement
         assert placement is not None
-        carried = RayRunner(
-            federation.casting,
-            federation.shards,
-            placement,
-            distil=lambda job, told: _distilled(job, told, pipeline_of(federation), folder / "distillation"),
-        )
+        carried = RayRunner(federation.casting, federation.shards, placement)
+        pipeline = pipeline_of(federation)
         try:
             where = "started here" if cluster.started else cluster.address
             facts = {"runner": f"Ray, {where}", "placement": f"{placement.kind}: {placement.reason}"}
-            yield _Stage(carried, placement.kind, placement.hosts, facts)
+            yield _Stage(
+                carried,
+                placement.kind,
+                placement.hosts,
+                facts,
+                distil=lambda job, told, storage: _distilled(job, told, pipeline, storage),
+            )
         finally:
             carried.close()

@@ -59,10 +59,12 @@ class Terminal:
 
     def started(self, start: RunStart) -> None:
         self._start = start
-        self._pace = Pace(start.rounds, self._clock)
+        self._pace = Pace(start.rounds, self._clock, start.done)
         for name, fact in start.facts.items():
             self._print(f"{name}: {fact}")
         self._print(f"folder: {start.folder}")
+        if start.done:
+            self._print(f"goes on after round {start.done} of {start.rounds}")
         if start.config.get("runner", {}).get("kind") == "ray":
             self._print(f"log of Ray: {start.log}")
         self._say("waiting for the first client")
@@ -135,8 +137,9 @@ class Terminal:
 class Pace:
     """How long a run still takes, from the rounds that are done and the pace of the phase under way."""
 
-    def __init__(self, rounds: int, clock: Callable[[], float]) -> None:
-        self.rounds = rounds
+    def __init__(self, rounds: int, clock: Callable[[], float], done: int = 0) -> None:
+        """`done` of the rounds were complete before."""
+        self.rounds, self._done = rounds, done
         self._clock = clock
         self._begun = self._mark = clock()
         self._lengths: list[float] = []
@@ -169,7 +172,7 @@ class Pace:
             return None
         usual = statistics.median(self._lengths)
         under_way = max(usual - (self._clock() - self._mark), self._phase_left(), 0.0)
-        return under_way + usual * (self.rounds - len(self._lengths) - 1)
+        return under_way + usual * (self.rounds - self._done - len(self._lengths) - 1)
 
     def _phase_left(self) -> float:
         _, done, total = self._step

@@ -80,6 +80,8 @@ class RunStart:
         label_counts: int64 (clients, classes).
         log: file with Ray's own output.
         facts: what the plan says, in words: runner, placement and why, hosts.
+        preset: name or file that the run was started from.
+        done: rounds that were complete when this process took the run up.
     """
 
     folder: Path
@@ -90,6 +92,8 @@ class RunStart:
     label_counts: np.ndarray
     log: Path
     facts: Mapping[str, str]
+    preset: str = ""
+    done: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -51,6 +51,14 @@ def choose(clients: Sequence[ClientSpec], count: int, seed: Seed) -> tuple[Clien
     return tuple(clients[i] for i in sorted(picks.tolist()))
 
 
+class Checkpoints(Protocol):
+    """Hears where rounds begin and end, so that a run can go on from there; see `engine.keeping`."""
+
+    def begin(self, round: int) -> None: ...
+
+    def end(self, rounds: Rounds, last: bool) -> None: ...
+
+
 class Rounds:
     """A run under way: the method's state, the book, the clock.
 
@@ -68,11 +76,12 @@ class Rounds:
         runner: Runner,
         evaluate: Callable[[nn.Module], Evaluation],
         watchers: Sequence[Watcher],
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._casting, self._schedule, self._runner = casting, schedule, runner
-        self._evaluate, self._watchers = evaluate, watchers
+        self._evaluate, self._watchers, self._checkpoints = evaluate, watchers, checkpoints
         self.book = Book()
-        self.clock = PhaseClock("server")
+        self.clock = PhaseClock("start")
         self.stages: dict[str, Evaluation] = {}
         self.metrics: dict[str, float] = {}
         self.next = 0
@@ -101,10 +110,12 @@ class Rounds:
 
     def _round(self) -> None:
         number = self.next
+        if self._checkpoints:
+            self._checkpoints.begin(number)
+        self.clock.switch("server")
         before, entries, noted = self.clock.read(), len(self.book.entries), len(self.book.metrics)
         plan = self._plan(number)
         cohort = Delivery(plan, self._runner, self._kinds, self.book, self.clock, self._step_told)
-        self.clock.switch("server")
         self.state, metrics = self.method.round(self.state, plan, cohort)
         self.clock.switch("server")
         self.metrics.update(metrics)
@@ -123,6 +134,8 @@ class Rounds:
         self.next = number + 1
         for watcher in self._watchers:
             watcher.round(record)
+        if self._checkpoints:
+            self._checkpoints.end(self, last=self.next == self._schedule.rounds)
 
     def _plan(self, number: int) -> Plan:
         seed = self._seed.at(round=number, phase="server")

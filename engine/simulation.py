@@ -7,9 +7,8 @@ import platform
 import resource
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from actors.runner import Runner
 from algorithms.core.records import digest
 from algorithms.core.task import ImageTask, Shard
 from engine.federation import Federation
+from engine.keeping import Keeper
 from engine.records import GeneratedImages, Result, RunStart, Watcher
 from engine.rounds import GLOBAL, Rounds, Schedule
 
@@ -46,31 +46,48 @@ class Setting:
 
 
 def simulate(
-    federation: Federation, runner: Runner, start: RunStart, setting: Setting, watchers: Sequence[Watcher]
+    federation: Federation,
+    runner: Runner,
+    start: RunStart,
+    setting: Setting,
+    watchers: Sequence[Watcher],
+    keeper: Keeper | None = None,
 ) -> Result:
-    """Play all rounds and tell the watchers; the result is told to them too, and returned."""
+    """Play all rounds that are left and tell the watchers; the result is told to them too, and returned.
+
+    Args:
+        keeper: of the run's checkpoints; where there are some, the run goes on from the last one.
+    """
     config = federation.config
     schedule = Schedule(
         rounds=config.rounds,
         cohort=config.clients.cohort or len(federation.casting.clients),
         every=config.evaluate.every,
     )
+    before = time.perf_counter() - setting.begun
+    rounds = Rounds(federation.casting, schedule, runner, federation.evaluate, watchers, keeper)
+    rounds.clock.add("start", before)
+    if keeper:
+        keeper.bring_back(rounds)
+        start = replace(start, done=rounds.next, facts={**start.facts, **_told(keeper)})
     for watcher in watchers:
         watcher.started(start)
-    rounds = Rounds(federation.casting, schedule, runner, federation.evaluate, watchers)
-    ready = time.perf_counter()
     rounds.play()
-    values = _values(federation, runner, setting, rounds, ready)
+    values = _values(federation, runner, setting, rounds)
     result = Result(values, rounds.book, _pictures(federation, rounds))
     for watcher in watchers:
         watcher.finished(result)
     return result
 
 
-def _values(federation: Federation, runner: Runner, setting: Setting, rounds: Rounds, ready: float) -> dict[str, Any]:
+def _told(keeper: Keeper) -> dict[str, str]:
+    return {"checkpoints refused": "; ".join(keeper.refused)} if keeper.refused else {}
+
+
+def _values(federation: Federation, runner: Runner, setting: Setting, rounds: Rounds) -> dict[str, Any]:
     """The contents of result.json; its keys are those of the design, section 8."""
     config, last = federation.config, rounds.stages[GLOBAL]
-    up, down = (_bytes(rounds, direction) for direction in ("up", "down"))
+    up, down = rounds.book.bytes["up"], rounds.book.bytes["down"]
     hosts = runner.peak_rss_mb()
     return {
         "method": config.method.name,
@@ -87,7 +104,7 @@ def _values(federation: Federation, runner: Runner, setting: Setting, rounds: Ro
         "bytes_up": sum(up.values()),
         "bytes_down": sum(down.values()),
         "bytes_by_kind": {kind: {"up": up[kind], "down": down[kind]} for kind in sorted(up.keys() | down.keys())},
-        "seconds": _seconds(rounds.clock.read(), rounds.book.client_seconds, setting.begun, ready),
+        "seconds": _seconds(rounds.clock.read(), rounds.book.client_seconds),
         "virtual_seconds": None,
         "peak_rss_mb": {"driver": _peak_mb(), "host_max": max(hosts.values(), default=None)},
         "digest": digest(rounds.state),
@@ -95,25 +112,14 @@ def _values(federation: Federation, runner: Runner, setting: Setting, rounds: Ro
     }
 
 
-def _bytes(rounds: Rounds, direction: str) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for entry in rounds.book.entries:
-        if entry.direction == direction:
-            total[entry.kind] += entry.bytes
-    return total
-
-
-def _seconds(
-    phases: Mapping[str, float], client_work: Mapping[str, float], begun: float, ready: float
-) -> dict[str, float]:
+def _seconds(phases: Mapping[str, float], client_work: Mapping[str, float]) -> dict[str, float]:
     """Wall seconds: the whole, its four parts, the parts' phases; and `client_work`, summed over clients."""
-    groups = {"clients": 0.0, "server": 0.0, "evaluate": 0.0}
+    groups = {"start": 0.0, "clients": 0.0, "server": 0.0, "evaluate": 0.0}
     for phase, seconds in phases.items():
         name = phase.partition(":")[0]
         groups["clients" if name == "client" else name] += seconds
     detail = {phase: seconds for phase, seconds in phases.items() if ":" in phase}
-    whole = {"total": time.perf_counter() - begun, "start": ready - begun}
-    return {**whole, **groups, **detail, "client_work": sum(client_work.values())}
+    return {"total": sum(phases.values()), **groups, **detail, "client_work": sum(client_work.values())}
 
 
 def _peak_mb() -> float:
