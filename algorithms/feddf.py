@@ -110,7 +110,7 @@ class FedDF(Ensembling[FedDFState]):
         averaged, members = self.gathered(state, plan, cohort)
         if not members or self.config.steps == 0:
             return averaged, {}
-        bank = Bank(members, {net: self.kit.new_network(net) for net in sorted({m.net for m in members})})
+        bank = Bank(members, self.kit)
         weights = self.weights(members)
         teacher = Averaged(bank, weights, self.config.average, self.config.temperature).to(self.kit.device)
         if plan.round + 1 == plan.rounds:

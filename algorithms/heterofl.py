@@ -14,7 +14,7 @@ from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Re
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, norm_buffers, only, snapshot, without
-from algorithms.core.submodels import PartialMean, part_of, scaled, width_refusals
+from algorithms.core.submodels import PartialMean, part_of, scaled_objective, width_refusals
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
 
@@ -119,8 +119,9 @@ class HeteroFL(Averaging[HeteroFLState]):
         buffers = only(net.state_dict(), sorted(norm_buffers(net)))
         net.load_state_dict({**buffers, **client.received.tensors("weights")})
         held = client.shard.label_counts(self.kit.task.classes) > 0
-        with scaled(net, client.spec.width if self.config.scaler else 1.0):
-            fitted = self.fit(client, net, objective=self._masked(held.to(self.kit.device)))
+        scale = client.spec.width if self.config.scaler else 1.0
+        masked = self._masked(held.to(self.kit.device))
+        fitted = self.fit(client, net, objective=scaled_objective(self.kit.task, scale, masked))
         classes = {"label_counts": {"held": held}} if self.config.mask else {}
         return self.reply(client, fitted, weights=self.travelling(client.spec.net, snapshot(net)), **classes)
 

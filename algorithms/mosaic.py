@@ -25,6 +25,7 @@ from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
 from algorithms.core.student import StudentConfig, distillation
+from algorithms.core.submodels import part_of, rescaled, scaled_objective
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Batches, Objective, Work
 from algorithms.nets import Classifier
@@ -74,10 +75,19 @@ class Mosaic(Method[MosaicState]):
     FedAvg for `warmup` rounds. In a client's first round it also makes a generator of images like its own, which it
     sends once. At the end of the warm-up experts theta^(c) = sum_k n_k^c theta_k / sum_j n_j^c, one a class, answer
     together through a meta model; this teacher is distilled into the global model on generated images; and the
-    remaining rounds are FedAvg from there (fine-tuning). Clients of different networks are averaged apart.
+    remaining rounds are FedAvg from there (fine-tuning). Clients of different networks are averaged apart, each
+    network has experts of its own, all of them answer together, and every network is taught.
 
-    Travels, per client: a state dict down and up with C label counts (8 C bytes) each round; its generator once, up;
-    prototypes (4 F bytes each) in the last warm-up round; where `mixed`, all generators once, down.
+    A client of width beta trains the sub-network that FedRolex (arXiv 2212.01548) gives it: windows of every hidden
+    layer's channels that move on by one channel a round, hidden outputs divided by beta in training. Averages and
+    experts are taken entry by entry over the clients that have the entry, batch statistics included; an entry of an
+    expert that no client with an example of the class has is the average's, and one that nobody has keeps its value.
+    With `experts: client`, sub-networks themselves are the experts. Where a client only looks at features (prototypes,
+    `generator: features`) it receives the whole model.
+
+    Travels, per client: its (sub-)network down and up with C label counts (8 C bytes) each round; its generator once,
+    up; prototypes (4 F bytes each) in the last warm-up round, for which a narrow client receives the whole model, as
+    every client does; where `mixed`, all generators once, down.
 
     The published code differs from what it is meant to do in 26 places. `variant: released` follows it wherever it can
     be followed, `deviations` in single places. Number, the rule here, and the name of the released one:
@@ -226,16 +236,21 @@ class Mosaic(Method[MosaicState]):
 
     def updated(self, state: MosaicState, plan: Plan, cohort: Cohort, step: Callable[[Client], Reply]) -> MosaicState:
         """Stages A and C: local updates, the average of each network, and the experts, in one pass over the clients."""
-        config, nets = self.config, {client.id: client.net for client in plan.clients}
+        config, clients = self.config, {client.id: client for client in plan.clients}
         forms = config.experts_when == "every round" or plan.round == config.warmup - 1
         by_class = self.kit.task.classes if forms and config.experts == "class" else 0
-        means = {net: ClassWiseMeans(by_class) for net in sorted(set(nets.values()))}
+        nets = sorted({client.net for client in plan.clients})
+        means = {net: ClassWiseMeans(by_class, state.models[net]) for net in nets}
+        parts = {
+            form: part_of(self.kit, *form, plan.round) for form in sorted({form_of(client) for client in plan.clients})
+        }
+        messages = {form: Payload.of(weights=part.extract(state.models[form[0]])) for form, part in parts.items()}
         experts: list[Expert] = []
-        for update in cohort.ask(step, self._models(state, plan.clients)):
-            net, weights = nets[update.client], update.payload.tensors("weights")
-            means[net].add(weights, _counts(update.payload))
+        for update in cohort.ask(step, {k: messages[form_of(client)] for k, client in clients.items()}):
+            client, weights = clients[update.client], update.payload.tensors("weights")
+            means[client.net].add(weights, _counts(update.payload), parts[form_of(client)])
             if forms and config.experts == "client":
-                experts.append(Expert(net, weights))
+                experts.append(self._own_expert(client, weights))
         models = {net: mean.plain(otherwise=state.models[net]) for net, mean in means.items()}
         if forms and config.experts == "global":
             experts = [Expert(net, model) for net, model in models.items()]
@@ -272,8 +287,7 @@ class Mosaic(Method[MosaicState]):
             return None, {}
         if not state.experts:
             raise ValueError("no client took part in the last round of the warm-up, so there are no experts")
-        names = sorted({expert.net for expert in state.experts})
-        bank = Bank(state.experts, {name: self.kit.new_network(name) for name in names})
+        bank = Bank(state.experts, self.kit)
         self.kit.show("experts", PlainSum(bank))
         examples = self._meta_examples(state, bank, source)
         steps = self.config.meta_steps
@@ -301,6 +315,11 @@ class Mosaic(Method[MosaicState]):
                 labels.append(asked)
         return Examples(torch.cat(logits), torch.cat(labels))
 
+    def _own_expert(self, client: ClientSpec, weights: dict[str, Tensor]) -> Expert:
+        """A client's network as an expert, which answers as it did in training."""
+        net = self.kit.network(client.net, client.width)
+        return Expert(client.net, rescaled(net, weights, client.width), client.width)
+
     def _student(self, net: str, model: Mapping[str, Tensor]) -> Classifier:
         """A network that holds the global model; its head alone where the samples are features."""
         student = self.kit.new_network(net)
@@ -308,7 +327,7 @@ class Mosaic(Method[MosaicState]):
         return Classifier(nn.Identity(), student.head) if self.config.generator == "features" else student
 
     def _models(self, state: MosaicState, clients: Sequence[ClientSpec]) -> dict[int, Payload]:
-        """The global model of each client's network."""
+        """The global model of each client's network, whole."""
         payloads = {net: Payload.of(weights=model) for net, model in state.models.items()}
         return {client.id: payloads[client.net] for client in clients}
 
@@ -353,7 +372,7 @@ class Mosaic(Method[MosaicState]):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD from the received weights on the client's own examples."""
+        """Local SGD from the received weights on the client's own examples; of a narrow client, of its part."""
         return self._trained(client, self.kit.work)
 
     @client_side
@@ -371,9 +390,10 @@ class Mosaic(Method[MosaicState]):
         return self._trained(client, work, self._mixed(client, work))
 
     def _trained(self, client: Client, work: Work, objective: Objective | None = None) -> Reply:
-        net = self.kit.network(client.spec.net)
+        net = self.kit.network(client.spec.net, client.spec.width)
         net.load_state_dict(client.received.tensors("weights"))
         position = int(client.memory.get("position", 0))
+        objective = scaled_objective(self.kit.task, client.spec.width, objective)
         fitted = self.kit.fit(
             net, self.kit.task, client.shard, work, client.seed, position=position, objective=objective
         )
@@ -391,6 +411,11 @@ class Mosaic(Method[MosaicState]):
         source = self._source(recalled_from(client.memory), seed, batch=needed)
         images, labels = source.images(source.latents(client.spec.id))
         return beside(self.kit.task, images, labels, seed.torch("order", client.spec.id))
+
+
+def form_of(client: ClientSpec) -> tuple[str, float]:
+    """What a client has of which network: its name, and the width."""
+    return client.net, client.width
 
 
 def _counts(payload: Payload) -> Tensor:

@@ -5,17 +5,17 @@ Source: Mosaic, arXiv 2505.19699: theta^(c) = sum_k n_k^c theta_k / sum_j n_j^c 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from algorithms.core.kit import Kit
 from algorithms.core.meta import MetaModel
 from algorithms.core.payload import Tensors
-from algorithms.core.states import WeightedMean
-from algorithms.nets import Classifier
+from algorithms.core.submodels import PartialMean, SubModel
 
 CHUNK = 512
 """Images that one expert sees at a time."""
@@ -28,54 +28,55 @@ class Expert:
     Attributes:
         net: name of its network.
         state: every entry of its state dict, on the CPU.
+        width: fraction of the network's hidden channels that it has.
     """
 
     net: str
     state: dict[str, Tensor]
+    width: float = 1.0
 
 
 class ClassWiseMeans:
     """The average of the clients' networks by examples, and one for each class by examples of that class.
 
+    Entry by entry over the clients that have it: with M_kj 1 where client k has entry j and 0 elsewhere,
+    theta_j^(c) = sum_k n_k^c M_kj theta_kj / sum_k n_k^c M_kj.
+
     States are added one by one, and none is kept: what is kept are one sum of weights and C sums by class.
     """
 
-    def __init__(self, classes: int) -> None:
-        """`classes` is C, or 0 for the average by examples alone."""
-        self._all = WeightedMean()
-        self._by_class = [WeightedMean() for _ in range(classes)]
+    def __init__(self, classes: int, full: Tensors) -> None:
+        """`classes` is C, or 0 for the average by examples alone; `full` has every entry, of values that do not
+        matter."""
+        self._all = PartialMean(full)
+        self._by_class = [PartialMean(full) for _ in range(classes)]
 
-    def add(self, state: Tensors, counts: Tensor) -> None:
-        """Add one client's state dict; counts int64 (C,) of its examples by class. A class it lacks is not touched."""
-        self._all.add(state, float(counts.sum()))
+    def add(self, state: Tensors, counts: Tensor, where: SubModel) -> None:
+        """Add one client's entries; counts int64 (C,) of its examples by class. A class it lacks is not touched."""
+        self._all.add(state, where, float(counts.sum()))
         for mean, count in zip(self._by_class, counts.tolist(), strict=False):
-            mean.add(state, float(count))
-
-    @property
-    def weight(self) -> float:
-        """Examples of all clients added."""
-        return self._all.weight
+            mean.add(state, where, float(count))
 
     def plain(self, otherwise: Tensors) -> dict[str, Tensor]:
-        """sum_k n_k theta_k / sum_j n_j; `otherwise` where nobody has an example."""
+        """sum_k n_k M_kj theta_kj / sum_k n_k M_kj; `otherwise` for an entry that nobody with an example has."""
         return self._all.result(otherwise)
 
     def experts(self, otherwise: Tensors) -> list[dict[str, Tensor]]:
-        """theta^(c) for every class c; that of a class which nobody holds is the plain average."""
+        """theta^(c) for every class c; an entry that nobody with an example of the class has is the plain average's."""
         plain = self.plain(otherwise)
         return [mean.result(plain) for mean in self._by_class]
 
 
 class Bank:
-    """Experts whose states stay on the CPU: one network of each name is resident, and the states pass through it.
+    """Experts whose states stay on the CPU: one network of each form is resident, and the states pass through it.
 
     It is no `nn.Module`, so that putting a teacher in train mode, moving it or optimising it cannot reach the experts.
     """
 
-    def __init__(self, experts: Sequence[Expert], nets: Mapping[str, Classifier]) -> None:
-        """`nets` holds one network of each expert's name; its own weights do not matter."""
+    def __init__(self, experts: Sequence[Expert], kit: Kit) -> None:
         self._experts = tuple(experts)
-        self._nets = {name: net.eval().requires_grad_(False) for name, net in nets.items()}
+        forms = sorted({(expert.net, expert.width) for expert in experts})
+        self._nets = {form: kit.new_network(*form).eval().requires_grad_(False) for form in forms}
 
     def __len__(self) -> int:
         return len(self._experts)
@@ -86,7 +87,7 @@ class Bank:
         return torch.stack([self._answer(expert, images) for expert in self._experts], 1)
 
     def _answer(self, expert: Expert, images: Tensor) -> Tensor:
-        net = self._nets[expert.net].to(images.device)
+        net = self._nets[expert.net, expert.width].to(images.device)
         # One expert's copy on the device at a time: a hundred of ResNet-18 would fill 4.5 GB.
         state = {name: value.to(images.device) for name, value in expert.state.items()}
         return torch.cat([functional_call(net, state, (chunk,)) for chunk in images.split(CHUNK)])
@@ -98,7 +99,7 @@ class Bank:
         Raises:
             ValueError: the experts' networks differ, so that no features are common to them.
         """
-        if len({expert.net for expert in self._experts}) > 1:
+        if len(self._nets) > 1:
             raise ValueError("experts of different networks share no features; give them images")
         weight = torch.stack([e.state["head.weight"] for e in self._experts]).to(features.device)
         bias = torch.stack([e.state["head.bias"] for e in self._experts]).to(features.device)

@@ -11,6 +11,7 @@ from algorithms.core.contract import ClientSpec
 from algorithms.core.meta import meta_size
 from algorithms.core.prototypes import RELEASED_CENTRES
 from algorithms.core.seeds import torch_seeded
+from algorithms.core.submodels import width_refusals
 from algorithms.core.task import ImageTask
 from algorithms.nets import NetworkError, build
 from algorithms.nets.dcgan import DCGenerator
@@ -60,9 +61,10 @@ def _about_features(config: Any) -> Iterator[str]:
 
 def _about_networks(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Iterator[str]:
     nets = sorted({client.net for client in clients})
-    narrow = sorted({client.width for client in clients} - {1.0})
-    if narrow:
-        yield f"gives every client the whole network, but there are clients of width {', '.join(map(str, narrow))}"
+    for net in nets:
+        yield from width_refusals(net, [client.width for client in clients if client.net == net], task)
+    if config.experts == "client" and config.uses_prototypes and any(client.width < 1 for client in clients):
+        yield "prototypes are features of whole networks, and narrow clients make narrow experts; set meta_data: images"
     if len(nets) > 1 and config.student is None:
         yield f"the clients have {', '.join(nets)}: say by student which network is to be evaluated"
     if len({*nets, config.student or nets[0]}) > 1 and config.generator == "features":

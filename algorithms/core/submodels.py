@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from algorithms.core.kit import Kit
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.task import ImageTask
+from algorithms.core.training import Objective
 from algorithms.nets import Classifier, NetworkError, build
 
 Index = tuple[Tensor, ...]
@@ -200,13 +201,24 @@ def scaled(net: Classifier, width: float) -> Iterator[None]:
     def scale(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         return output / width if module.training else output
 
-    # At width 1 there is nothing to make up for.
-    hooks = [layer.register_forward_hook(scale) for _, layer in _hidden(net)] if width < 1 else []
+    hooks = [layer.register_forward_hook(scale) for _, layer in _hidden(net)]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def scaled_objective(task: ImageTask, width: float, objective: Objective | None = None) -> Objective | None:
+    """A loss, None for the task's own, of a network of this width inside `scaled`; the same loss at width 1."""
+    if width == 1:
+        return objective
+
+    def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        with scaled(cast(Classifier, net), width):
+            return objective(net, inputs, labels) if objective else task.loss(net(inputs), labels)
+
+    return loss
 
 
 def rescaled(net: Classifier, state: Tensors, width: float) -> dict[str, Tensor]:

@@ -14,17 +14,23 @@ from algorithms.core.experts import Bank, ClassWiseMeans, Expert, PlainSum, Teac
 from algorithms.core.losses import DistillationObjective
 from algorithms.core.meta import Examples, MetaConfig, train_meta
 from algorithms.core.seeds import Seed
-from algorithms.core.states import snapshot
+from algorithms.core.states import snapshot, weighted_mean
+from algorithms.core.submodels import SubModel, rescaled, scaled
 from algorithms.nets import build
+from tests.algorithms.support_ensembles import tiny_kit
 
 SHAPE, CLASSES = (1, 8, 8), 3
 META = MetaConfig(meta_width=12, meta_heads=3, meta_feedforward=16, meta_steps=5)
 
 
+WHOLE = SubModel({})
+"""Of a part that has every entry whole, no index is looked at."""
+
+
 def means_of(*clients: tuple[dict[str, torch.Tensor], list[int]]) -> ClassWiseMeans:
-    means = ClassWiseMeans(len(clients[0][1]))
+    means = ClassWiseMeans(len(clients[0][1]), clients[0][0])
     for state, counts in clients:
-        means.add(state, torch.tensor(counts))
+        means.add(state, torch.tensor(counts), WHOLE)
     return means
 
 
@@ -40,7 +46,7 @@ def network(name: str = "small_cnn", seed: int = 0) -> nn.Module:
 
 
 def bank_of(*nets: nn.Module, name: str = "small_cnn") -> Bank:
-    return Bank([Expert(name, snapshot(net)) for net in nets], {name: build(name, SHAPE, CLASSES)})
+    return Bank([Expert(name, snapshot(net)) for net in nets], tiny_kit())
 
 
 def test_each_expert_is_the_average_by_examples_of_its_class():
@@ -64,7 +70,7 @@ def test_the_weights_of_an_expert_sum_to_one():
 
 def test_with_one_client_every_expert_is_its_model():
     state = snapshot(network())
-    for expert in means_of((state, [3, 0, 4])).experts(otherwise={}):
+    for expert in means_of((state, [3, 0, 4])).experts(otherwise=state):
         assert all(torch.equal(expert[name], value) for name, value in state.items())
 
 
@@ -77,6 +83,51 @@ def test_where_all_clients_hold_the_classes_alike_every_expert_is_the_plain_aver
 def test_an_expert_ignores_a_client_without_its_class_even_if_its_weights_are_nan():
     means = means_of((weight(1.0), [1, 0]), (weight(float("nan")), [0, 1]))
     assert means.experts(otherwise=weight(0.0))[0]["w"].tolist() == [1.0]
+
+
+def test_experts_of_whole_networks_are_weighted_means_to_the_bit():
+    states, counts = [snapshot(network(seed=k)) for k in range(3)], [[17, 0, 4], [3, 9, 1], [0, 5, 301]]
+    means = means_of(*zip(states, counts, strict=True))
+    for label, expert in enumerate(means.experts(otherwise=states[0])):
+        expected = weighted_mean([(state, own[label]) for state, own in zip(states, counts, strict=True)], otherwise={})
+        assert all(torch.equal(expert[name], value) for name, value in expected.items())
+
+
+def test_the_entry_of_an_expert_is_averaged_over_those_with_the_class_who_have_it():
+    """Client 0 has all four entries, with 3 and 1 examples of two classes; client 1 has entries 3 and 0, in this order,
+    with 2 and 0. Entry 0: (3 * 1 + 2 * 6) / 5 for class 0. Class 1 knows client 0 alone."""
+    means = ClassWiseMeans(2, weight(0.0, 0.0, 0.0, 0.0))
+    means.add(weight(1.0, 2.0, 3.0, 4.0), torch.tensor([3, 1]), WHOLE)
+    means.add(weight(9.0, 6.0), torch.tensor([2, 0]), SubModel({"w": (torch.tensor([3, 0]),)}))
+    before = weight(7.0, 7.0, 7.0, 7.0)
+    first, second = (expert["w"].tolist() for expert in means.experts(otherwise=before))
+    assert first == pytest.approx([(3 * 1 + 2 * 6) / 5, 2.0, 3.0, (3 * 4 + 2 * 9) / 5])
+    assert second == [1.0, 2.0, 3.0, 4.0]
+    assert means.plain(before)["w"].tolist() == pytest.approx([(4 * 1 + 2 * 6) / 6, 2.0, 3.0, (4 * 4 + 2 * 9) / 6])
+
+
+def test_an_entry_without_its_class_falls_back_on_the_average_and_then_on_what_it_was():
+    """Client 0 has entries 0 and 1 and examples of class 0; client 1 has entries 1 and 2 and examples of class 1."""
+    means = ClassWiseMeans(2, weight(0.0, 0.0, 0.0, 0.0))
+    means.add(weight(1.0, 2.0), torch.tensor([3, 0]), SubModel({"w": (torch.tensor([0, 1]),)}))
+    means.add(weight(6.0, 5.0), torch.tensor([0, 1]), SubModel({"w": (torch.tensor([1, 2]),)}))
+    first, second = (expert["w"].tolist() for expert in means.experts(otherwise=weight(7.0, 7.0, 7.0, 7.0)))
+    assert first == [1.0, 2.0, 5.0, 7.0]
+    assert second == [1.0, 6.0, 5.0, 7.0]
+    assert means.plain(weight(7.0, 7.0, 7.0, 7.0))["w"].tolist() == [1.0, (3 * 2 + 1 * 6) / 4, 5.0, 7.0]
+
+
+def test_narrow_experts_answer_in_the_bank_as_they_did_in_training():
+    """The perceptron has no batch normalisation, so that train mode and eval mode differ by the scaler alone."""
+    net, images = build("mlp", SHAPE, CLASSES, 0.25), torch.randn(5, *SHAPE)
+    with scaled(net.train(), 0.25), torch.no_grad():
+        inside = net(images)
+    narrow = Expert("mlp", rescaled(net, snapshot(net), 0.25), 0.25)
+    whole = Expert("mlp", snapshot(network("mlp")))
+    bank = Bank([narrow, whole], tiny_kit())
+    assert torch.allclose(bank.logits(images)[:, 0], inside, atol=1e-6)
+    with pytest.raises(ValueError, match="share no features"):
+        bank.from_features(torch.randn(2, 64))
 
 
 def test_counters_of_batch_normalisation_stay_whole_numbers():
@@ -109,8 +160,7 @@ def test_the_feature_path_equals_the_image_path():
 
 
 def test_experts_of_different_networks_answer_to_images_and_refuse_features():
-    nets = {"small_cnn": network("small_cnn"), "mlp": network("mlp")}
-    bank = Bank([Expert(name, snapshot(net)) for name, net in nets.items()], nets)
+    bank = Bank([Expert(name, snapshot(network(name))) for name in ("small_cnn", "mlp")], tiny_kit())
     assert bank.logits(torch.randn(2, *SHAPE)).shape == (2, 2, CLASSES)
     with pytest.raises(ValueError, match="share no features"):
         bank.from_features(torch.randn(2, 64))
@@ -140,7 +190,7 @@ class RandomImages:
 def test_meta_training_and_distillation_leave_the_experts_untouched_to_the_bit():
     experts = [Expert("small_cnn", snapshot(network(seed=s))) for s in (1, 2)]
     before = [{name: value.clone() for name, value in expert.state.items()} for expert in experts]
-    teacher = teacher_over(Bank(experts, {"small_cnn": build("small_cnn", SHAPE, CLASSES)}))
+    teacher = teacher_over(Bank(experts, tiny_kit()))
     teacher.train()
     loss = DistillationObjective(0.8, 1.0, 1.0, "js", "teacher")
     distil_here(Distillation(RandomImages(), teacher, network(), loss, steps=3, distinct=3, lr=1e-3))

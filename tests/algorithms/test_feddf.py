@@ -35,7 +35,7 @@ def small(nets: tuple[str, ...] = ("small_cnn",), **changes):
 
 
 def bank_of(experts: list[Expert]) -> Bank:
-    return Bank(experts, {name: tiny_kit().new_network(name) for name in {expert.net for expert in experts}})
+    return Bank(experts, tiny_kit())
 
 
 def teacher_of(experts: list[Expert], average: str = "logits", weights=None, temperature: float = 1.0) -> Averaged:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import algorithms.mosaic as module
 from actors.clock import PhaseClock
 from actors.delivery import Book, Delivery
-from actors.runner import InlineRunner
+from actors.runner import Errand, InlineRunner
 from actors.shards import ShardArrays
 from actors.worker import one_thread
 from algorithms.core.distillation import distil_here, labelled
@@ -21,10 +22,12 @@ from algorithms.core.prototypes import as_examples
 from algorithms.core.records import digest, flatten, rebuild
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
+from algorithms.core.submodels import part_of
 from algorithms.core.training import Work, fit
 from algorithms.mosaic import Mosaic, MosaicState
 from algorithms.nets import build
 from algorithms.nets.dcgan import DCGenerator
+from tests.algorithms.support_methods import BackwardsRunner, by_class
 from tests.support import CLASSES, Played, play, tiny_casting, tiny_images, tiny_plan, tiny_shards
 
 SMALL = {
@@ -282,6 +285,63 @@ def test_clients_of_different_networks_are_averaged_apart_and_each_network_is_ta
     assert sorted(run.state.models) == ["mlp", "small_cnn"]
     assert [expert.net for expert in run.state.experts] == ["mlp"] * CLASSES + ["small_cnn"] * CLASSES
     assert run.method.predictor(run.state)(torch.zeros(2, 1, 8, 8)).shape == (2, CLASSES)
+
+
+WIDTHS = (1.0, 0.5, 0.25)
+
+
+def with_widths(settings, widths=WIDTHS):
+    clients = (replace(client, width=widths[client.id % len(widths)]) for client in settings.clients)
+    return replace(settings, clients=tuple(clients))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_clients_of_several_widths_go_through_the_whole_course(recipe):
+    extra = {"meta_data": "images"} if recipe == "an expert per client" else {}
+    settings = with_widths(casting(**{**RECIPES[recipe], **extra}))
+    run = play(settings, rounds=3)
+    assert run.digest == play(settings, BackwardsRunner(settings, tiny_shards(3)), rounds=3).digest
+    assert all(bool(torch.isfinite(value).all()) for value in run.state.models["small_cnn"].values())
+    whole = {name: value.shape for name, value in build("small_cnn", (1, 8, 8), CLASSES).state_dict().items()}
+    assert {name: value.shape for name, value in run.state.models["small_cnn"].items()} == whole
+
+
+def test_drawn_widths_and_several_networks_go_together():
+    settings = casting(clients=4, nets=("small_cnn", "mlp"), student="mlp", meta_data="images", mixed=True)
+    run = play(replace(settings, widths=WIDTHS), rounds=3, shards=tiny_shards(4))
+    assert len({bytes for counts in sent(run, "weights").values() for bytes in counts}) > 2
+
+
+def test_an_expert_of_narrow_clients_is_made_by_hand():
+    """Round 1 of a perceptron with 64 hidden units: client 0 has all; client 1, of width 1/4, units 1 to 16; and
+    client 2, of width 1/2, units 1 to 32. Clients hold one class each, so an expert has its own client's units and, for
+    the others, the average of those who have them."""
+    settings = with_widths(casting(nets=("mlp",), meta_data="images"), (1.0, 0.25, 0.5))
+    shards = by_class(3)
+    run = play(settings, shards=shards)
+    before, after = run.states
+    replies = updates(run.method, settings, before, shards)
+    hidden = {k: reply.tensors("weights")["body.1.bias"].tolist() for k, reply in replies.items()}
+    counts = {k: int(reply.tensors("label_counts")["counts"].sum()) for k, reply in replies.items()}
+    units = {0: range(64), 1: range(1, 17), 2: range(1, 33)}
+    for label, expert in enumerate(after.experts):
+        for unit in range(64):
+            having = [k for k in units if unit in units[k]]
+            who = [label] if label in having else having
+            total = sum(counts[k] * hidden[k][units[k].index(unit)] for k in who)
+            expected = total / sum(counts[k] for k in who)
+            assert float(expert.state["body.1.bias"][unit]) == pytest.approx(expected, abs=1e-6)
+
+
+def updates(method, settings, before: MosaicState, shards) -> dict[int, Payload]:
+    """What clients send in round 1, from a state after round 0."""
+    runner = InlineRunner(settings, shards)
+    for number, state in ((0, method.start(settings.clients)), (1, before)):
+        parts = {c.id: part_of(method.kit, c.net, c.width, number) for c in settings.clients}
+        messages = {k: Payload.of(weights=part.extract(state.models["mlp"])) for k, part in parts.items()}
+        seed = Seed(settings.seed, round=number, phase="server")
+        found = {outcome.client: outcome.payload for outcome in runner.run(Errand("train", (0, 1, 2), messages, seed))}
+    return found
 
 
 def test_the_student_may_be_a_network_that_no_client_has():

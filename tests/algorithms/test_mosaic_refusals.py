@@ -9,14 +9,22 @@ from algorithms.mosaic import Mosaic
 from tests.algorithms.test_mosaic import GAN, RECIPES, casting
 
 
-def refused(clients: int = 3, nets: tuple[str, ...] = ("small_cnn",), **config) -> list[str]:
+def refused(
+    clients: int = 3, nets: tuple[str, ...] = ("small_cnn",), widths: tuple[float, ...] = (1.0,), **config
+) -> list[str]:
     settings = casting(clients, nets, **{"generator": "dcgan", **config})
-    return Mosaic.refuse(settings.config, settings.task, settings.clients, settings.work)
+    specs = [dataclasses.replace(client, width=widths[client.id % len(widths)]) for client in settings.clients]
+    return Mosaic.refuse(settings.config, settings.task, specs, settings.work)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_that_work_are_not_refused(recipe):
     assert refused(**RECIPES[recipe]) == []
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "an expert per client"])
+def test_clients_of_several_widths_are_not_refused(recipe):
+    assert refused(**RECIPES[recipe], widths=(1.0, 0.5, 0.25)) == []
 
 
 @pytest.mark.parametrize(
@@ -32,6 +40,8 @@ def test_recipes_that_work_are_not_refused(recipe):
         ({"generator": "features", "experts": "replay", "student": "mlp"}, "features needs one network everywhere"),
         ({"nets": ("small_cnn", "mlp"), "student": "mlp"}, "prototypes are features of one network"),
         ({"nets": ("small_cnn", "mlp"), "generator": "pca", "meta_data": "images"}, "say by student"),
+        ({"experts": "client", "widths": (1.0, 0.5)}, "prototypes are features of whole networks"),
+        ({"nets": ("torchvision:resnet18",), "widths": (1.0, 0.5)}, "width 0.5: .* has one width only"),
         ({"student": "resnet7"}, "student: no such network 'resnet7'|student: .*resnet7"),
         ({"noise": 1.0, "generator": "pca"}, "noise = 1 is a multiple of clip"),
         ({"distinct": 6}, "distinct = 6: must be at most distil_steps = 5"),
