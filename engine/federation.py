@@ -63,7 +63,12 @@ class Federation:
     def of(cls, config: RunConfig, dataset: DataSet) -> Federation:
         """Deal out what was read already from `config.data`; see `gather`."""
         partition = divide(
-            config.partition, dataset.train_labels, dataset.task.classes, dataset.columns, Seed(config.seed)
+            config.partition,
+            dataset.train_labels,
+            dataset.task.classes,
+            dataset.columns,
+            Seed(config.seed),
+            dataset.fingerprint,
         )
         casting = Casting(
             method=config.method.name,

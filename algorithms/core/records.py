@@ -2,7 +2,7 @@
 
 What a method's State may hold: tensors, int, float, bool, str, None, dict (keys all str or all int), list, tuple, and
 frozen dataclasses of these. Every field needs an annotation from which its value can be rebuilt. No two values get one
-path, whatever the keys are: in a path a key's "~" is written "~0" and its "/" "~1"; in the tree, "$" before a first "$".
+path, whatever the keys are: in a path a key's "~" is written "~0" and its "/" "~1"; in the tree a first "$" is doubled.
 """
 
 from __future__ import annotations

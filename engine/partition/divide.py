@@ -20,6 +20,7 @@ def divide(
     classes: int,
     columns: Mapping[str, Sequence[Any] | np.ndarray],
     seed: Seed,
+    data_fingerprint: str | None = None,
 ) -> Partition:
     """Deal the training rows to clients. It always ends, and the same seed deals the same rows.
 
@@ -27,6 +28,7 @@ def divide(
         labels: int64, (N,), of the training rows, in [0, classes).
         columns: further columns of the training rows, (N,) each.
         seed: of the run.
+        data_fingerprint: of the data set; where given, a partition file that was saved for another one is refused.
 
     Raises:
         PartitionError: where a client would be empty, or where the column or the file does not fit the data.
@@ -34,7 +36,7 @@ def divide(
     seed = seed.at(phase="partition")
     if config.kind == "file":
         assert config.path is not None
-        return Partition(Partition.load(config.path, len(labels)).rows, "file")
+        return Partition(Partition.load(config.path, len(labels), data_fingerprint).rows, "file")
     if config.kind == "column":
         return Partition(_by_column(config, columns, seed), config.kind)
     by_class = config.kind in ("dirichlet", "dirichlet_balanced", "classes")

@@ -86,19 +86,22 @@ class Partition:
             PartitionError: naming the file and what is wrong with it.
         """
         rows, clients, metadata = _columns(path)
+        _refuse_other_data(path, metadata.get("data", data_fingerprint), data_fingerprint)
         dealt = _grouped(path, rows, clients, examples)
         loaded = cls(dealt, metadata.get("kind", "file"), int(metadata.get("moved", "0")))
         if metadata.get("fingerprint", loaded.fingerprint) != loaded.fingerprint:
             raise _wrong(path, "the rows are not those its fingerprint was taken of", "make the partition anew")
-        saved_for = metadata.get("data", data_fingerprint)
-        if data_fingerprint is not None and saved_for != data_fingerprint:
-            found = f"it was made for data with the fingerprint {saved_for}, but this is {data_fingerprint}"
-            raise _wrong(path, found, "use the same data section, or make the partition anew")
         return loaded
 
 
 def _wrong(path: Path, problem: str, remedy: str) -> PartitionError:
     return PartitionError("partition.path", str(path), problem, remedy)
+
+
+def _refuse_other_data(path: Path, made_for: str | None, data: str | None) -> None:
+    if data is not None and made_for != data:
+        found = f"it was made for data with the fingerprint {made_for}, but this is {data}"
+        raise _wrong(path, found, "use the same data section, or make the partition anew")
 
 
 def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:

@@ -1,6 +1,8 @@
 """A federation before its first round: who holds what, and test examples for clients with predictors of their own."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from actors.runner import InlineRunner
@@ -9,6 +11,7 @@ from engine.checking import check
 from engine.config.loading import resolve
 from engine.errors import ConfigError
 from engine.federation import Federation
+from engine.partition import PartitionError
 from engine.rounds import GLOBAL, Rounds, Schedule
 
 
@@ -25,6 +28,33 @@ def gathered(method="fedavg", clients=None, **partition):
             }
         )
     )
+
+
+def from_file(path, limit=None):
+    tree = {
+        "method": {"name": "fedavg"},
+        "data": {"source": "digits", "limit": limit},
+        "partition": {"kind": "file", "path": str(path)},
+        "clients": {"net": "mlp", "steps": 1, "batch": 4, "lr": 0.1},
+        "rounds": 1,
+    }
+    return Federation.gather(resolve(tree))
+
+
+def test_a_partition_file_is_taken_for_the_data_it_was_made_for_and_refused_for_other_data(tmp_path):
+    made, path = gathered(), tmp_path / "partition.parquet"
+    made.partition.save(path, made.dataset.fingerprint)
+    assert from_file(path).partition.fingerprint == made.partition.fingerprint
+    with pytest.raises(PartitionError) as caught:
+        from_file(path, limit=len(made.dataset.train_labels) - 1)
+    assert f"made for data with the fingerprint {made.dataset.fingerprint}, but this is " in str(caught.value)
+
+
+def test_a_partition_file_of_other_origin_is_taken_for_any_data(tmp_path):
+    path = tmp_path / "mine.parquet"
+    pq.write_table(pa.table({"row": [7, 3, 5], "client": [1, 0, 1]}), path)
+    for limit in (None, 100):
+        assert [rows.tolist() for rows in from_file(path, limit).partition.rows] == [[3], [5, 7]]
 
 
 def test_methods_with_one_global_model_deal_no_test_examples():
