@@ -110,7 +110,8 @@ def rounds_after_warmup(look: Look) -> Iterator[Problem]:
     choice, rounds = method.read(look("method")), look("rounds")
     warmup = getattr(choice.settings, "warmup", 0)
     if warmup > rounds:
-        yield Problem("method.warmup", warmup, f"must be at most rounds = {rounds}")
+        fitting = f"set method.warmup to {rounds} or less, or rounds to {warmup} or more"
+        yield Problem("method.warmup", warmup, f"must be at most rounds = {rounds}, or never ends; {fitting}")
 
 
 def nothing_forbidden_leaves(look: Look) -> Iterator[Problem]:

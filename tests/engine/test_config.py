@@ -163,7 +163,11 @@ def test_everything_wrong_is_said_together():
         ({"method": 3}, "method", "a mapping that names a method"),
         ({"method": {"weights": "all"}}, "method.weights", "must be one of examples, uniform"),
         ({"method": {"name": "fedprox", "mu": -1}}, "method.mu", "must be at least 0"),
-        ({"method": {"name": "mosaic", "warmup": 4}}, "method.warmup", "must be at most rounds = 3"),
+        (
+            {"method": {"name": "mosaic", "warmup": 4}},
+            "method.warmup",
+            "must be at most rounds = 3, or never ends; set method.warmup to 3 or less, or rounds to 4 or more",
+        ),
         ({"runner": {"kind": "rya"}}, "runner.kind", "must be one of inline, ray; did you mean ray?"),
         ({"runner": {"address": "auto"}}, "runner.address", "set runner.kind: ray"),
         ({"runner": {"placement": "pooled"}}, "runner.placement", "set runner.kind: ray"),
