@@ -19,12 +19,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from engine.errors import UserError
+from engine.folder import replacing
 from engine.records import Result, RoundRecord, RunStart, StageRecord
 from engine.report.pictures import grid
 from engine.report.words import settings
@@ -38,6 +40,8 @@ EXPERIMENT = "tessera"
 T = TypeVar("T")
 
 _METRICS, _PARAMS = 1000, 100
+_KNOWN = "mlflow.json"
+_EVERY_ROUND = "bytes/up"
 _GRID_COLUMNS = 10
 _LOG = logging.getLogger(__name__)
 _FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -62,7 +66,16 @@ def _is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def connect(uri: str | None, folder: Path) -> MlflowWatcher:
+@dataclass(frozen=True)
+class Reached:
+    """A store that answers, and the experiment in it."""
+
+    client: MlflowClient
+    uri: str
+    experiment: str
+
+
+def reach(uri: str | None, folder: Path) -> Reached:
     """Reach the store, so that a run that cannot be tracked does not start.
 
     Args:
@@ -82,7 +95,12 @@ def connect(uri: str | None, folder: Path) -> MlflowWatcher:
             f"mlflow.tracking_uri = {uri}: this store cannot be used ({_first_line(error)}); start its server, correct "
             "the URI, leave it out to keep mlflow.db beside the run's folder, or set mlflow.enabled=false"
         ) from error
-    return MlflowWatcher(client, uri, experiment)
+    return Reached(client, uri, experiment)
+
+
+def connect(uri: str | None, folder: Path) -> MlflowWatcher:
+    """A watcher for a run; see `reach`."""
+    return MlflowWatcher(reach(uri, folder))
 
 
 def _client(uri: str) -> MlflowClient:
@@ -133,12 +151,15 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 class MlflowWatcher:
     """Tells MLflow of a run; to be told after the report is written, so that it is among the files kept."""
 
-    def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
-        self.uri = uri
+    def __init__(self, reached: Reached, parent: str | None = None) -> None:
+        """`parent` is the run under which this one is shown."""
+        self.uri = reached.uri
         self.run_id: str | None = None
-        self._client, self._experiment = client, experiment
+        self._client, self._experiment = reached.client, reached.experiment
+        self._parent = parent
         self._stages: dict[str, float] = {}
         self._folder: Path | None = None
+        self._heard: frozenset[int] = frozenset()
         self._lost = False
 
     def started(self, start: RunStart) -> None:
@@ -154,7 +175,8 @@ class MlflowWatcher:
 
     def round(self, record: RoundRecord) -> None:
         values, self._stages = {**round_metrics(record), **self._stages}, {}
-        self._attempt(lambda: self._log_metrics(values, record.round))
+        if record.round not in self._heard:
+            self._attempt(lambda: self._log_metrics(values, record.round))
 
     def finished(self, result: Result) -> None:
         self._attempt(lambda: self._finish(result))
@@ -181,11 +203,33 @@ class MlflowWatcher:
             _LOG.warning("MLflow at %s hears no more of this run, which goes on: %s", self.uri, _first_line(error))
 
     def _start(self, start: RunStart) -> None:
+        self.run_id = _known(start.folder, self.uri)
+        if self.run_id is None:
+            self._create(start)
+        else:
+            self._client.update_run(self._id, status="RUNNING")
+            # A run that was killed may have been told here of rounds that it must do again.
+            self._heard = frozenset(m.step for m in self._client.get_metric_history(self._id, _EVERY_ROUND))
+
+    def _create(self, start: RunStart) -> None:
         from mlflow.entities import Param
 
-        tags = {"method": start.method, "seed": str(start.config.get("seed")), "folder": str(start.folder.absolute())}
+        from engine.partition.picture import label_map
+
+        tags = {
+            "method": start.method,
+            "preset": start.preset,
+            "seed": str(start.config.get("seed")),
+            "folder": str(start.folder.absolute()),
+        }
+        if self._parent:
+            tags["mlflow.parentRunId"] = self._parent
         made = self._client.create_run(self._experiment, tags=tags, run_name=start.folder.absolute().name)
         self.run_id = made.info.run_id
+        with replacing(start.folder / _KNOWN) as temporary:
+            temporary.write_text(json.dumps({"tracking_uri": self.uri, "run_id": self.run_id}))
+        kind = start.config.get("partition", {}).get("kind", "")
+        self._client.log_figure(self._id, label_map(start.label_counts, start.class_names, kind), "label_map.png")
         params = [Param(_name(key), _text(value)) for key, value in settings(dict(start.config)).items()]
         for some in _batches(params, _PARAMS):
             self._client.log_batch(self._id, params=some)
@@ -202,8 +246,7 @@ class MlflowWatcher:
         values = result.values
         last = {"accuracy": values["accuracy"], "loss": values["loss"], **values["metrics"]}
         self._log_metrics({k: v for k, v in last.items() if v is not None}, values["rounds"])
-        for key in ("preset", "digest"):
-            self._client.set_tag(self._id, key, values[key])
+        self._client.set_tag(self._id, "digest", values["digest"])
         assert self._folder is not None
         for file in kept_files(self._folder):
             self._client.log_artifact(self._id, str(file))
@@ -213,6 +256,13 @@ class MlflowWatcher:
                     sheet = Image.open(io.BytesIO(grid(images, _GRID_COLUMNS)))
                     self._client.log_image(self._id, sheet, artifact_file=f"images/{way}-{pictures.client:04d}.png")
         self._client.set_terminated(self._id, "FINISHED")
+
+
+def _known(folder: Path, uri: str) -> str | None:
+    """The number that a run which goes on has in this store; None where the store has not heard of it."""
+    file = folder / _KNOWN
+    known = json.loads(file.read_text()) if file.exists() else {}
+    return str(known["run_id"]) if known.get("tracking_uri") == uri else None
 
 
 def round_metrics(record: RoundRecord) -> dict[str, float]:

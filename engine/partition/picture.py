@@ -48,18 +48,30 @@ def draw(partition: Partition, labels: np.ndarray, class_names: Sequence[str], p
     Args:
         labels: int64, (N,), of the training rows.
     """
-    counts = partition.counts(labels, len(class_names)).T
+    counts = partition.counts(labels, len(class_names))
+    label_map(counts, class_names, partition.kind, _notes(partition)).savefig(path, format="png")
+
+
+def label_map(counts: np.ndarray, class_names: Sequence[str], kind: str, notes: Sequence[str] = ()) -> Figure:
+    """Class x client, coloured by the number of examples, above the size of each client.
+
+    Args:
+        counts: int64, (clients, classes).
+        kind: of the partition.
+        notes: lines below the title.
+    """
+    clients, counts = len(counts), counts.T
     # Inches: cells have room for a number where there are few, and the whole stays within a screen.
-    width = min(max(0.55 * partition.clients + 3.0, 8.0), 16.0)
+    width = min(max(0.55 * clients + 3.0, 8.0), 16.0)
     height = min(max(0.34 * len(class_names), 2.5), 11.0)
     figure = Figure(figsize=(width, height + 2.6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     map_axes, size_axes = figure.subplots(2, 1, sharex=True, height_ratios=[height, 1])
-    total = f"{partition.clients:,} clients, {counts.sum():,} examples, {len(class_names)} classes"
-    map_axes.set_title("\n".join([f"{partition.kind}: {total}", *_notes(partition)]), loc="left", fontsize=10)
+    total = f"{clients:,} clients, {counts.sum():,} examples, {len(class_names)} classes"
+    map_axes.set_title("\n".join([f"{kind}: {total}", *notes]), loc="left", fontsize=10)
     _draw_map(figure, map_axes, counts, class_names)
     _draw_sizes(size_axes, counts.sum(axis=0))
-    figure.savefig(path, format="png")
+    return figure
 
 
 def _draw_map(figure: Figure, axes: Axes, counts: np.ndarray, class_names: Sequence[str]) -> None:

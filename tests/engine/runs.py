@@ -38,7 +38,8 @@ def round_record(number: int, clients: int = 2) -> RoundRecord:
 
 
 def start_of(folder: Path, clients: int = 2, class_names: tuple[str, ...] = ("cat", "dog", "owl")) -> RunStart:
-    """Client k holds k + c examples of class c."""
+    """Client k holds k + c examples of class c. The folder is made, as the engine does."""
+    folder.mkdir(parents=True, exist_ok=True)
     counts = np.arange(clients)[:, None] + np.arange(len(class_names))[None, :]
     return RunStart(
         folder=folder,
@@ -49,6 +50,7 @@ def start_of(folder: Path, clients: int = 2, class_names: tuple[str, ...] = ("ca
         label_counts=counts.astype(np.int64),
         log=folder / "ray.log",
         facts={"runner": "inline", "placement": "in this process"},
+        preset="fedavg-digits",
     )
 
 

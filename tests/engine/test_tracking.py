@@ -14,7 +14,16 @@ import pytest
 from actors.delivery import Book, ClientMetric, Entry
 from engine.folder import FolderWatcher, RunFolder
 from engine.records import Evaluation, Result, RoundRecord, StageRecord
-from engine.tracking import MlflowWatcher, TrackingError, connect, default_uri, kept_files, round_metrics, ui_command
+from engine.tracking import (
+    MlflowWatcher,
+    Reached,
+    TrackingError,
+    connect,
+    default_uri,
+    kept_files,
+    round_metrics,
+    ui_command,
+)
 from tests.engine.runs import images_of, play, result_values, round_record, start_of
 
 
@@ -111,7 +120,9 @@ def test_the_folder_and_pictures_are_kept_without_checkpoints(runs):
     assert kept == [
         "config.yaml",
         "images",
+        "label_map.png",
         "ledger.parquet",
+        "mlflow.json",
         "result.json",
         "rounds.parquet",
         "seconds.parquet",
@@ -206,7 +217,7 @@ class Store:
 @pytest.mark.parametrize("fails_from", [1, 2, 3, 4, 6])
 def test_a_store_that_fails_is_said_once_and_left_alone_while_the_run_goes_on(tmp_path, caplog, fails_from):
     store = Store(fails_from)
-    watcher = MlflowWatcher(store, "http://store", "0")
+    watcher = MlflowWatcher(Reached(store, "http://store", "0"))
     with caplog.at_level(logging.WARNING):
         play(watcher, tmp_path)
     assert len(store.calls) == fails_from
@@ -215,9 +226,33 @@ def test_a_store_that_fails_is_said_once_and_left_alone_while_the_run_goes_on(tm
     ]
 
 
+def test_a_run_that_goes_on_stays_the_same_run_and_hears_of_no_round_twice(runs):
+    first, folder = connect(None, runs / "goes on"), runs / "goes on"
+    first.started(start_of(folder))
+    first.round(round_record(0))
+    first.round(round_record(1))
+    second = connect(None, folder)
+    second.started(replace(start_of(folder), done=1))
+    second.round(round_record(1))
+    second.round(round_record(2))
+    second.finished(Result(result_values(), Book()))
+    assert second.run_id == first.run_id
+    assert [m.step for m in second._client.get_metric_history(first.run_id, "bytes/up")] == [0, 1, 2]
+    assert second._client.get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_goes_on_with_another_store_is_a_run_of_its_own_there(runs):
+    folder = runs / "moves"
+    first, other = connect(None, folder), connect(f"sqlite:///{runs}/other.db", folder)
+    first.started(start_of(folder))
+    other.started(start_of(folder))
+    assert other.run_id != first.run_id
+    assert other._client.get_run(other.run_id).info.status == "RUNNING"
+
+
 def test_a_run_that_fails_before_it_started_is_not_told(caplog):
     store = Store(fails_from=100)
-    MlflowWatcher(store, "http://store", "0").failed(RuntimeError("lost"))
+    MlflowWatcher(Reached(store, "http://store", "0")).failed(RuntimeError("lost"))
     assert (store.calls, caplog.text) == ([], "")
 
 
