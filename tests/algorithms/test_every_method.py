@@ -143,6 +143,18 @@ def test_what_is_sent_is_what_was_declared(name):
     assert {e.kind for e in entries if e.direction == "down"} == declared.down
 
 
+WEIGHTED = [name for name in method_names() if hasattr(find_method(name).Config(), "weights")]
+
+
+@pytest.mark.parametrize("weights", ["examples", "uniform"])
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_a_client_says_how_many_examples_it_has_only_where_its_share_depends_on_it(name, weights):
+    casting = casting_of(name, weights=weights)
+    declared = find_method(name).kinds(casting.config).up
+    sent = {entry.kind for entry in play(casting, rounds=1).book.entries if entry.direction == "up"}
+    assert ("examples" in declared, "examples" in sent) == (weights == "examples",) * 2
+
+
 @METHODS
 def test_nobody_writes_into_what_was_sent_received_or_remembered(name):
     casting = casting_of(name)
