@@ -94,7 +94,7 @@ class FedDF(Ensembling[FedDFState]):
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = super().refuse(config, task, clients, work)
         if config.unlabelled == "generated":
-            reasons += image_refusals(task) + norm_refusal(config.norm, clients, task)
+            reasons += image_refusals(task) + norm_refusal("norm", config.norm, clients, task)
         if config.teachers == "accuracy" and config.unlabelled != "public":
             reasons.append("teachers: accuracy needs examples that the server owns; set unlabelled: public")
         if config.distinct is not None and config.distinct > max(config.steps, 1):

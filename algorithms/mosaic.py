@@ -178,6 +178,12 @@ class Mosaic(Method[MosaicState]):
         return refusals(config, task, clients)
 
     @classmethod
+    def for_mixture(cls, config: Any, student: str) -> Any:
+        """Unrelated networks have no features in common: the meta model learns from images of known class instead."""
+        conditional = config.conditional or config.generator == "dcgan"
+        return replace(config, student=student, meta_data="images", conditional=conditional)
+
+    @classmethod
     def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
         return holdings(config, task, clients)
 

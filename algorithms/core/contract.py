@@ -189,6 +189,11 @@ class Method(Generic[StateT]):
         return []
 
     @classmethod
+    def for_mixture(cls, config: Any, student: str) -> Any:
+        """The same settings, changed where clients of unrelated networks need it: which of these is evaluated, say."""
+        return config
+
+    @classmethod
     def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
         """What the server comes to hold besides its models; () for most methods."""
         return ()

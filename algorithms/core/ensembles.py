@@ -137,6 +137,10 @@ class Ensembling(Averaging[GroupsT]):
         return reasons
 
     @classmethod
+    def for_mixture(cls, config: Any, student: str) -> Any:
+        return replace(config, student=student)
+
+    @classmethod
     def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
         nets = sorted({client.net for client in clients})
         counts = {net: sum(client.net == net for client in clients) for net in nets}
@@ -172,10 +176,10 @@ def network_of(net: str, task: ImageTask) -> Classifier:
         return build(net, task.shape, task.classes)
 
 
-def norm_refusal(weight: float, clients: Sequence[ClientSpec], task: ImageTask) -> list[str]:
-    """Why a loss over batch statistics, of a weight, cannot be had: no client's network has batch normalisation."""
+def norm_refusal(setting: str, weight: float, clients: Sequence[ClientSpec], task: ImageTask) -> list[str]:
+    """Why a loss over batch statistics, weighted by a setting, cannot be had: no client's network has any."""
     nets = sorted({client.net for client in clients})
     if not weight or any(norm_entries(network_of(net, task)) for net in nets):
         return []
     lacking = f"which {nets[0]} lacks" if len(nets) == 1 else f"which none of {', '.join(nets)} has"
-    return [f"norm = {weight:g} needs batch normalisation, {lacking}; set norm: 0"]
+    return [f"{setting} = {weight:g} needs batch normalisation, {lacking}; set {setting}: 0"]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from algorithms.core.contract import ClientSpec
+from algorithms.core.ensembles import norm_refusal
 from algorithms.core.meta import meta_size
 from algorithms.core.prototypes import RELEASED_CENTRES
 from algorithms.core.seeds import torch_seeded
@@ -27,7 +28,7 @@ def refusals(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> lis
         *_about_classes(config),
         *_about_features(config),
         *_about_networks(config, task, clients),
-        *_about_generators(config, task),
+        *_about_generators(config, task, clients),
         *_about_teacher(config, task),
         *_about_deviations(config),
     ]
@@ -79,7 +80,7 @@ def _about_networks(config: Any, task: ImageTask, clients: Sequence[ClientSpec])
             yield f"student: {error}"
 
 
-def _about_generators(config: Any, task: ImageTask) -> Iterator[str]:
+def _about_generators(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Iterator[str]:
     if config.noise and config.clip is None:
         yield f"noise = {config.noise:g} is a multiple of clip, which is not set"
     if config.generator == "dcgan":
@@ -88,6 +89,8 @@ def _about_generators(config: Any, task: ImageTask) -> Iterator[str]:
                 DCGenerator(task.shape, config.latent, config.gan_width)
         except NetworkError as error:
             yield f"generator: dcgan: {error}; generator: pca fits any size"
+        if config.inversion_below and "dead_inversion" not in config.released:
+            yield from norm_refusal("inversion", config.inversion, clients, task)
 
 
 def _about_teacher(config: Any, task: ImageTask) -> Iterator[str]:

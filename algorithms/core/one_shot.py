@@ -48,7 +48,7 @@ class OneShot(Ensembling[GroupsT]):
     @classmethod
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = super().refuse(config, task, clients, work) + image_refusals(task)
-        return reasons + norm_refusal(config.norm, clients, task)
+        return reasons + norm_refusal("norm", config.norm, clients, task)
 
     def round(self, state: GroupsT, plan: Plan, cohort: Cohort) -> tuple[GroupsT, dict[str, float]]:
         state, members = self.gathered(state, plan, cohort)

@@ -199,15 +199,28 @@ def test_clients_that_are_asked_now_and_then_take_part(name):
     assert torch.isfinite(predictions(federation)).all()
 
 
+MIXTURES = {
+    "five networks": (("mlp", "small_cnn", "cnn2", "resnet8", "resnet18"), (1.0,)),
+    "features of one size": (("small_cnn", "cnn2"), (1.0,)),
+    "two widths": (("small_cnn",), (1.0, 0.5)),
+    "widths of a residual network": (("resnet8",), (0.25, 1.0, 0.5)),
+    "networks and widths": (("resnet8", "small_cnn"), (1.0, 1.0, 0.5)),
+}
+"""Networks and widths, each dealt to the clients in turn."""
+
+
 @METHODS
-@pytest.mark.parametrize(("nets", "widths"), [(("mlp", "small_cnn"), (1.0,)), (("small_cnn",), (1.0, 0.5))])
-def test_different_networks_are_served_or_refused_with_a_reason(name, nets, widths):
-    casting = tiny_casting(name, nets=nets, **SMALLEST.get(name, {}))
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_different_networks_are_served_or_refused_with_a_reason(name, mixture):
+    nets, widths = MIXTURES[mixture]
+    casting, method = tiny_casting(name, nets=nets, **SMALLEST.get(name, {})), find_method(name)
     clients = tuple(dataclasses.replace(c, width=widths[c.id % len(widths)]) for c in casting.clients)
-    casting = dataclasses.replace(casting, clients=clients)
-    reasons = find_method(name).refuse(casting.config, casting.task, clients, casting.work)
+    config = method.for_mixture(casting.config, nets[0]) if len(nets) > 1 else casting.config
+    casting = dataclasses.replace(casting, clients=clients, config=config)
+    reasons = method.refuse(config, casting.task, clients, casting.work)
     if reasons:
-        assert any(word in " ".join(reasons) for word in ([f"{w:g}" for w in widths if w < 1] or nets))
+        words = [*(f"{w:g}" for w in widths if w < 1), *(nets if len(nets) > 1 else ())]
+        assert any(word in " ".join(reasons) for word in words)
     else:
         federation = Federation.inline(casting, tiny_shards(), ROUNDS).play_all()
         assert torch.isfinite(predictions(federation)).all()

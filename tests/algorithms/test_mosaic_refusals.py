@@ -42,6 +42,7 @@ def test_clients_of_several_widths_are_not_refused(recipe):
         ({"nets": ("small_cnn", "mlp"), "generator": "pca", "meta_data": "images"}, "say by student"),
         ({"experts": "client", "widths": (1.0, 0.5)}, "prototypes are features of whole networks"),
         ({"nets": ("torchvision:resnet18",), "widths": (1.0, 0.5)}, "width 0.5: .* has one width only"),
+        ({"nets": ("mlp",)}, "inversion = 10 needs batch normalisation, which mlp lacks; set inversion: 0"),
         ({"student": "resnet7"}, "student: no such network 'resnet7'|student: .*resnet7"),
         ({"noise": 1.0, "generator": "pca"}, "noise = 1 is a multiple of clip"),
         ({"distinct": 6}, "distinct = 6: must be at most distil_steps = 5"),
@@ -55,6 +56,11 @@ def test_clients_of_several_widths_are_not_refused(recipe):
 def test_what_cannot_be_done_is_refused_with_the_reason(config, reason):
     (found,) = refused(**config)
     assert re.search(reason, found)
+
+
+@pytest.mark.parametrize("config", [{"inversion": 0.0}, {"inversion_below": 0}, {"deviations": ("dead_inversion",)}])
+def test_a_network_without_batch_normalisation_is_served_where_its_statistics_are_not_needed(config):
+    assert refused(nets=("mlp",), **config) == []
 
 
 def test_a_dcgan_for_images_it_cannot_make_is_refused():

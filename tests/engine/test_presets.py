@@ -5,9 +5,11 @@ import os
 import pytest
 import yaml
 
+from actors.orders import method_names
 from engine.checking import check
-from engine.config import load, preset_names, to_tree
+from engine.config import load, preset_names, resolve, to_tree
 from engine.config.reading import preset_text
+from engine.errors import ConfigError
 from engine.federation import Federation
 from engine.listing import headline
 
@@ -20,6 +22,7 @@ def test_the_presets_are_those_that_the_readme_promises():
             *(f"{kind}-{data}" for kind in ("mosaic", "mosaic-lean", "fedavg") for data in SETS),
             "mosaic-cifar10-paper",
             "fedavg-cifar10-paper",
+            "mosaic-mixed-digits",
         ]
     )
 
@@ -60,13 +63,38 @@ def test_a_preset_writes_each_key_on_purpose(name):
     assert "mlflow" not in written
 
 
-@pytest.mark.parametrize("name", [n for n in preset_names() if n.startswith("mosaic")])
+@pytest.mark.parametrize("name", [n for n in preset_names() if n.startswith("mosaic") and "mixed" not in n])
 def test_a_mosaic_preset_and_its_fedavg_differ_in_the_method_alone(name):
     mosaic, fedavg = (
         to_tree(load(n)) for n in (name, name.replace("mosaic-lean", "fedavg").replace("mosaic", "fedavg"))
     )
     for section in ("data", "partition", "clients", "rounds", "seed", "evaluate"):
         assert mosaic[section] == fedavg[section], section
+
+
+def test_the_mixed_preset_has_five_unrelated_networks_and_an_expert_for_each_client():
+    federation = Federation.gather(load("mosaic-mixed-digits"))
+    nets = [client.net for client in federation.casting.clients]
+    assert nets == ["mlp", "small_cnn", "cnn2", "resnet8", "resnet18"] * 2
+    assert federation.config.method.settings.experts == "client"
+
+
+OTHERS = [name for name in method_names() if name != "mosaic"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_mixture_is_taken_by_methods_that_teach_and_refused_by_those_that_average(name):
+    """Refused before anything starts, and the reason names the networks; no other reason is left for those taken."""
+    taken = name in ("dense", "co_boosting", "feddf")
+    settings = {"name": name, **({"student": "small_cnn"} if taken or name == "fedgen" else {})}
+    config = resolve({**to_tree(load("mosaic-mixed-digits")), "method": settings})
+    federation = Federation.gather(config)
+    if taken:
+        check(federation, free=16 * 2**30)
+        return
+    with pytest.raises(ConfigError) as caught:
+        check(federation, free=16 * 2**30)
+    assert "resnet18" in caught.value.problems[0].reason
 
 
 @pytest.mark.parametrize("data", SETS)

@@ -1,0 +1,44 @@
+"""What the list says of methods, which is what they answer themselves."""
+
+import pytest
+
+from actors.orders import find_method, method_names
+from engine.listing import describe_method, heterogeneity, lines
+
+WIDTHS = {"fedrolex", "heterofl", "dfrd", "mosaic"}
+NETWORKS = {"dense", "co_boosting", "feddf", "mosaic"}
+SAME_FEATURES = {"fedgen"}
+PERSONAL = {"fedbn"}
+
+
+@pytest.mark.parametrize("name", [name for name in method_names() if name not in WIDTHS | NETWORKS | SAME_FEATURES])
+def test_a_method_that_averages_whole_networks_serves_label_skew(name):
+    assert set(heterogeneity(find_method(name))) - {"personal models"} == {"label skew"}
+
+
+@pytest.mark.parametrize("name", sorted(WIDTHS | NETWORKS | SAME_FEATURES | PERSONAL))
+def test_a_method_serves_what_its_paper_serves(name):
+    assert set(heterogeneity(find_method(name))) == {
+        "label skew",
+        *(["widths of one network"] if name in WIDTHS else []),
+        *(["unrelated networks"] if name in NETWORKS else []),
+        *(["unrelated networks with features of one size"] if name in SAME_FEATURES else []),
+        *(["personal models"] if name in PERSONAL else []),
+    }
+
+
+def test_what_must_be_set_for_unrelated_networks_is_said():
+    found = heterogeneity(find_method("mosaic"))["unrelated networks"]
+    assert found == {"student": "small_cnn", "meta_data": "images", "conditional": True}
+    assert heterogeneity(find_method("dense"))["unrelated networks"] == {"student": "small_cnn"}
+
+
+def test_a_person_reads_paper_kinds_and_heterogeneity():
+    described = {"methods": [describe_method("mosaic")], "nets": {}, "data": {}, "partitions": {}, "presets": {}}
+    assert list(lines(described))[:4] == [
+        "method mosaic: Mosaic, 2025, arXiv 2505.19699",
+        "    leaves a client: generator, label_counts, prototypes, weights",
+        "    goes to clients: weights",
+        "    serves: label skew; widths of one network; "
+        "unrelated networks (conditional: true, meta_data: images, student: NET)",
+    ]
