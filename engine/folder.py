@@ -176,8 +176,10 @@ class RunFolder:
         return self.path / "report.html"
 
     def write_start(self, start: RunStart) -> None:
-        """config.yaml, and in start.json what else is known before the first round."""
-        self._write_text("config.yaml", dump(dict(start.config)))
+        """config.yaml, and in start.json what else is known before the first round.
+
+        config.yaml comes last: where it is, there is all that a run needs to go on.
+        """
         known = {
             "preset": start.preset,
             "class_names": list(start.class_names),
@@ -185,11 +187,11 @@ class RunFolder:
             "facts": dict(start.facts),
         }
         self._write_text("start.json", json.dumps(known, ensure_ascii=False))
+        self._write_text("config.yaml", dump(dict(start.config)))
 
     def preset(self) -> str:
-        """Name or file that the run was started from; the folder's where the run ended before it was written."""
-        start = self.path / "start.json"
-        return str(_read_json(start).get("preset") or self.path) if start.exists() else str(self.path)
+        """Name or file that the run was started from."""
+        return str(_read_json(self.path / "start.json").get("preset", ""))
 
     def rounds_finished(self) -> int | None:
         """How many rounds the finished run has; None where it has not finished."""
@@ -203,7 +205,7 @@ class RunFolder:
         """
         parts = self.path / "parts"
         if self.rounds_finished() is not None:
-            shutil.rmtree(parts, ignore_errors=True)
+            self.drop_parts()
             parts.mkdir()
             for name, schema in _PARTS.items():
                 rows = _read_table(self.path / f"{name}.parquet", schema).filter(pc.field("round") < done)
@@ -242,6 +244,10 @@ class RunFolder:
             self._write_table(f"{name}.parquet", self._joined(name, schema))
         text = json.dumps(_plain({key: values[key] for key in RESULT_KEYS}), indent=2, ensure_ascii=False)
         self._write_text("result.json", text + "\n")
+        self.drop_parts()
+
+    def drop_parts(self) -> None:
+        """Remove the parts of a finished run, whose tables hold them."""
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
     def _joined(self, name: str, schema: pa.Schema) -> pa.Table:

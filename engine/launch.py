@@ -24,13 +24,13 @@ from engine.checkpoint import Keep
 from engine.config import RunConfig, to_tree
 from engine.errors import mistakes
 from engine.federation import Federation
-from engine.folder import FolderWatcher, RunFolder
+from engine.folder import FolderWatcher, RunFolder, read
 from engine.journal import Distil, Journal, Told
 from engine.keeping import Keeper
 from engine.planning import PlanReport, pipeline_of, plan
 from engine.records import Result, RunStart, Watcher
 from engine.replay import save_failed_order
-from engine.report import ReportWatcher
+from engine.report import ReportWatcher, write_report
 from engine.resuming import changed, same_data
 from engine.simulation import Setting, simulate
 from engine.tracking import connect
@@ -130,11 +130,19 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Resul
         config, differing = changed(files, overrides)
         finished = files.rounds_finished()
         if finished is not None and finished >= config.rounds:
+            _round_off(files)
             return None
         federation = Federation.gather(config)
         check(federation)
         same_data(files, federation)
         return _carried(federation, files, _Telling(files.preset(), differing, begun), terminal)
+
+
+def _round_off(files: RunFolder) -> None:
+    """What a run that was killed after its last file of results had still to do."""
+    files.drop_parts()
+    if not files.report.exists():
+        write_report([read(files.path)], files.report)
 
 
 @dataclass(frozen=True)
