@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -46,32 +47,43 @@ def python() -> Finding:
     return Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")
 
 
+_REQUIRED = re.compile(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\d.]+)$")
+"""A requirement of the project's metadata: the package, perhaps with extras, and its lower bound."""
+
+
 def packages() -> Finding:
-    """Every package that the project requires, by the project's own metadata where it is installed."""
-    missing, found = [], []
-    for name in (
-        "torch",
-        "torchvision",
-        "ray",
-        "numpy",
-        "pyarrow",
-        "mlflow",
-        "scikit-learn",
-        "pydantic",
-        "safetensors",
-    ):
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
-    needed = [name for name in missing if name != "ray"]
-    if needed:
-        return Finding(
-            "packages", "fail", f"not installed: {', '.join(needed)}", "run `make install`, or pip install -e ."
-        )
-    if missing:
-        return Finding("packages", "warn", ", ".join(found), "without ray only runner.kind: inline works")
+    """Every package that the project requires by its own metadata, and whether it is as new as it must be."""
+    remedy = "run `make install`, or pip install -e ."
+    try:
+        required = importlib.metadata.requires("tessera-fl") or []
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("packages", "warn", "tessera-fl is not installed, so what it requires is not known", remedy)
+    found, wrong = [], {}
+    for name, least in (match.groups() for match in map(_REQUIRED.match, required) if match):
+        version = installed(name)
+        found.append(f"{name} {version}")
+        if version is None:
+            wrong[name] = f"{name} is not installed"
+        elif _numbers(version) < _numbers(least):
+            wrong[name] = f"{name} {version} is older than {least}"
+    if wrong == {"ray": "ray is not installed"}:
+        return Finding("packages", "warn", wrong["ray"], f"without it only runner.kind: inline works; {remedy}")
+    if wrong:
+        return Finding("packages", "fail", ", ".join(wrong.values()), remedy)
     return Finding("packages", "ok", ", ".join(found))
+
+
+def installed(package: str) -> str | None:
+    """The version of an installed package, None where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: 2.13.0+cpu is (2, 13, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[^\d.]", version)[0]))
 
 
 def torch() -> Finding:
@@ -107,9 +119,7 @@ _START_RAY = (
 
 def ray() -> Finding:
     """Whether a Ray of one CPU starts and performs a task; in a process of its own, which can be ended."""
-    try:
-        importlib.metadata.version("ray")
-    except importlib.metadata.PackageNotFoundError:
+    if installed("ray") is None:
         return Finding(
             "ray", "warn", "not installed", "pip install 'ray[default,data,train]', or use runner.kind: inline"
         )

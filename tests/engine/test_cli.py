@@ -252,6 +252,27 @@ def test_each_check_of_the_doctor_says_what_is_there_and_what_to_do(monkeypatch)
     assert "TESSERA_DATA = /no/such/folder is no folder" in result.output
 
 
+@pytest.mark.parametrize(
+    ("there", "state", "found"),
+    [
+        ({}, "ok", "ray 9, torch 10.1.0+cpu, click 8.1"),
+        ({"ray": None}, "warn", "ray is not installed"),
+        ({"torch": "2.6.1"}, "fail", "torch 2.6.1 is older than 2.7"),
+        ({"ray": "2.9", "click": None}, "fail", "ray 2.9 is older than 2.50, click is not installed"),
+    ],
+)
+def test_the_doctor_holds_packages_to_the_projects_own_requirements(monkeypatch, there, state, found):
+    from engine import doctor
+
+    versions = {"ray": "9", "torch": "10.1.0+cpu", "click": "8.1", **there}
+    required = ["ray[default,data]>=2.50", "torch>=2.7", "click>=8.1", 'ruff>=0.6; extra == "dev"']
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: required)
+    monkeypatch.setattr(doctor, "installed", versions.get)
+    finding = doctor.packages()
+    assert (finding.state, finding.found) == (state, found)
+    assert bool(finding.remedy) == (state != "ok")
+
+
 def test_a_check_that_breaks_is_a_finding(monkeypatch):
     from engine import doctor
 
