@@ -1,0 +1,60 @@
+"""Comparisons: several methods under the same partition, initial weights, client work and seeds, and one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.compare.conduct import Ear, Finished, conduct
+from engine.compare.following import Follower
+from engine.compare.page import write_page
+from engine.compare.spec import Comparison, plan
+from engine.compare.table import Row, as_csv, markdown, rows_of
+from engine.folder import replacing
+from engine.tracking import reach
+
+__all__ = ["Compared", "compare", "plan"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison that was carried out."""
+
+    rows: tuple[Row, ...]
+    finished: tuple[Finished, ...]
+    folder: Path
+
+    @property
+    def failed(self) -> bool:
+        """Whether any run failed."""
+        return any(one.run is None for one in self.finished)
+
+
+def compare(comparison: Comparison, folder: Path, command: str, ear: Ear) -> Compared:
+    """Carry a comparison out and write table.md, table.csv and report.html.
+
+    Args:
+        folder: new; or of this comparison, interrupted or finished, which then goes on with what is missing.
+        command: as it was typed, kept beside the table.
+
+    Raises:
+        UserError and its like: before anything is written, for what a person can put right.
+    """
+    mlflow = comparison.common.mlflow
+    reached = reach(mlflow.tracking_uri, folder) if mlflow.enabled else None
+    finished = conduct(comparison, folder, ear)
+    rows = rows_of(finished)
+    _write(folder / "table.md", f"`{command}`\n\n{markdown(rows)}")
+    _write(folder / "table.csv", as_csv(rows))
+    write_page(comparison, finished, rows, folder / "report.html")
+    if reached is not None:
+        follower = Follower(reached, comparison, folder)
+        for one in finished:
+            follower.run(one)
+        follower.close(rows, [folder / name for name in ("table.md", "table.csv", "report.html", "comparison.yaml")])
+    return Compared(tuple(rows), tuple(finished), folder)
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,112 @@
+"""One run of a comparison: in one process, from data that is there already, to the files of a run's folder."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.jobs import Tell
+from actors.recall import RecallingLoop, RecallingRunner, Store
+from actors.wire import read_only_accepted
+from engine.compare.spec import Cell
+from engine.config import to_tree
+from engine.data import DataSet
+from engine.federation import Federation
+from engine.folder import FolderWatcher, RunFolder
+from engine.records import Result, RoundRecord, RunStart, StageRecord
+from engine.report import ReportWatcher
+from engine.rounds import GLOBAL
+from engine.simulation import Setting, simulate
+from engine.units import percent
+
+TRAINING = "training.json"
+"""File of a cell's folder: seconds of client training done in its process, and those spared."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """A run's folder as it travels: bytes by path in it."""
+
+    contents: Mapping[str, bytes]
+
+    def write(self, folder: Path) -> None:
+        """Make the folder, under another name first, so that one that is there is whole."""
+        part = folder.with_name(f".{folder.name}.part")
+        for path, content in self.contents.items():
+            file = part / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        part.replace(folder)
+
+    @classmethod
+    def of(cls, folder: Path) -> Files:
+        """All files of a folder."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        return cls({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
+
+
+class _Teller:
+    """A watcher that says in a line how far the run is."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell, self._rounds, self._accuracy = tell, 0, ""
+
+    def started(self, start: RunStart) -> None:
+        self._rounds = start.rounds
+
+    def step(self, round: int, step: str, done: int, asked: int) -> None:
+        """Too often to be told."""
+
+    def stage(self, record: StageRecord) -> None:
+        if record.stage == GLOBAL:
+            self._accuracy = f" {percent(record.evaluation.accuracy)}"
+
+    def round(self, record: RoundRecord) -> None:
+        self._tell(f"{record.round + 1}/{self._rounds}{self._accuracy}")
+
+    def finished(self, result: Result) -> None: ...
+
+    def failed(self, error: BaseException) -> None: ...
+
+
+def carry(cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell) -> Files:
+    """Run a cell.
+
+    Args:
+        source: what the comparison came from.
+        store: of trained networks, shared by all cells of the seed.
+    """
+    begun = time.perf_counter()
+    loop = RecallingLoop(store, dataset.fingerprint)
+    with tempfile.TemporaryDirectory(prefix="tessera-") as place, read_only_accepted():
+        folder = Path(place) / cell.name
+        files = RunFolder.create(folder)
+        federation = Federation.of(cell.config, dataset)
+        federation.partition.save(files.partition, dataset.fingerprint)
+        simulate(
+            federation,
+            RecallingRunner(federation.casting, federation.shards, loop),
+            _start(cell, federation, folder),
+            Setting(preset=source, placement=None, hosts=0, begun=begun),
+            [FolderWatcher(files), ReportWatcher(files), _Teller(tell)],
+        )
+        (folder / TRAINING).write_text(json.dumps({"done": loop.done, "spared": loop.spared}))
+        return Files.of(folder)
+
+
+def _start(cell: Cell, federation: Federation, folder: Path) -> RunStart:
+    task = federation.dataset.task
+    return RunStart(
+        folder=folder,
+        config=to_tree(cell.config),
+        method=cell.config.method.name,
+        rounds=cell.config.rounds,
+        class_names=task.class_names,
+        label_counts=federation.partition.counts(federation.dataset.train_labels, task.classes),
+        log=folder / "run.log",
+        facts={"runner": "in one process of a comparison; equal client training of several methods was done once"},
+    )

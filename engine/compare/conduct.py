@@ -1,0 +1,233 @@
+"""Carry a comparison out: what is missing in its folder, as many runs at a time as there is room for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import psutil
+
+from actors.jobs import Ended, Job, Share, one_by_one
+from clusters.nodes import Node
+from engine.checking import check
+from engine.compare.cell import TRAINING, Files, carry
+from engine.compare.spec import Cell, Comparison, differences
+from engine.config import RunConfig, to_tree
+from engine.config.reading import dump
+from engine.data import DataSet, load
+from engine.errors import ConfigError, Problem
+from engine.federation import Federation
+from engine.folder import FolderError, StoredRun, make, read, replacing
+from engine.launch import this_machine
+from engine.planning import plan as look_ahead
+
+SHARED = "shared"
+"""Folder of the trained networks that runs of one seed share; gone when the seed's runs are done."""
+
+NOT_COMPARED = ("runner", "mlflow")
+"""Sections that change no result, and so may differ when a comparison goes on."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A cell with its run; or with what went wrong, in a line and whole.
+
+    Attributes:
+        spared: seconds of client training that were not spent because another run of the comparison had done it.
+        earlier: whether it was there already.
+    """
+
+    cell: Cell
+    run: StoredRun | None
+    spared: float = 0.0
+    earlier: bool = False
+    error: str = ""
+    traceback: str = ""
+
+
+class Ear(Protocol):
+    """Hears of a comparison as it goes."""
+
+    def started(self, comparison: Comparison, folder: Path, missing: int, facts: Sequence[str]) -> None: ...
+
+    def told(self, lines: dict[str, str]) -> None:
+        """What each run under way said last, by the cell's name."""
+        ...
+
+    def finished(self, finished: Finished) -> None: ...
+
+
+Told: TypeAlias = Callable[[dict[str, str]], None]
+
+
+def memory_of_all(comparison: Comparison, dataset: DataSet) -> int:
+    """Hold every method against the data, the clients and this machine, before anything starts.
+
+    Returns:
+        predicted bytes of the process of the largest run.
+
+    Raises:
+        ConfigError: everything that is wrong, for all methods together.
+    """
+    problems: dict[str, Problem] = {}
+    largest, free = 0, psutil.virtual_memory().available
+    for label in comparison.labels:
+        federation = Federation.of(comparison.of(label)[0].config, dataset)
+        try:
+            check(federation)
+            largest = max(largest, look_ahead(federation, (this_machine(),), free).memory.driver)
+        except ConfigError as error:
+            for problem in error.problems:
+                own = problem.place.startswith("method.")
+                named = replace(problem, place=f"methods.{label}{problem.place[6:]}") if own else problem
+                problems.setdefault(str(named), named)
+    if problems:
+        raise ConfigError(list(problems.values()))
+    return largest
+
+
+def found(comparison: Comparison, folder: Path) -> dict[str, Finished]:
+    """The comparison's runs that are finished in a folder, by the cells' names.
+
+    Raises:
+        FolderError: a run there is of another configuration; or the folder holds something else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "comparison.yaml").exists():
+        raise FolderError(f"{folder} holds something that is no comparison: name another folder with --out")
+    done = {}
+    for cell in comparison.cells:
+        path = folder / cell.name
+        if (path / "result.json").exists():
+            run = read(path)
+            _require_same(cell, run)
+            done[cell.name] = Finished(cell, run, _training(path)["spared"], earlier=True)
+    return done
+
+
+def _require_same(cell: Cell, run: StoredRun) -> None:
+    ours, theirs = dict(to_tree(cell.config)), dict(run.config)
+    for section in NOT_COMPARED:
+        ours.pop(section, None)
+        theirs.pop(section, None)
+    wrong = differences(ours, theirs)
+    if wrong:
+        raise FolderError(
+            f"{run.folder} was run with other settings ({'; '.join(wrong[:5])}): name another folder with --out, or "
+            "remove it to run it anew"
+        )
+
+
+def _training(folder: Path) -> dict[str, float]:
+    numbers: dict[str, float] = json.loads((folder / TRAINING).read_text())
+    return numbers
+
+
+def conduct(comparison: Comparison, folder: Path, ear: Ear) -> list[Finished]:
+    """Run what is missing, and give all runs back, in the comparison's order.
+
+    A run that fails does not end the others.
+
+    Raises:
+        UserError and its like: before anything is written, for what a person can put right.
+    """
+    dataset = load(comparison.common.data)
+    memory = memory_of_all(comparison, dataset)
+    done = found(comparison, folder)
+    missing = [cell for cell in comparison.cells if cell.name not in done]
+    make(folder)
+    with replacing(folder / "comparison.yaml") as temporary:
+        temporary.write_text(_yaml(comparison), encoding="utf-8")
+    cells = {cell.name: cell for cell in missing}
+    jobs = _jobs(comparison, missing, done)
+    with _performing(comparison.common, jobs, memory, dataset, folder, ear.told) as (ended, facts):
+        ear.started(comparison, folder, len(missing), facts)
+        for finished in done.values():
+            ear.finished(finished)
+        for end in ended:
+            finished = _kept(cells[end.name], end, folder)
+            done[end.name] = finished
+            ear.finished(finished)
+            _drop_store(comparison, finished.cell.seed, done, folder)
+    shutil.rmtree(folder / SHARED, ignore_errors=True)
+    return [done[cell.name] for cell in comparison.cells]
+
+
+def _yaml(comparison: Comparison) -> str:
+    seeds = ", ".join(map(str, comparison.seeds))
+    return f"# {comparison.source}, seeds {seeds}\n{dump(comparison.tree())}"
+
+
+def _jobs(comparison: Comparison, missing: Sequence[Cell], done: Mapping[str, Finished]) -> list[Job]:
+    """The missing cells as jobs, those of the first method first: the others of its seed find its training done."""
+    first = comparison.labels[0]
+    names = {cell.name for cell in missing}
+    ordered = [cell for cell in missing if cell.label == first] + [cell for cell in missing if cell.label != first]
+    leaders = {cell.seed: cell.name for cell in comparison.of(first) if cell.name in names}
+    return [
+        Job(
+            name=cell.name,
+            group=_group(cell.seed),
+            after=None if cell.label == first else leaders.get(cell.seed),
+            call=partial(carry, cell, comparison.source),
+        )
+        for cell in ordered
+    ]
+
+
+def _group(seed: int) -> str:
+    return f"seed-{seed}"
+
+
+def _kept(cell: Cell, end: Ended, folder: Path) -> Finished:
+    """What a cell's process gave back, in the comparison's folder."""
+    if end.value is None:
+        return Finished(cell, None, error=end.error, traceback=end.traceback)
+    path = folder / cell.name
+    shutil.rmtree(path, ignore_errors=True)
+    files: Files = end.value
+    files.write(path)
+    return Finished(cell, read(path), _training(path)["spared"])
+
+
+def _drop_store(comparison: Comparison, seed: int, done: Mapping[str, Finished], folder: Path) -> None:
+    """Trained networks are kept while a run of their seed is missing, also one that failed: it may be run again."""
+    finished = [done.get(cell.name) for cell in comparison.cells if cell.seed == seed]
+    if all(cell is not None and cell.run is not None for cell in finished):
+        shutil.rmtree(folder / SHARED / _group(seed), ignore_errors=True)
+
+
+@contextmanager
+def _performing(
+    config: RunConfig, jobs: Sequence[Job], memory: int, dataset: DataSet, folder: Path, told: Told
+) -> Iterator[tuple[Iterator[Ended], list[str]]]:
+    """The jobs as they end, and in words how they are carried out."""
+    if config.runner.kind == "inline" or not jobs:
+        yield one_by_one(jobs, dataset, folder / SHARED, told), ["runner: one run after another in this process"]
+        return
+    from actors.side_by_side import side_by_side
+    from clusters.session import attach_or_start
+
+    gpus = 0.0 if config.runner.device == "cpu" else config.runner.gpus or 1.0
+    with attach_or_start(config.runner.address, log=folder / "ray.log", data_bytes=_nbytes(dataset)) as cluster:
+        room = max(node.memory for node in cluster.nodes)
+        share = Share(cpus=1.0, gpus=gpus, memory=min(memory, int(0.9 * room)))
+        places = sum(min(_places(node, share), len(jobs)) for node in cluster.nodes)
+        where = "started here" if cluster.started else cluster.address
+        facts = [f"runner: Ray, {where}; {min(places, len(jobs))} runs at a time, each on one CPU"]
+        yield side_by_side(jobs, dataset, folder / SHARED, share, told), facts
+
+
+def _places(node: Node, share: Share) -> int:
+    """How many jobs a node has room for at a time."""
+    by_gpu = int(node.gpus / share.gpus) if share.gpus else int(node.cpus)
+    return min(int(node.cpus / share.cpus), by_gpu, int(node.memory / share.memory))
+
+
+def _nbytes(dataset: DataSet) -> int:
+    return sum(a.nbytes for a in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels))

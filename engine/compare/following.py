@@ -1,0 +1,95 @@
+"""MLflow's view of a comparison: one run for the whole, and under it one for each method and seed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from actors.delivery import Book, ClientMetric, Entry
+from engine.compare.conduct import Finished
+from engine.compare.spec import Comparison
+from engine.compare.table import Row
+from engine.folder import StoredRun
+from engine.records import Result, RoundRecord, RunStart
+from engine.tables import NOBODY, SERVER
+from engine.tracking import MlflowWatcher, Reached
+
+_LOG = logging.getLogger(__name__)
+
+
+class Follower:
+    """Tells a store of a comparison; runs that an interrupted one had finished are told again, under the new parent."""
+
+    def __init__(self, reached: Reached, comparison: Comparison, folder: Path) -> None:
+        tags = {
+            "comparison": comparison.source,
+            "methods": ",".join(comparison.labels),
+            "folder": str(folder.absolute()),
+        }
+        self._reached = reached
+        made = reached.client.create_run(reached.experiment, tags=tags, run_name=folder.absolute().name)
+        self._id: str = made.info.run_id
+
+    def run(self, finished: Finished) -> None:
+        """A run, as its folder tells it; one that failed is not told."""
+        if finished.run is not None:
+            retell(finished.run, MlflowWatcher(self._reached, parent=self._id))
+
+    def close(self, rows: Sequence[Row], files: Sequence[Path]) -> None:
+        """Means and deviations by method, and the comparison's own files."""
+        try:
+            client = self._reached.client
+            for row in rows:
+                if row.accuracy:
+                    client.log_metric(self._id, f"accuracy/{row.label}", row.score.mean)
+                    client.log_metric(self._id, f"accuracy_std/{row.label}", row.score.deviation or 0.0)
+            for file in files:
+                client.log_artifact(self._id, str(file))
+            client.set_terminated(self._id, "FAILED" if any(row.failed for row in rows) else "FINISHED")
+        except Exception as error:  # whatever a store raises: a view never ends a comparison
+            _LOG.warning("MLflow at %s hears no more of this comparison: %s", self._reached.uri, error)
+
+
+def retell(run: StoredRun, watcher: MlflowWatcher) -> None:
+    """Tell a watcher a finished run from the start."""
+    watcher.started(
+        RunStart(
+            folder=run.folder,
+            config=run.config,
+            method=run.result["method"],
+            rounds=run.result["rounds"],
+            class_names=run.class_names,
+            label_counts=run.label_counts,
+            log=run.folder / "run.log",
+            facts=run.facts,
+        )
+    )
+    for record in rounds_of(run):
+        for stage in run.stages:
+            if stage.round == record.round:
+                watcher.stage(stage)
+        watcher.round(record)
+    watcher.finished(Result(run.result, Book(), run.images))
+
+
+def rounds_of(run: StoredRun) -> Iterator[RoundRecord]:
+    """A stored run's rounds as they were told when it was made."""
+    stages = {stage.stage for stage in run.stages}
+    for number in range(run.result["rounds"]):
+        here = pc.field("round") == number
+        entries = tuple(Entry(**row) for row in run.ledger.filter(here).to_pylist())
+        measured: list[dict[str, Any]] = run.rounds.filter(here).to_pylist()
+        yield RoundRecord(
+            number,
+            clients=tuple(sorted({entry.client for entry in entries})),
+            metrics={row["name"]: row["value"] for row in measured if row["phase"] == SERVER},
+            seconds={row["phase"]: row["seconds"] for row in run.seconds.filter(here).to_pylist()},
+            entries=entries,
+            client_metrics=tuple(
+                ClientMetric(**row) for row in measured if row["client"] != NOBODY and row["phase"] not in stages
+            ),
+        )

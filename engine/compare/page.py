@@ -1,0 +1,164 @@
+"""report.html of a comparison: the table, the curves, what each accuracy cost, and what was the same for all."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from engine.compare.conduct import Finished
+from engine.compare.spec import Comparison
+from engine.compare.table import HEAD, Row, best, cells_of
+from engine.folder import replacing
+from engine.report.charts import Bar, Curve, bars, curves, label_map, legend
+from engine.report.html import Element, element, page
+from engine.report.words import count
+from engine.rounds import GLOBAL
+from engine.units import duration
+
+
+def write_page(comparison: Comparison, finished: Sequence[Finished], rows: Sequence[Row], path: Path) -> None:
+    """One file that needs no network; the same runs give the same bytes."""
+    style = files("engine.report").joinpath("style.css").read_text(encoding="utf-8")
+    title = f"{count(len(rows), 'method')} on {comparison.common.data.source}"
+    head = element(
+        "header",
+        element("p", "Tessera", class_="brand"),
+        element("h1", title),
+        element("p", _lead(comparison, rows), class_="lead"),
+        _table(rows),
+        element("p", _note(comparison, finished), class_="note"),
+    )
+    parts = [
+        _failures(rows),
+        _curves(comparison, finished),
+        _bars(rows),
+        _cost(rows),
+        _clients(finished),
+        _runs(finished),
+    ]
+    with replacing(path) as temporary:
+        temporary.write_bytes(page(title, style, head, *parts))
+
+
+def _lead(comparison: Comparison, rows: Sequence[Row]) -> str:
+    winners = best(rows)
+    ranked = sorted((row for row in rows if row.accuracy and not row.personal), key=lambda row: -row.score.mean)
+    if not ranked:
+        return "No run was finished."
+    first = ranked[0]
+    text = f"{first.label} ends highest, with {first.score.text(_points)} % of the test images right"
+    if len(winners) > 1:
+        names = " and ".join(row.label for row in ranked if row.label in winners)
+        text = f"{names} end highest, with {_points(first.score.mean)} %"
+    return f"{text}, over {count(len(comparison.seeds), 'seed')} and {count(comparison.common.rounds, 'round')}."
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _table(rows: Sequence[Row]) -> Element:
+    winners = best(rows)
+    head = element("tr", *(element("th", name) for name in HEAD))
+    body = []
+    for row in rows:
+        name, *rest = cells_of(row)
+        cells = [element("td", text) for text in rest]
+        if row.label in winners:
+            cells[0].set("class", "best")
+        body.append(element("tr", element("th", name, scope="row"), *cells))
+    return element(
+        "div", element("table", element("thead", head), element("tbody", *body)), class_="scroll", tabindex="0"
+    )
+
+
+def _note(comparison: Comparison, finished: Sequence[Finished]) -> str:
+    seeds = ", ".join(map(str, comparison.seeds))
+    spared = sum(f.spared for f in finished)
+    text = (
+        f"Mean ± standard deviation over seeds {seeds}. Of a seed, all methods share partition, initial weights and "
+        "client work. Client steps are mini-batches of local training; client s are seconds of computing of all "
+        "clients, generators included, as if no run had shared them."
+    )
+    if spared:
+        text += f" Equal client training was done once: {duration(spared)} of computing were spared."
+    if any(f.cell.config.method.type.personal for f in finished):
+        text += " Methods with own models are measured client by client on the classes a client holds, which is easier."
+    return text
+
+
+def _failures(rows: Sequence[Row]) -> Element | None:
+    failed = [(row.label, seed, error) for row in rows for seed, error in row.failed.items()]
+    if not failed:
+        return None
+    items = [element("li", f"{label}, seed {seed}: {error}") for label, seed, error in failed]
+    return element("section", element("h2", "Runs that failed"), element("ul", *items))
+
+
+def _curves(comparison: Comparison, finished: Sequence[Finished]) -> Element | None:
+    lines = []
+    for label in comparison.labels:
+        by_round: dict[int, list[float]] = {}
+        for one in finished:
+            if one.cell.label == label and one.run is not None:
+                for stage in one.run.stages:
+                    if stage.stage == GLOBAL:
+                        by_round.setdefault(stage.round + 1, []).append(stage.evaluation.accuracy)
+        if by_round:
+            points = [(float(number), statistics.fmean(values)) for number, values in sorted(by_round.items())]
+            lines.append(Curve(label, points))
+    if not lines or max(len(line.points) for line in lines) < 2:
+        return None
+    names = [line.name for line in lines]
+    return element("section", element("h2", "Accuracy by round, mean over seeds"), legend(names), curves(lines))
+
+
+def _bars(rows: Sequence[Row]) -> Element | None:
+    shown = sorted((row for row in rows if row.accuracy), key=lambda row: -row.score.mean)
+    if not shown:
+        return None
+    found = [
+        Bar(
+            row.label,
+            row.score.mean,
+            row.score.text(_points),
+            "seeds: " + ", ".join(_points(value) for value in row.accuracy.values()),
+        )
+        for row in shown
+    ]
+    return element("section", element("h2", "Accuracy at the end, %"), bars(found, whole=1.0))
+
+
+def _cost(rows: Sequence[Row]) -> Element | None:
+    shown = [row for row in rows if row.client_seconds.values]
+    if not shown:
+        return None
+    clients = [Bar(row.label, row.client_seconds.mean, f"{row.client_seconds.mean:,.0f} s") for row in shown]
+    server = [Bar(row.label, row.server_seconds.mean, f"{row.server_seconds.mean:,.0f} s") for row in shown]
+    return element(
+        "section",
+        element("h2", "What it took"),
+        element("h3", "computing of all clients"),
+        bars(clients),
+        element("h3", "the server"),
+        bars(server, colour="c1"),
+    )
+
+
+def _clients(finished: Sequence[Finished]) -> Element | None:
+    run = next((one.run for one in finished if one.run is not None), None)
+    if run is None:
+        return None
+    title = f"Who holds which classes, seed {run.result['seed']}"
+    return element("section", element("h2", title), label_map(run.label_counts, run.class_names))
+
+
+def _runs(finished: Sequence[Finished]) -> Element | None:
+    links = [
+        element("li", element("a", one.cell.name, href=f"{one.cell.name}/report.html"))
+        for one in finished
+        if one.run is not None
+    ]
+    return element("section", element("h2", "The runs"), element("ul", *links)) if links else None
