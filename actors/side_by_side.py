@@ -75,9 +75,8 @@ def side_by_side(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     desk: Any = ray.remote(_Desk).options(num_cpus=0, scheduling_strategy=here).remote(folder)
     # A process of its own for each job, so that the memory it took at most is its own.
-    task = ray.remote(_perform).options(
-        num_cpus=share.cpus, num_gpus=share.gpus, memory=share.memory, max_calls=1, max_retries=2
-    )
+    reserve = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, memory=share.memory, max_calls=1, max_retries=2)
+    task = reserve(_perform)
     held, waiting = ray.put(shared), list(jobs)
     running: dict[Any, Job] = {}
     ended: set[str] = set()

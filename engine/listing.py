@@ -1,4 +1,4 @@
-"""What there is to choose from: methods, networks, data, partitions, presets."""
+"""What there is to choose from: methods, networks, data, partitions, presets, comparisons."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
 from algorithms.nets import names as net_names
 from algorithms.nets.registry import PATTERNS
+from engine.compare.spec import comparison_names, comparison_text
 from engine.config.reading import preset_names, preset_text
 from engine.data import DataConfig
 from engine.errors import shown
@@ -41,6 +42,7 @@ def catalogue() -> Catalogue:
         "data": bullets(DataConfig),
         "partitions": bullets(PartitionConfig),
         "presets": {name: headline(preset_text(name)) for name in preset_names()},
+        "comparisons": {name: headline(comparison_text(name)) for name in comparison_names()},
         "kinds": dict(KINDS),
     }
 
@@ -147,7 +149,7 @@ def lines(found: Catalogue) -> Iterator[str]:
         yield f"    serves: {'; '.join(_with(*item) for item in method['serves'].items())}"
         for setting in method["settings"]:
             yield f"    {setting['name']} = {shown(setting['default'])} ({setting['type']}): {setting['about']}"
-    for section in ("nets", "data", "partitions", "presets"):
+    for section in ("nets", "data", "partitions", "presets", "comparisons"):
         yield ""
         yield f"{section}:"
         for name, about in found[section].items():

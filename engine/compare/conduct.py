@@ -26,12 +26,10 @@ from engine.federation import Federation
 from engine.folder import FolderError, StoredRun, make, read, replacing
 from engine.launch import this_machine
 from engine.planning import plan as look_ahead
+from engine.resuming import FREE
 
 SHARED = "shared"
 """Folder of the trained networks that runs of one seed share; gone when the seed's runs are done."""
-
-NOT_COMPARED = ("runner", "mlflow")
-"""Sections that change no result, and so may differ when a comparison goes on."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def found(comparison: Comparison, folder: Path) -> dict[str, Finished]:
 
 def _require_same(cell: Cell, run: StoredRun) -> None:
     ours, theirs = dict(to_tree(cell.config)), dict(run.config)
-    for section in NOT_COMPARED:
+    for section in FREE:
         ours.pop(section, None)
         theirs.pop(section, None)
     wrong = differences(ours, theirs)

@@ -162,6 +162,13 @@ def test_equal_client_training_is_done_once(tmp_path):
     assert not (tmp_path / "out" / "shared").exists()
 
 
+def test_side_by_side_on_ray_the_runs_have_the_digests_that_they_have_here(tmp_path, ray_cluster):
+    here = conduct(planned("fedavg,fedbn"), tmp_path / "here", Ear())
+    there = conduct(planned("fedavg,fedbn", more=["runner.kind=ray"]), tmp_path / "there", Ear())
+    assert [one.run.result["digest"] for one in there] == [one.run.result["digest"] for one in here]
+    assert [one.spared > 0 for one in there] == [one.cell.label == "fedbn" for one in there]
+
+
 def test_called_again_it_runs_what_is_missing_alone(tmp_path):
     folder, first, second = tmp_path / "out", Ear(), Ear()
     whole = compare(planned(), folder, "tessera compare ...", first)
