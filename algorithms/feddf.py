@@ -101,6 +101,12 @@ class FedDF(Ensembling[FedDFState]):
             reasons.append(f"distinct = {config.distinct}: must be at most steps = {config.steps}")
         return reasons
 
+    @classmethod
+    def owns(cls, config: Any) -> Literal["nothing", "images", "labelled images"]:
+        if config.unlabelled != "public":
+            return "nothing"
+        return "labelled images" if config.teachers == "accuracy" else "images"
+
     def start(self, clients: Sequence[ClientSpec]) -> FedDFState:
         if self.config.unlabelled == "public" and self.kit.public is None:
             raise ValueError("unlabelled: public needs images that the server owns, and it owns none")

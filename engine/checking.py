@@ -26,7 +26,7 @@ def check(federation: Federation, free: int | None = None) -> None:
     """
     problems = [*_machine(federation.config), *_clients(federation.config, len(federation.partition.rows))]
     wrong_networks = list(_networks(federation))
-    problems += [*wrong_networks, *_method(federation)]
+    problems += [*wrong_networks, *_method(federation), *_owned(federation)]
     if not wrong_networks:
         problems += too_large(federation, psutil.virtual_memory().available if free is None else free)
     if problems:
@@ -66,3 +66,17 @@ def _method(federation: Federation) -> Iterator[Problem]:
     casting, choice = federation.casting, federation.config.method
     for reason in choice.type.refuse(choice.settings, casting.task, casting.variants(), casting.work):
         yield Problem("method.name", choice.name, reason)
+
+
+def _owned(federation: Federation) -> Iterator[Problem]:
+    """Images that the method needs the server to own."""
+    choice, public = federation.config.method, federation.config.data.public
+    needed, found = choice.type.owns(choice.settings), federation.dataset.public
+    if needed != "nothing" and found is None:
+        reason = f"{choice.name} needs {needed} that the server owns: give a share of the training rows, as 0.1"
+        yield Problem("data.public", public, f"{reason}{', or a folder' if needed == 'images' else ''}")
+    elif needed == "labelled images" and found is not None and found.labels is None:
+        reason = (
+            f"{choice.name} needs their labels, which are not looked at in a folder; give a share of the training rows"
+        )
+        yield Problem("data.public", public, reason)

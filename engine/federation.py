@@ -11,6 +11,7 @@ from actors.orders import Casting
 from actors.runner import InlineRunner
 from actors.shards import ShardArrays
 from algorithms.core.seeds import Seed
+from algorithms.core.task import Shard
 from engine.config import RunConfig
 from engine.data import DataSet, load
 from engine.evaluation import evaluate
@@ -84,6 +85,17 @@ class Federation:
         if config.method.type.personal:
             shards = replace(shards, tests=_own_tests(dataset, partition, Seed(config.seed)))
         return cls(config, dataset, partition, casting, shards)
+
+    @property
+    def public(self) -> Shard | None:
+        """The examples that the server owns, None where it owns none; every label is -1 unless the method uses them."""
+        owned = self.dataset.public
+        if owned is None:
+            return None
+        unknown = np.full(len(owned.images), -1)
+        labelled = self.config.method.type.owns(self.config.method.settings) == "labelled images"
+        labels = owned.labels if labelled and owned.labels is not None else unknown
+        return ShardArrays.of(owned.images, labels, [np.arange(len(labels))])(0)
 
     def inline(self) -> InlineRunner:
         """A runner in this process."""

@@ -225,8 +225,9 @@ def _host_bytes(nets: Sequence[NetPlan], holdings: Sequence[Holding]) -> int:
 
 
 def _driver_base(federation: Federation) -> int:
+    public = federation.dataset.public
     data = federation.shards.nbytes + federation.dataset.test_images.nbytes
-    return DRIVER_BYTES + data
+    return DRIVER_BYTES + data + (public.images.nbytes if public else 0)
 
 
 def _memory(

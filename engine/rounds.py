@@ -18,6 +18,7 @@ from algorithms.core.contract import ClientSpec, Plan
 from algorithms.core.distillation import Distillation
 from algorithms.core.kit import Kit
 from algorithms.core.seeds import Seed
+from algorithms.core.task import Shard
 from engine.records import Evaluation, RoundRecord, StageRecord, Watcher
 
 GLOBAL = "global"
@@ -77,7 +78,9 @@ class Rounds:
         evaluate: Callable[[nn.Module], Evaluation],
         watchers: Sequence[Watcher],
         checkpoints: Checkpoints | None = None,
+        public: Shard | None = None,
     ) -> None:
+        """`public` are the server's own examples."""
         self._casting, self._schedule, self._runner = casting, schedule, runner
         self._evaluate, self._watchers, self._checkpoints = evaluate, watchers, checkpoints
         self.book = Book()
@@ -91,6 +94,7 @@ class Rounds:
             work=casting.work,
             seed=seed,
             device=casting.torch_device,
+            public=public,
             distil=self._distil,
             show=self._show,
             tell=self._tell,

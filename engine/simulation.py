@@ -65,7 +65,9 @@ def simulate(
         every=config.evaluate.every,
     )
     before = time.perf_counter() - setting.begun
-    rounds = Rounds(federation.casting, schedule, runner, federation.evaluate, watchers, keeper)
+    rounds = Rounds(
+        federation.casting, schedule, runner, federation.evaluate, watchers, keeper, federation.public
+    )
     rounds.clock.add("start", before)
     if keeper:
         keeper.bring_back(rounds)

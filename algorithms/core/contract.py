@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from torch import nn
 
@@ -187,6 +187,11 @@ class Method(Generic[StateT]):
     def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         """Reasons why the method cannot serve this problem, these clients or their work; asked before any start."""
         return []
+
+    @classmethod
+    def owns(cls, config: Any) -> Literal["nothing", "images", "labelled images"]:
+        """What the server must own itself: `kit.public`."""
+        return "nothing"
 
     @classmethod
     def for_mixture(cls, config: Any, student: str) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 
 from algorithms.core.task import Augment
 from engine.errors import nearest
@@ -26,6 +27,17 @@ class AugmentConfig(BaseModel):
         return Augment(crop=self.crop, flip=self.flip)
 
 
+def _read_public(value: Any, info: ValidationInfo) -> float | str | None:
+    """By hand, because a union's errors would name each spelling in turn."""
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        raise ValueError("must be a share of the training rows above 0 and below 1, a folder, or null")
+    if value + info.data.get("validation", 0.0) >= 1:
+        raise ValueError(f"leaves no training row beside validation = {info.data['validation']:g}; make both smaller")
+    return float(value)
+
+
 class DataConfig(BaseModel):
     """Which images to learn from.
 
@@ -40,6 +52,10 @@ class DataConfig(BaseModel):
 
     With `validation` above 0 that share of the TRAINING rows is held out and stands in the place of the test set,
     whose file is then not even opened: so settings can be chosen without test data.
+
+    `public` are images that the server owns itself, for methods that distil on such (FedDF with `unlabelled: public`):
+    a share of the TRAINING rows, which no client then holds; or a folder as of `parquet:FOLDER`, of whose
+    `train.parquet` the labels are not looked at.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -56,6 +72,11 @@ class DataConfig(BaseModel):
         default=None, ge=1, description="scale every image to this side in pixels, cropped at the centre to a square"
     )
     validation: float = Field(default=0.0, ge=0.0, lt=1.0, description="share of the training rows held out")
+    public: Annotated[float | str | None, PlainValidator(_read_public)] = Field(
+        default=None,
+        description="images that the server owns: a share of the training rows, which no client then holds, or a "
+        "folder with train.parquet; null: none",
+    )
 
     @property
     def kind(self) -> str:

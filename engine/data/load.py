@@ -23,6 +23,14 @@ READERS = {
 
 
 @dataclass(frozen=True, eq=False)
+class Public:
+    """Images that the server owns: uint8, (N, C, H, W), and int64 labels (N,), None where they are not known."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
 class DataSet:
     """Images to learn from and images to test on.
 
@@ -32,7 +40,8 @@ class DataSet:
         train_images, test_images: uint8, (N, C, H, W); never written to.
         train_labels, test_labels: int64, (N,), in [0, classes).
         columns: further columns of the training rows by name, (N,) each, such as `domain`.
-        fingerprint: SHA-256 (hex) of the four arrays.
+        fingerprint: SHA-256 (hex) of the four arrays, and of the public ones where there are any.
+        public: images that the server owns, in no client's hands; None where it owns none.
     """
 
     name: str
@@ -43,26 +52,26 @@ class DataSet:
     test_labels: np.ndarray
     columns: Mapping[str, np.ndarray]
     fingerprint: str
+    public: Public | None = None
 
 
 def load(config: DataConfig) -> DataSet:
     """Read, decode and check a data set.
 
-    With `config.validation` above 0 the test half is rows held out of the training half; see `DataConfig`.
+    With `config.validation` above 0 the test half is rows held out of the training half, and so are public rows where
+    `config.public` is a share; see `DataConfig`.
 
     Raises:
         DataError: for files that are missing or damaged, and for halves that are empty or do not fit each other.
     """
     read = READERS[config.kind]
-    train = read(config, "train", config.limit)
-    if config.validation:
-        train, test = _held_out(config, train)
-    else:
-        test = read(config, "test", config.test_limit)
+    train, held_out, owned = _dealt(config, read(config, "train", config.limit))
+    test = held_out if config.validation else read(config, "test", config.test_limit)
     names = _checked(config, train, test)
+    public = _public(config, owned, train.images.shape[1:])
     mean, std = pixel_statistics(train.images)
     shape = (train.images.shape[1], train.images.shape[2], train.images.shape[3])
-    test_images = test.images if test.images.shape[1] == shape[0] else np.repeat(test.images, shape[0], axis=1)
+    test_images = _coloured(test.images, shape[0])
     return DataSet(
         name=config.place.replace("\\", "/").rstrip("/").rpartition("/")[2] or config.kind,
         task=ImageTask(names, shape, mean, std, config.augment.build()),
@@ -71,18 +80,50 @@ def load(config: DataConfig) -> DataSet:
         test_images=test_images,
         test_labels=test.labels,
         columns=train.columns,
-        fingerprint=fingerprint(train.images, train.labels, test_images, test.labels),
+        fingerprint=fingerprint(
+            train.images, train.labels, test_images, test.labels, *([public.images] if public else [])
+        ),
+        public=public,
     )
 
 
-def _held_out(config: DataConfig, train: Split) -> tuple[Split, Split]:
-    """Training rows and held-out rows, by one fixed permutation, each in their first order."""
-    order = fixed_order(len(train.labels))
-    count = round(config.validation * len(order))
-    return _rows(train, np.sort(order[count:])), _rows(train, np.sort(order[:count])[: config.test_limit])
+def _dealt(config: DataConfig, whole: Split) -> tuple[Split, Split, Split]:
+    """Training rows, held-out rows and public rows, by one fixed permutation, each in their first order."""
+    order = fixed_order(len(whole.labels))
+    held = round(config.validation * len(order))
+    owned = round(config.public * len(order)) if isinstance(config.public, float) else 0
+    test, public, train = (np.sort(rows) for rows in np.split(order, [held, held + owned]))
+    return _rows(whole, train), _rows(whole, test[: config.test_limit]), _rows(whole, public)
+
+
+def _public(config: DataConfig, owned: Split, shape: tuple[int, ...]) -> Public | None:
+    """The images that the server owns, of the training images' shape (C, H, W)."""
+    if config.public is None:
+        return None
+    if isinstance(config.public, float):
+        if not len(owned.labels):
+            raise DataError("data.public", config.public, "is less than one row", "make it larger")
+        return Public(owned.images, owned.labels)
+    try:
+        images = parquet.read(config.model_copy(update={"source": f"parquet:{config.public}"}), "train", None).images
+    except DataError as error:
+        raise DataError("data.public", config.public, error.problem, error.remedy) from error
+    if not len(images) or images.shape[2:] != shape[1:] or images.shape[1] > shape[0]:
+        found = f"holds {len(images)} images of {_shape(images.shape[1:])}, but those to learn from are {_shape(shape)}"
+        remedy = "data.size scales all to one size; coloured images do not go with grey ones"
+        raise DataError("data.public", config.public, found, remedy)
+    return Public(_coloured(images, shape[0]), None)
+
+
+def _coloured(images: np.ndarray, channels: int) -> np.ndarray:
+    """Images of so many channels: grey ones (N, 1, H, W) among coloured ones are repeated."""
+    return images if images.shape[1] == channels else np.repeat(images, channels, axis=1)
 
 
 def _rows(split: Split, rows: np.ndarray) -> Split:
+    """The rows of these numbers, in ascending order; the arrays themselves, without a copy, where they are all."""
+    if len(rows) == len(split.labels):
+        return split
     return replace(
         split,
         images=split.images[rows],

@@ -80,6 +80,40 @@ def test_held_out_rows_are_training_rows_and_replace_the_test_set():
     assert sorted(map(tuple, images.tolist())) == sorted(map(tuple, whole.train_images.reshape(-1, 64).tolist()))
 
 
+@pytest.mark.parametrize(("validation", "learnt"), [(0.0, 80), (0.25, 55)])
+def test_public_rows_are_training_rows_that_no_client_can_come_to_hold(validation, learnt):
+    whole = load(DataConfig(source="digits", limit=100, validation=validation))
+    data = load(DataConfig(source="digits", limit=100, validation=validation, public=0.2))
+    assert (len(data.train_labels), len(data.public.labels)) == (learnt, 20)
+    parts = np.concatenate([data.train_images, data.public.images]).reshape(-1, 64)
+    assert sorted(map(tuple, parts.tolist())) == sorted(map(tuple, whole.train_images.reshape(-1, 64).tolist()))
+    assert np.array_equal(data.test_images, whole.test_images)
+    assert len(data.task.mean) == 1
+    assert data.task.mean == pytest.approx([(data.train_images / 255).mean()])
+    assert data.fingerprint != whole.fingerprint
+    assert whole.public is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"public": 0}, "a share of the training rows above 0 and below 1, a folder, or null"),
+        ({"public": 1.0}, "above 0 and below 1"),
+        ({"public": True}, "above 0 and below 1"),
+        ({"public": ""}, "above 0 and below 1"),
+        ({"public": float("nan")}, "above 0 and below 1"),
+        ({"public": 0.5, "validation": 0.5}, "leaves no training row beside validation = 0.5"),
+    ],
+)
+def test_a_share_that_the_server_cannot_own_is_refused(fields, words):
+    assert words in mistakes(source="digits", **fields)["public"]
+
+
+def test_a_share_of_less_than_a_row_is_refused():
+    with pytest.raises(DataError, match=r"data\.public = 0\.01: is less than one row"):
+        load(DataConfig(source="digits", limit=20, public=0.01))
+
+
 def test_mean_and_deviation_come_from_training_rows_alone():
     data = load(DataConfig(source="digits", limit=100, validation=0.25))
     pixels = data.train_images / 255

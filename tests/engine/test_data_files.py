@@ -77,6 +77,39 @@ def test_held_out_rows_leave_the_test_file_closed(folder):
     assert len(read(folder, validation=0.4).test_labels) == 1
 
 
+@pytest.fixture
+def owned(tmp_path):
+    """A folder of images that the server owns, whose labels are of other classes."""
+    (tmp_path / "owned").mkdir()
+    write(tmp_path / "owned" / "train.parquet", [picture(7), picture(9)], [5, 3], class_names=None)
+    return tmp_path / "owned"
+
+
+def test_a_folder_gives_public_images_without_labels(folder, owned):
+    data = read(folder, public=str(owned))
+    assert data.public.images[:, 0, 0, 0].tolist() == [7, 9]
+    assert data.public.labels is None
+    assert data.train_labels.tolist() == [0, 1, 2]
+    assert data.fingerprint != read(folder).fingerprint
+
+
+def test_grey_public_images_become_coloured_where_those_to_learn_from_are(folder, owned):
+    write(folder / "train.parquet", [picture((1, 2, 3), mode="RGB")], [0])
+    assert read(folder, public=str(owned)).public.images.shape == (2, 3, 4, 4)
+
+
+def test_public_images_of_another_shape_are_refused(folder, owned):
+    write(owned / "train.parquet", [picture(7, side=5)], [0])
+    assert "holds 1 images of 1x5x5, but those to learn from are 1x4x4" in refusal(folder, public=str(owned))
+    assert read(folder, public=str(owned), size=4).public.images.shape == (1, 1, 4, 4)
+    write(owned / "train.parquet", [picture((1, 2, 3), mode="RGB")], [0])
+    assert "images of 3x4x4, but those to learn from are 1x4x4" in refusal(folder, public=str(owned))
+
+
+def test_a_public_folder_that_is_not_there_is_named_under_its_own_key(folder):
+    assert refusal(folder, public="nowhere").startswith("data.public = ")
+
+
 def test_only_the_rows_wanted_are_decoded(folder):
     write(folder / "train.parquet", [*GREY[:2], b"not an image"], [0, 1, 2])
     assert len(read(folder, limit=2).train_labels) == 2

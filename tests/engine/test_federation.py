@@ -1,5 +1,7 @@
 """A federation before its first round: who holds what, and test examples for clients with predictors of their own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,19 +11,20 @@ from actors.runner import InlineRunner
 from algorithms.core.records import digest
 from engine.checking import check
 from engine.config.loading import resolve
+from engine.data.load import Public
 from engine.errors import ConfigError
 from engine.federation import Federation
 from engine.partition import PartitionError
 from engine.rounds import GLOBAL, Rounds, Schedule
 
 
-def gathered(method="fedavg", clients=None, **partition):
+def gathered(method="fedavg", clients=None, data=None, **partition):
     dealt = {"kind": "dirichlet", "alpha": 0.3, "clients": 4, **partition}
     return Federation.gather(
         resolve(
             {
-                "method": {"name": method},
-                "data": {"source": "digits"},
+                "method": {"name": method} if isinstance(method, str) else method,
+                "data": {"source": "digits", **(data or {})},
                 "partition": dealt,
                 "clients": {"net": "small_cnn", "steps": 2, "batch": 16, "lr": 0.05, **(clients or {})},
                 "rounds": 3,
@@ -101,7 +104,7 @@ def test_a_personal_method_is_evaluated_client_by_client_and_weighted_by_example
 def played(federation, rounds=3):
     """All its rounds, in this process."""
     schedule = Schedule(rounds, len(federation.casting.clients), rounds)
-    run = Rounds(federation.casting, schedule, federation.inline(), federation.evaluate, [])
+    run = Rounds(federation.casting, schedule, federation.inline(), federation.evaluate, [], public=federation.public)
     run.play()
     return run
 
@@ -146,3 +149,48 @@ def test_a_network_of_one_width_is_refused_where_a_client_may_come_to_have_less(
     drawn = {"net": "torchvision:resnet18", "width": {"from": [1, 0.5], "drawn": "every round"}}
     (reason,) = reasons(gathered("fedrolex", drawn))
     assert "width 0.5" in reason
+
+
+# --- Images that the server owns ------------------------------------------------------------------------------------
+
+
+FEDDF = {"name": "feddf", "unlabelled": "public", "steps": 2, "batch": 16}
+
+
+def test_the_server_owns_the_public_rows_and_no_client_holds_one():
+    federation = gathered(FEDDF, data={"public": 0.1})
+    kit = played(federation, rounds=1).method.kit
+    assert len(kit.public) == round(0.1 * 1297)
+    dealt = {image.tobytes() for k in range(4) for image in federation.shards.images[federation.shards(k).rows.numpy()]}
+    whole = gathered().shards
+    assert dealt.isdisjoint(image.tobytes() for image in kit.public.images.numpy())
+    assert len(federation.shards.rows) == len(whole.rows) - len(kit.public)
+
+
+def test_a_method_that_does_not_ask_for_labels_gets_none():
+    alike, by_accuracy = (gathered({**FEDDF, "teachers": t}, data={"public": 0.1}) for t in ("alike", "accuracy"))
+    assert set(alike.public.labels.tolist()) == {-1}
+    assert by_accuracy.public.labels.tolist() == by_accuracy.dataset.public.labels.tolist()
+    assert gathered().public is None
+
+
+def test_public_images_change_what_is_distilled_and_the_runs_repeat():
+    noise, public = ({**FEDDF, "unlabelled": kind} for kind in ("noise", "public"))
+    found = [digest(played(gathered(method, data={"public": 0.1}), rounds=1).state) for method in (noise, public)]
+    assert found[0] != found[1]
+    assert digest(played(gathered(public, data={"public": 0.1}), rounds=1).state) == found[1]
+
+
+def test_a_method_that_needs_images_which_the_server_does_not_own_is_refused():
+    (reason,) = reasons(gathered(FEDDF))
+    assert reason == "feddf needs images that the server owns: give a share of the training rows, as 0.1, or a folder"
+    check(gathered(FEDDF, data={"public": 0.1}), free=2**34)
+
+
+def test_labels_of_a_folder_are_not_to_be_had():
+    federation = gathered({**FEDDF, "teachers": "accuracy"}, data={"public": 0.1})
+    unlabelled = replace(federation, dataset=replace(federation.dataset, public=Public(np.zeros((2, 1, 8, 8)), None)))
+    (reason,) = reasons(unlabelled)
+    assert "labels, which are not looked at in a folder" in reason
+    (reason,) = reasons(gathered({**FEDDF, "teachers": "accuracy"}))
+    assert reason.endswith("give a share of the training rows, as 0.1")
