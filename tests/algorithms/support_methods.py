@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -181,6 +181,37 @@ def saved_and_loaded(value: Any, annotation: Any) -> Any:
     """A value by way of tensors and JSON text, which share nothing with it."""
     tensors, tree = flatten(value)
     return rebuild(annotation, json.loads(json.dumps(tree)), {name: t.clone() for name, t in tensors.items()})
+
+
+# --- What travels -------------------------------------------------------------------------------------------------
+
+Travel = dict[tuple[str, str], int | None]
+"""(direction, kind) to the bytes of one client in a whole run; None where its data decide."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a run over `small_cnn` on the tiny task, in bytes, for formulas.
+
+    Attributes:
+        rounds: how many; no bytes.
+        norms: weights and biases of batch normalisation, of 8, 16 and 32 channels.
+        statistics: their running means and variances.
+        trainable: convolutions 1-8-16-32 of 3x3, those norms, and a head of 128 features and 3 classes.
+        model: the whole state dict, with three counters of 8 bytes.
+    """
+
+    rounds: int
+    norms: int = 4 * 2 * (8 + 16 + 32)
+    statistics: int = 4 * 2 * (8 + 16 + 32)
+    trainable: int = 4 * (9 * (8 + 8 * 16 + 16 * 32) + 2 * (8 + 16 + 32) + (128 + 1) * 3)
+    model: int = 4 * (9 * (8 + 8 * 16 + 16 * 32) + 4 * (8 + 16 + 32) + (128 + 1) * 3) + 3 * 8
+
+
+def as_fedavg(size: Sizes) -> Travel:
+    """The model each way and a number of examples, in every round."""
+    model = size.rounds * size.model
+    return {("down", "weights"): model, ("up", "weights"): model, ("up", "examples"): 8 * size.rounds}
 
 
 # --- Runners that do one thing differently ------------------------------------------------------------------------

@@ -16,11 +16,16 @@ from algorithms.core.states import snapshot
 from algorithms.core.training import Work
 from algorithms.dfrd import DFRD, ByClass, moved, transferability
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
-from tests.algorithms.support_methods import Federation
+from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg
 from tests.support import play, tiny_casting, tiny_images, tiny_shards
 
 SMALLEST = {"generator_steps": 2, "student_steps": 2, "batch": 12, "latent": 4, "generator_width": 4}
 ON_DIGITS = {"generator_steps": 5, "student_steps": 5, "batch": 32}
+
+
+def travels(size: Sizes) -> Travel:
+    """FedAvg's bytes and three counts of 8 bytes."""
+    return {**as_fedavg(size), ("up", "label_counts"): size.rounds * 8 * 3}
 
 
 def small(**changes):

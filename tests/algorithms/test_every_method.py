@@ -27,7 +27,10 @@ from tests.algorithms.support_methods import (
     BackwardsRunner,
     DroppingRunner,
     Federation,
+    Sizes,
+    Travel,
     WatchfulRunner,
+    as_fedavg,
     by_class,
     client_of,
     lone_example,
@@ -51,7 +54,7 @@ A method's own test file, `test_NAME.py`, may give them as its `SMALLEST`, and t
 """
 
 
-def given(constant: str) -> dict[str, dict[str, typing.Any]]:
+def given(constant: str) -> dict[str, typing.Any]:
     """What the methods' own test files hold under a name."""
     paths = {name: f"tests.algorithms.test_{name}" for name in method_names()}
     files = {name: import_module(path) for name, path in paths.items() if find_spec(path)}
@@ -141,6 +144,23 @@ def test_what_is_sent_is_what_was_declared(name):
     entries = play(casting, rounds=ROUNDS).book.entries
     assert {e.kind for e in entries if e.direction == "up"} == declared.up
     assert {e.kind for e in entries if e.direction == "down"} == declared.down
+
+
+TRAVELS: dict[str, typing.Callable[[Sizes], Travel]] = given("travels")
+"""Formulas of the specifications: those that the methods' own test files give as `travels`, else FedAvg's."""
+
+
+@METHODS
+def test_the_bytes_of_a_client_are_those_of_the_specifications_formula(name):
+    expected = TRAVELS.get(name, as_fedavg)(Sizes(ROUNDS))
+    sent: Counter[tuple[str, str]] = Counter()
+    for entry in play(casting_of(name), rounds=ROUNDS).book.entries:
+        if entry.client == 0:
+            sent[entry.direction, entry.kind] += entry.bytes
+    assert sent.keys() == expected.keys()
+    assert {key: sent[key] for key, count in expected.items() if count is not None} == {
+        key: count for key, count in expected.items() if count is not None
+    }
 
 
 WEIGHTED = [name for name in method_names() if hasattr(find_method(name).Config(), "weights")]

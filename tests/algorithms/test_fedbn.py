@@ -14,6 +14,8 @@ from algorithms.core.training import Work
 from tests.algorithms.support_methods import (
     NORMED_SCALAR,
     Federation,
+    Sizes,
+    Travel,
     client_of,
     method_of,
     regression,
@@ -21,6 +23,12 @@ from tests.algorithms.support_methods import (
     train,
 )
 from tests.support import play, tiny_casting, tiny_images, tiny_shards
+
+
+def travels(size: Sizes) -> Travel:
+    """Everything but batch normalisation, each way."""
+    shared = size.rounds * (size.trainable - size.norms)
+    return {("down", "weights"): shared, ("up", "weights"): shared}
 
 
 def own_norms(federation):

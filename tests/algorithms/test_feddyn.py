@@ -4,13 +4,28 @@ import pytest
 import torch
 
 from algorithms.core.payload import Payload, recalled
-from tests.algorithms.support_methods import Federation, client_of, method_of, regression, sgd, train, weight_of
+from tests.algorithms.support_methods import (
+    Federation,
+    Sizes,
+    Travel,
+    client_of,
+    method_of,
+    regression,
+    sgd,
+    train,
+    weight_of,
+)
 from tests.support import play, tiny_casting, tiny_shards
 
 TWO = [[(1, 4)], [(2, 2)]]
 """f_0 = (w - 4)^2 / 2 and f_1 = (2 w - 2)^2 / 2; minimum of their sum at (4 + 4) / (1 + 4) = 1.6."""
 
 GRADIENTS = [lambda w: w - 4, lambda w: 2 * (2 * w - 2)]
+
+
+def travels(size: Sizes) -> Travel:
+    """The model each way."""
+    return {(way, "weights"): size.rounds * size.model for way in ("down", "up")}
 
 
 def two(steps=3, lr=0.05, alpha=0.5, points=TWO, **config):

@@ -16,11 +16,16 @@ from algorithms.core.states import snapshot
 from algorithms.fedftg import FedFTG, image_loss, student_loss
 from algorithms.nets.server_generators import ConditionalGenerator
 from tests.algorithms.support_ensembles import members, tiny_kit, tiny_net
-from tests.algorithms.support_methods import Federation, by_class
+from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg, by_class
 from tests.support import play, tiny_casting
 
 SMALLEST = {"server_steps": 2, "student_steps": 2, "batch": 12, "latent": 4, "generator_width": 4}
 ON_DIGITS = {"server_steps": 5, "batch": 32, "student_lr": 0.01}
+
+
+def travels(size: Sizes) -> Travel:
+    """FedAvg's bytes and three counts of 8 bytes."""
+    return {**as_fedavg(size), ("up", "label_counts"): size.rounds * 8 * 3}
 
 
 def small(**changes):

@@ -16,11 +16,20 @@ from algorithms.core.training import Work
 from algorithms.fedgen import FedGen, Heads, faded
 from algorithms.nets.server_generators import LatentGenerator
 from tests.algorithms.support_ensembles import tiny_inputs, tiny_kit, tiny_net
-from tests.algorithms.support_methods import Federation, by_class, client_of, method_of, train
+from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg, by_class, client_of, method_of, train
 from tests.support import play, tiny_casting, tiny_plan, tiny_shards
 
 SMALLEST = {"generated_batch": 4, "latent": 4, "hidden": 8, "generator_steps": 2, "generator_batch": 6}
 ON_DIGITS = {"alpha": 1.0, "beta": 1.0, "generator_steps": 10, "generator_batch": 32}
+
+
+def travels(size: Sizes) -> Travel:
+    """FedAvg's bytes and three counts; from the second round on down the generator, which is 4 + 3 inputs, 8 hidden
+    units with batch normalisation and a counter, 128 features; and the classes met."""
+    generator = 4 * ((4 + 3) * 8 + 8 + 4 * 8 + 8 * 128 + 128) + 8
+    down = {("down", "generator"): generator, ("down", "label_counts"): 8 * 3}
+    later = {key: (size.rounds - 1) * count for key, count in down.items()}
+    return {**as_fedavg(size), ("up", "label_counts"): size.rounds * 8 * 3, **later}
 
 
 def small(nets: tuple[str, ...] = ("small_cnn",), **changes):

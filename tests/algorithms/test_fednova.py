@@ -7,11 +7,18 @@ from hypothesis import strategies as st
 
 from algorithms.core.training import Work
 from algorithms.fednova import normaliser
-from tests.algorithms.support_methods import NORMED_SCALAR, Federation, regression, sgd, weight_of
+from tests.algorithms.support_methods import NORMED_SCALAR, Federation, Sizes, Travel, regression, sgd, weight_of
 from tests.support import play, tiny_casting, tiny_shards
 
 EPOCH = Work(steps=None, epochs=1, batch=1, lr=0.1)
 """As many steps as a client has points."""
+
+
+def travels(size: Sizes) -> Travel:
+    """FedAvg's bytes, those of the trainable entries as a direction, and one number."""
+    model, trainable = size.rounds * size.model, size.rounds * size.trainable
+    numbers = {("up", "examples"): 8 * size.rounds, ("up", "steps"): 8 * size.rounds}
+    return {("down", "weights"): model, ("up", "weights"): model - trainable, ("up", "gradients"): trainable, **numbers}
 
 
 @given(st.integers(0, 60), st.sampled_from([0.0, 0.5, 0.9]))

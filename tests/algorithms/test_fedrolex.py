@@ -7,6 +7,7 @@ import torch
 
 from algorithms.core.submodels import part_of
 from tests.algorithms.support_methods import Federation, method_of
+from tests.algorithms.test_heterofl import travels as travels
 from tests.support import play, tiny_casting, tiny_plan, tiny_shards
 
 OFF = {"scaler": False, "mask": False}

@@ -16,6 +16,8 @@ from tests.algorithms.support_methods import (
     LINEAR,
     NORMED_SCALAR,
     Federation,
+    Sizes,
+    Travel,
     by_class,
     client_of,
     regression,
@@ -25,6 +27,17 @@ from tests.algorithms.support_methods import (
 from tests.support import play, tiny_casting, tiny_shards
 
 OFF = {"scaler": False, "mask": False}
+
+
+def travels(size: Sizes) -> Travel:
+    """Each way the trainable entries, up with a byte for each class; for the measurement the model down, statistics and
+    a number of batches up."""
+    return {
+        ("down", "weights"): size.rounds * (size.trainable + size.model),
+        ("up", "weights"): size.rounds * size.trainable,
+        ("up", "label_counts"): size.rounds * 3,
+        ("up", "statistics"): size.rounds * (size.statistics + 8),
+    }
 
 
 def wide_and_narrow(*widths, name="heterofl", net="mlp", **config):

@@ -27,7 +27,7 @@ from algorithms.core.training import Work, fit
 from algorithms.mosaic import Mosaic, MosaicState
 from algorithms.nets import build
 from algorithms.nets.dcgan import DCGenerator
-from tests.algorithms.support_methods import BackwardsRunner, by_class
+from tests.algorithms.support_methods import BackwardsRunner, Sizes, Travel, by_class
 from tests.support import CLASSES, Played, play, tiny_casting, tiny_images, tiny_plan, tiny_shards
 
 SMALL = {
@@ -55,6 +55,17 @@ RECIPES = {
     "features": {"generator": "features", "experts": "replay", "cells": 1, "directions": 8},
     "released": {**GAN, "variant": "released"},
 }
+
+
+def travels(size: Sizes) -> Travel:
+    """Model and counts in every round; the model once more for prototypes, counts once more with the generator."""
+    return {
+        ("down", "weights"): (size.rounds + 1) * size.model,
+        ("up", "weights"): size.rounds * size.model,
+        ("up", "label_counts"): (size.rounds + 1) * 8 * 3,
+        ("up", "prototypes"): None,
+        ("up", "statistics"): None,
+    }
 
 
 def casting(clients: int = 3, nets: tuple[str, ...] = ("small_cnn",), work: Work | None = None, **config):

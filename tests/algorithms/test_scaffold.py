@@ -8,11 +8,17 @@ from algorithms.core.payload import recalled
 from algorithms.core.states import clipped
 from algorithms.core.training import Work
 from algorithms.scaffold import Scaffold
-from tests.algorithms.support_methods import Federation, regression, sgd, weight_of
+from tests.algorithms.support_methods import Federation, Sizes, Travel, regression, sgd, weight_of
 from tests.support import play, tiny_casting, tiny_shards
 
 TWO = [[(1, 4)], [(2, 2)]]
 """f_0 = (w - 4)^2 / 2 and f_1 = (2 w - 2)^2 / 2 = 4 (w - 1)^2 / 2; minimum of their sum at (4 + 4) / (1 + 4) = 1.6."""
+
+
+def travels(size: Sizes) -> Travel:
+    """Model and control both ways."""
+    sizes = {"weights": size.rounds * size.model, "control": size.rounds * size.trainable}
+    return {(way, kind): count for way in ("down", "up") for kind, count in sizes.items()}
 
 
 def controls(federation):
