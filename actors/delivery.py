@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from actors.clock import PhaseClock
+from actors.failures import Action, FailurePolicy, Fault, said
 from actors.orders import Failure, Outcome, StepError
 from actors.runner import Errand, Runner
 from algorithms.core.contract import Client, ClientSpec, Kinds, Plan, Reply, Update
 from algorithms.core.payload import EMPTY, Payload, PayloadError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,28 @@ class ClientMetric:
     value: float
 
 
+@dataclass(frozen=True)
+class FaultEntry:
+    """A row of rounds.parquet: what went wrong in one client's step, and what was done about it.
+
+    Attributes:
+        phase: name of the step.
+        times: how often, in a row.
+    """
+
+    round: int
+    phase: str
+    client: int
+    fault: Fault
+    action: Action
+    times: int = 1
+
+
 class Book:
     """What was sent and measured, in the order in which it happened.
 
     Attributes:
-        entries, metrics: since this process began.
+        entries, metrics, faults: since this process began.
         bytes: of the whole run, by direction and then by kind.
         client_seconds: of the whole run, by step.
     """
@@ -49,6 +70,7 @@ class Book:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.metrics: list[ClientMetric] = []
+        self.faults: list[FaultEntry] = []
         self.bytes: dict[str, Counter[str]] = {"up": Counter(), "down": Counter()}
         self.client_seconds: dict[str, float] = {}
 
@@ -57,11 +79,44 @@ class Book:
         self.entries.append(entry)
         self.bytes[entry.direction][entry.kind] += entry.bytes
 
+    def note_fault(
+        self, errand: Errand, client: int, fault: Fault, action: Action, reason: str, times: int = 1
+    ) -> None:
+        """Write a fault down, and what was done about it."""
+        self.faults.append(FaultEntry(errand.seed.round, errand.step, client, fault, action, times))
+        log.warning(
+            "round %d, step %s, client %d: %s: %s", errand.seed.round, errand.step, client, said(fault, action), reason
+        )
+
     def note_metrics(self, round: int, phase: str, outcome: Outcome) -> None:
         """Write a step's metrics and seconds down."""
         self.client_seconds[phase] = self.client_seconds.get(phase, 0.0) + outcome.seconds
         for name, value in outcome.metrics.items():
             self.metrics.append(ClientMetric(round, phase, outcome.client, name, float(value)))
+
+
+def settled(
+    runner: Runner, errand: Errand, outcome: Outcome | Failure, policy: FailurePolicy, book: Book
+) -> Outcome | None:
+    """What comes of a client's step in the end: its outcome, after as many tries as the policy grants, or None for a
+    client that is left out. What went wrong is written into the book.
+
+    Raises:
+        StepError: the policy says stop.
+    """
+    tried = 0
+    while isinstance(outcome, Failure):
+        action = policy.decide(outcome.fault, tried)
+        if action == "stop":
+            raise StepError(outcome)
+        book.note_fault(errand, outcome.client, outcome.fault, action, outcome.error)
+        if action == "leave out":
+            return None
+        tried += 1
+        outcome = next(runner.run(replace(errand, clients=(outcome.client,))))
+    if outcome.lost:
+        book.note_fault(errand, outcome.client, "host_lost", "retry", "its host was lost", outcome.lost)
+    return outcome
 
 
 class Delivery:
@@ -75,11 +130,13 @@ class Delivery:
         book: Book,
         clock: PhaseClock,
         told: Callable[[str, int, int], None],
+        policy: FailurePolicy | None = None,
     ) -> None:
-        """`told(step, done, asked)` hears that clients are asked, then of every update.
+        """`told(step, done, asked)` hears that clients are asked, then of every one that has answered or is left out.
 
         Waiting for updates is booked under `client:STEP`.
         """
+        self._policy = policy or FailurePolicy()
         self._plan, self._runner, self._kinds, self._book = plan, runner, kinds, book
         self._clock, self._told = clock, told
         self._open: dict[int, Errand] = {}
@@ -103,13 +160,15 @@ class Delivery:
     def _updates(self, errand: Errand, outcomes: Iterator[Outcome | Failure]) -> Iterator[Update]:
         step, asked = errand.step, errand.clients
         for done, outcome in enumerate(self._awaited(step, outcomes), start=1):
-            if isinstance(outcome, Failure):
-                raise StepError(outcome)
             self._refuse_overlap(errand, outcome.client)
-            self._write(step, outcome.client, "up", outcome.payload)
-            self._book.note_metrics(self._plan.round, step, outcome)
+            with self._clock.during(f"client:{step}"):
+                final = settled(self._runner, errand, outcome, self._policy, self._book)
+            if final is not None:
+                self._write(step, final.client, "up", final.payload)
+                self._book.note_metrics(self._plan.round, step, final)
             self._told(step, done, len(asked))
-            yield Update(outcome.client, outcome.payload)
+            if final is not None:
+                yield Update(final.client, final.payload)
 
     def _refuse_overlap(self, errand: Errand, client: int) -> None:
         """Two steps of one client at a time would read and leave its memory in an order that nothing determines."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from actors.failures import FailurePolicy
+
 CALLS_PER_HOST = 2
 """A host computes one call while the next one waits at its door."""
 
@@ -38,6 +40,19 @@ class Chunk:
         return [replace(self, start=self.start + i, clients=(c,)) for i, c in enumerate(self.clients)]
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What follows from the loss of a host.
+
+    Attributes:
+        again: what is sent again.
+        left_out: what is not, and counts as landed.
+    """
+
+    again: tuple[Chunk, ...] = ()
+    left_out: Chunk | None = None
+
+
 class HostLostError(RuntimeError):
     """Hosts died over the same clients more often than they may.
 
@@ -55,7 +70,7 @@ class HostLostError(RuntimeError):
         who = ("client " if len(self.clients) == 1 else "clients ") + ", ".join(map(str, self.clients))
         return (
             f"host {self.host} died while it performed step {self.step} for {who}; "
-            f"{self.losses} hosts have died over it\n"
+            f"{self.losses} {'host has' if self.losses == 1 else 'hosts have'} died over it\n"
             f"  Ray says: {self.reason}\n"
             "  if memory ran out: fewer hosts, smaller networks or batches; to see the step itself: runner.kind: inline"
         )
@@ -89,8 +104,8 @@ class Dispatch:
         ahead: see `look_ahead`.
     """
 
-    def __init__(self, step: str, chunks: Sequence[Chunk], hosts: int, ahead: int, max_retries: int) -> None:
-        self._step, self.ahead, self._max_retries = step, ahead, max_retries
+    def __init__(self, step: str, chunks: Sequence[Chunk], hosts: int, ahead: int, policy: FailurePolicy) -> None:
+        self._step, self.ahead, self._policy = step, ahead, policy
         self._waiting = sorted(chunks, key=lambda chunk: chunk.start)
         self._sent: list[list[Chunk]] = [[] for _ in range(hosts)]
         self._landed: dict[int, Chunk] = {}
@@ -123,23 +138,33 @@ class Dispatch:
         self._reborn.discard(host)
         self._landed[chunk.start] = chunk
 
-    def lost(self, host: int, reason: str) -> list[Chunk]:
-        """A host has died and been replaced. What it had been sent waits again, and is returned.
+    def under_way(self, host: int) -> Chunk | None:
+        """What a host is performing; None where it has nothing to do."""
+        return self._sent[host][0] if self._sent[host] else None
 
-        The loss is charged to the chunk that it was performing. Its clients go out one by one from now on, so that one
-        whose step kills every host is found by name.
+    def lost(self, host: int, reason: str) -> Loss:
+        """A host has been lost and replaced; what it had been sent waits again.
+
+        The loss is charged to the chunk that it was performing, about which the policy decides. Where that is sent
+        again, its clients go out one by one, so that one whose step kills every host is found by name.
 
         Raises:
-            HostLostError: over that chunk more hosts have died than may.
+            HostLostError: the policy says stop.
         """
         sent, self._sent[host] = self._sent[host], []
         self._reborn.add(host)
-        if sent:
-            charged = replace(sent[0], losses=sent[0].losses + 1)
-            if charged.losses > self._max_retries:
-                raise HostLostError(host, self._step, charged.clients, charged.losses, reason)
-            self._waiting = sorted([*self._waiting, *charged.singles(), *sent[1:]], key=lambda chunk: chunk.start)
-        return sent
+        if not sent:
+            return Loss()
+        charged, at_the_door = replace(sent[0], losses=sent[0].losses + 1), sent[1:]
+        action = self._policy.decide("host_lost", sent[0].losses)
+        if action == "stop":
+            raise HostLostError(host, self._step, charged.clients, charged.losses, reason)
+        again = [*charged.singles(), *at_the_door] if action == "retry" else at_the_door
+        self._waiting = sorted([*self._waiting, *again], key=lambda chunk: chunk.start)
+        if action == "retry":
+            return Loss(tuple(again))
+        self._landed[charged.start] = charged
+        return Loss(tuple(again), charged)
 
     def take(self) -> Chunk | None:
         """The chunk whose turn it is, if its reply has come."""

@@ -11,6 +11,15 @@ Fault = Literal["host_lost", "client_error", "bad_update"]
 Action = Literal["retry", "leave out", "stop"]
 
 
+_FAULTS = {"host_lost": "host lost", "client_error": "step raised", "bad_update": "update refused"}
+_ACTIONS = {"retry": "tried again", "leave out": "left out", "stop": "stopped"}
+
+
+def said(fault: Fault, action: Action) -> str:
+    """A fault and what was done about it, for people."""
+    return f"{_FAULTS[fault]}, {_ACTIONS[action]}"
+
+
 @dataclass(frozen=True)
 class FailurePolicy:
     """What is done about each kind of fault.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,10 +49,28 @@ class Call:
     seed: Seed
 
 
+@contextmanager
+def ending_after(deadline: float | None) -> Iterator[None]:
+    """A block after whose deadline, in seconds, the stacks of all threads are written to stderr and the process ends.
+
+    A thread of C does this, which needs nothing of Python: not even of one that waits for a lock for ever.
+    """
+    if deadline is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(deadline, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 class Host:
     """Performs steps for clients in turn. Lives in a process of its own as a Ray actor."""
 
-    def __init__(self, casting: Casting, shards: ShardArrays, gpus: float) -> None:
+    def __init__(self, casting: Casting, shards: ShardArrays, gpus: float, deadline: float | None = None) -> None:
+        """`deadline` in seconds: a step that takes longer ends this process."""
+        self._deadline = deadline
         torch.set_num_threads(1)
         if casting.torch_device.type == "cuda" and 0 < gpus < 1:
             torch.cuda.set_per_process_memory_fraction(gpus)
@@ -66,7 +86,9 @@ class Host:
         for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True):
             seed = call.seed.at(phase=call.step, client=client)
             order = Order(call.step, client, seed, received[read], unpack_memory(parcel, private=False))
-            head, memory = pack_outcome(self._worker.perform(order))
+            with ending_after(self._deadline):
+                outcome = self._worker.perform(order)
+            head, memory = pack_outcome(outcome)
             if isinstance(head, Failure):
                 head = replace(head, order=None)  # the driver has all that an order holds
             heads.append(head)
@@ -81,11 +103,13 @@ class Host:
 class Fleet:
     """The hosts of a run by number. A host that died is replaced under its number."""
 
-    def __init__(self, casting: Casting, shards: ShardArrays, placement: Placement) -> None:
+    def __init__(
+        self, casting: Casting, shards: ShardArrays, placement: Placement, deadline: float | None = None
+    ) -> None:
         """Start all hosts; returns before they have started. Casting and data are sent to the object store once."""
         self.placement = placement
         self._actor: Any = ray.remote(Host)
-        self._given = (ray.put(casting), ray.put(shards), placement.gpus)
+        self._given = (ray.put(casting), ray.put(shards), placement.gpus, deadline)
         self.handles: list[Any] = []
         self._starting: dict[int, tuple[ray.ObjectRef, float]] = {}
         for number in range(placement.hosts):
@@ -110,6 +134,10 @@ class Fleet:
         if self.handles[number] is dead:
             ray.kill(dead, no_restart=True)
             self.handles[number] = self._start(number)
+
+    def starts(self, number: int) -> bool:
+        """Whether a host has not been heard of yet, as of the last `check_started`."""
+        return number in self._starting
 
     def check_started(self) -> None:
         """Look at the hosts that have not been heard of.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from actors.failures import Fault
 from algorithms.core.contract import ClientSpec, Method
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
@@ -78,6 +79,7 @@ class Outcome:
     Attributes:
         memory: None where the step kept the memory as it was.
         seconds: of computing, CPU time on a CPU; no result depends on it.
+        lost: hosts that were lost over this step before one performed it.
     """
 
     client: int
@@ -85,15 +87,18 @@ class Outcome:
     memory: Memory | None
     metrics: Mapping[str, float]
     seconds: float
+    lost: int = 0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception inside a step, with all that is needed to look at it again.
+    """A step that gave no update, with all that is needed to look at it again.
 
     Attributes:
+        error: what was wrong, in a line.
         traceback: the original one, as text.
         order: what was to be performed, so that it can be performed again; None where it cannot be known.
+        fault: which kind of fault it was.
     """
 
     client: int
@@ -103,6 +108,7 @@ class Failure:
     error: str
     traceback: str
     order: Order | None = None
+    fault: Fault = "client_error"
 
 
 class StepError(RuntimeError):

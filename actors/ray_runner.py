@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import ray
@@ -13,6 +14,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from torch import Tensor
 
 from actors.dispatch import Chunk, Dispatch, chunk_size, chunks_for_any, chunks_for_own, look_ahead
+from actors.failures import FailurePolicy
 from actors.hosts import Call, Fleet, HostStartError
 from actors.orders import Casting, Failure, Order, Outcome
 from actors.placement import Placement
@@ -24,6 +26,9 @@ from algorithms.core.payload import Memory, Payload
 
 LOOK_SECONDS = 10.0
 """While nothing comes back, hosts that have not started are looked at this often."""
+
+GRACE_SECONDS = 20.0
+"""Beyond its deadline, after which a host that has not ended itself is ended."""
 
 MEMORIES_AT_ONCE = 64
 
@@ -46,17 +51,18 @@ class RayRunner:
         placement: Placement,
         *,
         distil: Callable[[Distillation, Callable[[int], None]], dict[str, Tensor]] = distil_here,
-        max_retries: int = 3,
+        policy: FailurePolicy | None = None,
     ) -> None:
         """Start the hosts; returns before they have started.
 
         Args:
             distil: performs distillation jobs, and tells of the steps done.
-            max_retries: how often the clients of a host that died are sent again before the run stops.
+            policy: what is done where a host is lost, and when one is held for lost.
         """
-        self.fleet = Fleet(casting, shards, placement)
+        self.policy = policy or FailurePolicy()
+        self.fleet = Fleet(casting, shards, placement, self.policy.deadline)
         self.memory_refs: dict[int, ray.ObjectRef] = {}
-        self._casting, self._placement, self._max_retries = casting, placement, max_retries
+        self._casting, self._placement = casting, placement
         self._distil = distil
         self._reply_bytes: dict[str, int] = {}
 
@@ -98,7 +104,7 @@ class RayRunner:
             size = chunk_size(len(errand.clients), hosts, self._bytes_each(errand, message_bytes))
             chunks = chunks_for_any(errand.clients, size)
         ahead = look_ahead(size, hosts, self._bytes_each(errand, message_bytes))
-        return Dispatch(errand.step, chunks, hosts, ahead, self._max_retries)
+        return Dispatch(errand.step, chunks, hosts, ahead, self.policy)
 
     def _bytes_each(self, errand: Errand, message_bytes: int) -> int:
         return self._reply_bytes.get(errand.step, message_bytes)
@@ -106,6 +112,11 @@ class RayRunner:
     def note_reply(self, step: str, count: int) -> None:
         """A reply of `count` bytes has come: the largest one sizes the next errand's calls."""
         self._reply_bytes[step] = max(count, self._reply_bytes.get(step, 0))
+
+    def gone(self, errand: Errand, client: int, reason: str) -> Failure:
+        """What comes of a client that is left out because its host was lost."""
+        method, seed = self._casting.method, errand.seed_of(client)
+        return Failure(client, method, errand.step, seed, f"its host was lost: {reason}", "", fault="host_lost")
 
     def blamed(self, failure: Failure, errand: Errand) -> Failure:
         """A failure with its order, which did not travel: the driver has all that it holds."""
@@ -147,7 +158,7 @@ class _Flight:
     host: int
     handle: ActorHandle
     chunk: Chunk
-    memories: list[ray.ObjectRef]
+    memories: Sequence[ray.ObjectRef]
 
 
 class _Journey:
@@ -158,7 +169,8 @@ class _Journey:
         self._mail = _Mail(errand)
         self._dispatch = runner.dispatch_of(errand, self._mail.largest)
         self._flights: dict[ray.ObjectRef, _Flight] = {}
-        self._landed: dict[int, tuple[list[Head], list[ray.ObjectRef]]] = {}
+        self._heard: dict[int, float] = {}
+        self._landed: dict[int, tuple[Sequence[Head], Sequence[ray.ObjectRef | None]]] = {}
 
     def send(self) -> None:
         """Send all that may be sent now."""
@@ -168,6 +180,8 @@ class _Journey:
             call = Call(self._errand.step, chunk.clients, len(messages), reads, self._errand.seed)
             memories = [self._runner.memory_refs.get(client) for client in chunk.clients]
             head, *kept = fleet.perform(host, call, [*messages, *memories])
+            if self._dispatch.under_way(host) is chunk:
+                self._heard[host] = time.monotonic()
             self._flights[head] = _Flight(host, fleet.handles[host], chunk, kept)
 
     def outcomes(self) -> Iterator[Outcome | Failure]:
@@ -180,41 +194,70 @@ class _Journey:
             self.send()
             heads, memories = self._landed.pop(chunk.start)
             for head, memory in zip(heads, memories, strict=True):
-                yield self._taken(head, memory)
+                yield self._taken(head, memory, chunk.losses)
 
-    def _taken(self, head: Head, memory: ray.ObjectRef) -> Outcome | Failure:
+    def _taken(self, head: Head, memory: ray.ObjectRef | None, lost: int) -> Outcome | Failure:
         if isinstance(head, Failure):
-            return self._runner.blamed(head, self._errand)
-        if not head.keeps:
+            return head if head.fault == "host_lost" else self._runner.blamed(head, self._errand)
+        if not head.keeps and memory is not None:
             self._runner.memory_refs[head.client] = memory
         self._runner.note_reply(self._errand.step, head.payload.block.nbytes)
-        return unpack_outcome(head)
+        outcome = unpack_outcome(head)
+        return replace(outcome, lost=lost) if isinstance(outcome, Outcome) else outcome
 
     def _wait(self) -> None:
         """Until a call has ended, well or badly."""
         ended, _ = ray.wait(list(self._flights), num_returns=1, timeout=LOOK_SECONDS)
         if not ended:
             self._runner.fleet.check_started()
+            self._give_up_the_silent()
+            self.send()
             return
         flight = self._flights[ended[0]]
         try:
             heads = ray.get(ended[0])
         except (RayActorError, OutOfMemoryError) as error:
-            self._host_lost(flight, error)
+            if isinstance(error, RayActorError) and error.actor_init_failed:
+                raise HostStartError(f"host {flight.host} could not start: {error}") from error
+            self._host_lost(flight, str(error))
         except RayTaskError as error:
             raise error.cause from error
         else:
             del self._flights[ended[0]]
+            self._heard[flight.host] = time.monotonic()
             self._dispatch.landed(flight.host, flight.chunk)
             self._landed[flight.chunk.start] = (heads, flight.memories)
         self.send()
 
-    def _host_lost(self, flight: _Flight, error: RayActorError | OutOfMemoryError) -> None:
-        """Replace the host and send its clients again: to any host, or to the replacement where each has its own."""
-        if isinstance(error, RayActorError) and error.actor_init_failed:
-            raise HostStartError(f"host {flight.host} could not start: {error}") from error
+    def _give_up_the_silent(self) -> None:
+        """Hold those hosts for lost that are far beyond the deadline of what they perform.
+
+        A host ends itself at its deadline. One that cannot even do that, because it was stopped or its machine hangs,
+        is ended from here.
+        """
+        deadline = self._runner.policy.deadline
+        if deadline is None:
+            return
+        for flight in {flight.host: flight for flight in self._flights.values()}.values():
+            if self._runner.fleet.starts(flight.host):
+                self._heard[flight.host] = time.monotonic()
+            chunk = self._dispatch.under_way(flight.host)
+            silence = time.monotonic() - self._heard[flight.host]
+            if chunk is not None and silence > deadline * len(chunk.clients) + GRACE_SECONDS:
+                self._host_lost(flight, f"it has not answered for {silence:.0f} s (failures.deadline = {deadline:g})")
+
+    def _host_lost(self, flight: _Flight, reason: str) -> None:
+        """Replace the host. Its clients are sent again, to any host or to the replacement where each has its own; or
+        those that it was performing are left out."""
         self._flights = {ref: f for ref, f in self._flights.items() if f.handle is not flight.handle}
-        again = self._dispatch.lost(flight.host, str(error))
+        loss = self._dispatch.lost(flight.host, reason)
         self._runner.fleet.replace(flight.host, flight.handle)
-        clients = ", ".join(str(client) for chunk in again for client in chunk.clients)
-        log.warning("host %d died in step %s; clients %s are sent again", flight.host, self._errand.step, clients)
+        if loss.left_out:
+            gone = [self._runner.gone(self._errand, client, reason) for client in loss.left_out.clients]
+            self._landed[loss.left_out.start] = (gone, [None] * len(gone))
+        again = ", ".join(str(client) for chunk in loss.again for client in chunk.clients) or "none"
+        left_out = ", ".join(map(str, loss.left_out.clients)) if loss.left_out else "none"
+        log.warning(
+            "host %d was lost in step %s, round %s; clients sent again: %s; left out: %s; %s",
+            *(flight.host, self._errand.step, self._errand.seed.round, again, left_out, reason),
+        )

@@ -9,8 +9,9 @@ from typing import Protocol
 
 import torch
 
+from actors.failures import Fault
 from actors.orders import Casting, Failure, Order, Outcome, find_method
-from actors.vetting import refuse_faults
+from actors.vetting import BadUpdate, refuse_faults
 from actors.wire import tensors_of
 from algorithms.core.contract import Client, Reply, steps_of
 from algorithms.core.kit import Kit
@@ -65,7 +66,8 @@ class Worker:
         except Exception as error:
             text = traceback.format_exc()
             reason = f"{type(error).__name__}: {error}"
-            return Failure(order.client, self._casting.method, order.step, order.seed, reason, text, order)
+            fault: Fault = "bad_update" if isinstance(error, BadUpdate) else "client_error"
+            return Failure(order.client, self._casting.method, order.step, order.seed, reason, text, order, fault)
         return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), clock() - begun)
 
     def reply(self, order: Order) -> Reply:

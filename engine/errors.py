@@ -14,6 +14,10 @@ class UserError(ValueError):
     """Base of the engine's errors that a person can put right; the message names the value and what would be right."""
 
 
+class NoRoom(RuntimeError):
+    """A disk or an object store ran full; the message names the place and the way out."""
+
+
 MISSING = object()
 """Stands in a Problem for a value that is not there at all."""
 

@@ -117,7 +117,7 @@ class Journal:
         if tree["memory"] is not None:
             self._runner.remember(client, _values(tree["memory"], tensors))
         parts = {kind: _values(contents, tensors) for kind, contents in tree["payload"]["parts"].items()}
-        return Outcome(client, Payload(parts), None, tree["metrics"], tree["seconds"])
+        return Outcome(client, Payload(parts), None, tree["metrics"], tree["seconds"], tree["lost"])
 
     def distil(self, job: Distillation, told: Told = unheard) -> dict[str, Tensor]:
         name = self._name("student")

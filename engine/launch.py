@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -22,7 +24,7 @@ from clusters.nodes import Node
 from engine.checking import check
 from engine.checkpoint import Keep
 from engine.config import RunConfig, to_tree
-from engine.errors import mistakes
+from engine.errors import NoRoom, mistakes
 from engine.federation import Federation
 from engine.folder import FolderWatcher, RunFolder, read
 from engine.journal import Distil, Journal, Told
@@ -181,7 +183,20 @@ def _carried(federation: Federation, files: RunFolder, telling: _Telling, termin
             watcher.failed(error)
         if isinstance(error, StepError):
             raise StepError(error.failure, save_failed_order(folder, error.failure)) from None
+        if isinstance(error, Exception) and is_full(error):
+            raise NoRoom(
+                f"there is no room left, on the disk of {folder} or of Ray's own files: {error}\n"
+                f"what was written whole stays; make room, then go on with `tessera resume {shlex.quote(str(folder))}`"
+            ) from error
         raise
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a disk, or Ray's object store with the disk that it spills to, ran full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    of_ray = type(error).__name__ in ("OutOfDiskError", "ObjectStoreFullError")
+    return of_ray or "No space left on device" in str(error)
 
 
 @contextmanager
@@ -254,8 +269,10 @@ def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
         report = plan(federation, cluster.nodes, psutil.virtual_memory().available)
         placement = report.placement
         assert placement is not None
-        carried = RayRunner(federation.casting, federation.shards, placement)
-        pipeline = pipeline_of(federation)
+        policy = federation.config.failures.policy()
+        carried = RayRunner(federation.casting, federation.shards, placement, policy=policy)
+        retries = policy.max_retries if policy.on_host_lost == "retry" else 0
+        pipeline = replace(pipeline_of(federation), retries=retries)
         try:
             where = "started here" if cluster.started else cluster.address
             facts = {"runner": f"Ray, {where}", "placement": f"{placement.kind}: {placement.reason}"}

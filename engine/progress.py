@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from actors.delivery import FaultEntry
+from actors.failures import said
 from engine.records import Result, RoundRecord, RunStart, StageRecord
 from engine.tracking import default_uri, ui_command
 from engine.units import duration, percent, size
@@ -83,6 +86,8 @@ class Terminal:
         )
 
     def round(self, record: RoundRecord) -> None:
+        for line in fault_lines(record.faults):
+            self._print(f"{duration(self._pace.elapsed()):>8}  round {self._of(record.round)}  {line}")
         self._pace.round()
 
     def finished(self, result: Result) -> None:
@@ -93,6 +98,8 @@ class Terminal:
 
     def failed(self, error: BaseException) -> None:
         self._stop()
+        if self._start:
+            self._print(f"to go on with this run: tessera resume {shlex.quote(str(self._start.folder))}")
 
     def _say(self, text: str) -> None:
         """Write the moving line, where there is one."""
@@ -178,6 +185,17 @@ class Pace:
         _, done, total = self._step
         new = done - self._first
         return (self._clock() - self._step_begun) / new * (total - done) if new else 0.0
+
+
+def fault_lines(faults: Sequence[FaultEntry]) -> list[str]:
+    """What went wrong in a round, a line for each step and kind."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for fault in faults:
+        found.setdefault((fault.phase, said(fault.fault, fault.action)), []).append(fault.client)
+    return [
+        f"{step}: {words}: client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}"
+        for (step, words), clients in found.items()
+    ]
 
 
 def summary(values: Mapping[str, Any], start: RunStart) -> Table:

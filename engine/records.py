@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.delivery import Book, ClientMetric, Entry
+from actors.delivery import Book, ClientMetric, Entry, FaultEntry
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class RoundRecord:
     Attributes:
         metrics: of the method's server side, by name.
         seconds: wall time by phase: `client:STEP` for waiting on clients, `server`, `server:PHASE`, `evaluate`.
-        entries, client_metrics: what the book gained in this round, so that a watcher can write it down at once.
+        entries, client_metrics, faults: what the book gained in this round, so that a watcher can write it down.
     """
 
     round: int
@@ -52,6 +52,7 @@ class RoundRecord:
     seconds: Mapping[str, float]
     entries: tuple[Entry, ...]
     client_metrics: tuple[ClientMetric, ...]
+    faults: tuple[FaultEntry, ...] = ()
 
 
 @dataclass(frozen=True)

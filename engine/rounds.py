@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from actors.clock import PhaseClock
-from actors.delivery import Book, ClientMetric, Delivery
-from actors.orders import Casting, Failure, StepError, find_method
+from actors.delivery import Book, ClientMetric, Delivery, settled
+from actors.failures import FailurePolicy
+from actors.orders import Casting, find_method
 from actors.runner import Errand, Runner
 from actors.worker import OWN, one_thread
 from algorithms.core.contract import ClientSpec, Plan
@@ -79,8 +80,10 @@ class Rounds:
         watchers: Sequence[Watcher],
         checkpoints: Checkpoints | None = None,
         public: Shard | None = None,
+        policy: FailurePolicy | None = None,
     ) -> None:
-        """`public` are the server's own examples."""
+        """`public` are the server's own examples; `policy` says what is done where something fails."""
+        self._policy = policy or FailurePolicy()
         self._casting, self._schedule, self._runner = casting, schedule, runner
         self._evaluate, self._watchers, self._checkpoints = evaluate, watchers, checkpoints
         self.book = Book()
@@ -118,8 +121,9 @@ class Rounds:
             self._checkpoints.begin(number)
         self.clock.switch("server")
         before, entries, noted = self.clock.read(), len(self.book.entries), len(self.book.metrics)
+        faults = len(self.book.faults)
         plan = self._plan(number)
-        cohort = Delivery(plan, self._runner, self._kinds, self.book, self.clock, self._step_told)
+        cohort = Delivery(plan, self._runner, self._kinds, self.book, self.clock, self._step_told, self._policy)
         self.state, metrics = self.method.round(self.state, plan, cohort)
         self.clock.switch("server")
         self.metrics.update(metrics)
@@ -134,6 +138,7 @@ class Rounds:
             seconds={p: s for p, s in spent.items() if s > 0},
             entries=tuple(self.book.entries[entries:]),
             client_metrics=tuple(self.book.metrics[noted:]),
+            faults=tuple(self.book.faults[faults:]),
         )
         self.next = number + 1
         for watcher in self._watchers:
@@ -162,16 +167,18 @@ class Rounds:
         errand = Errand(OWN, everyone, self.method.own_message(self.state), plan.seed)
         examples = right = loss = 0.0
         for outcome in self._runner.run(errand):
-            if isinstance(outcome, Failure):
-                raise StepError(outcome)
-            found = outcome.metrics
+            final = settled(self._runner, errand, outcome, self._policy, self.book)
+            if final is None:
+                continue
+            found = final.metrics
             for name in ("accuracy", "loss", "examples"):
-                self.book.metrics.append(ClientMetric(plan.round, OWN, outcome.client, name, float(found[name])))
+                self.book.metrics.append(ClientMetric(plan.round, OWN, final.client, name, float(found[name])))
             if found["examples"]:
                 examples += found["examples"]
                 right += found["accuracy"] * found["examples"]
                 loss += found["loss"] * found["examples"]
         unknown = np.full(self._casting.task.classes, np.nan)
+        examples = examples or np.nan  # all may have been left out
         return Evaluation(accuracy=right / examples, loss=loss / examples, per_class=unknown)
 
     def _show(self, stage: str, predictor: nn.Module) -> None:

@@ -66,7 +66,14 @@ def simulate(
     )
     before = time.perf_counter() - setting.begun
     rounds = Rounds(
-        federation.casting, schedule, runner, federation.evaluate, watchers, keeper, federation.public
+        federation.casting,
+        schedule,
+        runner,
+        federation.evaluate,
+        watchers,
+        keeper,
+        public=federation.public,
+        policy=config.failures.policy(),
     )
     rounds.clock.add("start", before)
     if keeper:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.delivery import FaultEntry
 from engine.records import Evaluation, GeneratedImages, RoundRecord, StageRecord
 
 SERVER = "server"
@@ -20,6 +21,9 @@ SERVER = "server"
 
 NOBODY = -1
 """Stands for the server in the column `client`."""
+
+FAULT = "fault/"
+"""Begins the names of rows that say what went wrong in a client's step: `fault/host_lost/retry`."""
 
 LEDGER = pa.schema(
     [
@@ -42,9 +46,10 @@ ROUNDS = pa.schema(
         ("value", pa.float64()),
     ]
 )
-"""One row for each number, in three families.
+"""One row for each number, in four families.
 
 - of a client's step: `phase` is the step, `client` its number from 0;
+- of what went wrong in one: the same, `name` begins with `FAULT`, and the value is how often;
 - of the server's side: `phase` is `server`, `client` -1;
 - of a stage on the global test set: `phase` is the stage (`global` is the model after the round), `client` -1, `name`
   is `accuracy` in [0, 1], `loss`, or `accuracy[c]` for class c from 0 (NaN where the test set has none).
@@ -76,6 +81,7 @@ def ledger_rows(record: RoundRecord) -> pa.Table:
 def metric_rows(record: RoundRecord, stages: Sequence[StageRecord]) -> pa.Table:
     """A round's numbers: of its clients, of the server, of the stages shown."""
     rows: list[tuple[Any, ...]] = [(m.round, m.phase, m.client, m.name, m.value) for m in record.client_metrics]
+    rows += [(f.round, f.phase, f.client, f"{FAULT}{f.fault}/{f.action}", float(f.times)) for f in record.faults]
     rows += [(record.round, SERVER, NOBODY, name, value) for name, value in record.metrics.items()]
     for stage in stages:
         if stage.stage == SERVER:
@@ -89,6 +95,17 @@ def _numbers(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
     yield "loss", evaluation.loss
     for index, accuracy in enumerate(evaluation.per_class):
         yield f"accuracy[{index}]", float(accuracy)
+
+
+def faults_of(rounds: pa.Table) -> tuple[FaultEntry, ...]:
+    """The faults in a `ROUNDS` table."""
+    rows = rounds.filter(pc.starts_with(pc.field("name"), FAULT)).to_pylist()
+    return tuple(_fault(row) for row in rows)
+
+
+def _fault(row: dict[str, Any]) -> FaultEntry:
+    _, fault, action = row["name"].split("/")
+    return FaultEntry(row["round"], row["phase"], row["client"], fault, action, int(row["value"]))
 
 
 def second_rows(record: RoundRecord) -> pa.Table:

@@ -10,6 +10,7 @@ import numpy as np
 
 from actors.clock import PhaseClock
 from actors.delivery import Book, Delivery
+from actors.failures import FailurePolicy
 from actors.orders import Casting, find_method
 from actors.runner import InlineRunner, Runner
 from actors.shards import ShardArrays
@@ -96,6 +97,7 @@ def play(
     *,
     shards: ShardArrays | None = None,
     cohort: Callable[[int], Sequence[int]] | None = None,
+    policy: FailurePolicy | None = None,
 ) -> Played:
     """Play a method's rounds through a runner, through the real delivery path.
 
@@ -103,6 +105,7 @@ def play(
         runner: an InlineRunner over `shards` where None.
         shards: `tiny_shards(number of clients)` where None; used where no runner is given.
         cohort: round number to the numbers of the clients asked; all where None.
+        policy: what is done where something fails; the default one where None.
     """
     runner = runner or InlineRunner(casting, shards or tiny_shards(len(casting.clients)))
     kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), distil=runner.distil)
@@ -113,7 +116,13 @@ def play(
         for number in range(rounds):
             plan = tiny_plan(casting, number, rounds, cohort(number) if cohort else None)
             delivery = Delivery(
-                plan, runner, method.kinds(casting.config), book, PhaseClock("server"), lambda step, done, asked: None
+                plan,
+                runner,
+                method.kinds(casting.config),
+                book,
+                PhaseClock("server"),
+                lambda step, done, asked: None,
+                policy,
             )
             state, told = method.round(state, plan, delivery)
             states.append(state)

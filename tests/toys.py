@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,42 @@ class Toy(Method[Trace]):
         """Client 2 raises."""
         if client.spec.id == 2:
             raise ArithmeticError("two is one too many")
+        return self.walk(client)
+
+    @client_side
+    def stumble_once(self, client: Client) -> Reply:
+        """Client 2 raises the first time that it performs its second step."""
+        mark = Path(self.config.file)
+        if client.spec.id == 2 and client.memory and not mark.exists():
+            mark.touch()
+            raise ArithmeticError("not this time")
+        return self.walk(client)
+
+    @client_side
+    def diverge(self, client: Client) -> Reply:
+        """Client 2 sends NaN, and would remember that it did."""
+        reply = self.walk(client)
+        if client.spec.id != 2:
+            return reply
+        wrong = Payload.of(weights={"w": reply.payload.tensors("weights")["w"] * float("nan")})
+        return Reply(wrong, memory={"diverged": 1})
+
+    @client_side
+    def hang_once(self, client: Client) -> Reply:
+        """The first to perform client 3's step waits for ever."""
+        mark = Path(self.config.file)
+        if client.spec.id == 3 and not mark.exists():
+            mark.touch()
+            threading.Event().wait()
+        return self.walk(client)
+
+    @client_side
+    def stop_once(self, client: Client) -> Reply:
+        """The process that first performs client 3's step is stopped as a whole, as on a machine that hangs."""
+        mark = Path(self.config.file)
+        if client.spec.id == 3 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
         return self.walk(client)
 
     @client_side

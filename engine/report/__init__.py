@@ -23,6 +23,7 @@ _SECTIONS = (
     sections.left_clients,
     sections.traffic,
     sections.seconds,
+    sections.faults,
     sections.settings,
 )
 

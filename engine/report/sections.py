@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
+from actors.failures import said
 from algorithms.core.payload import KINDS
+from engine.config.reading import dump
 from engine.folder import StoredRun
 from engine.records import GeneratedImages
 from engine.report.charts import Bar, Curve, Mark, bars, curves, label_map, legend, pairs
@@ -18,6 +19,7 @@ from engine.report.html import Element, data_uri, element
 from engine.report.pictures import grid
 from engine.report.words import FINAL, STAGES, count, labels, percent, stages
 from engine.rounds import GLOBAL
+from engine.tables import faults_of
 from engine.units import size
 
 Runs = Sequence[StoredRun]
@@ -266,6 +268,23 @@ def _left_clients(run: StoredRun) -> Element | None:
     return element("div", element("dl", *lines, class_="kinds"), _note(words))
 
 
+def faults(runs: Runs) -> Element | None:
+    """What went wrong while it ran, and what was done about it."""
+    blocks = _each(runs, _faults)
+    note = _note(
+        "A step that is tried again gives the same bits; a client that is left out sends nothing in that step."
+    )
+    return _section("What went wrong", *blocks, note) if blocks else None
+
+
+def _faults(run: StoredRun) -> Element | None:
+    found: dict[str, list[str]] = {}
+    for fault in faults_of(run.rounds):
+        place = f"round {fault.round + 1}, {fault.phase}, client {fault.client}"
+        found.setdefault(said(fault.fault, fault.action), []).append(place)
+    return _terms({words: "; ".join(places) for words, places in found.items()}) if found else None
+
+
 def settings(runs: Runs) -> Element:
     """Configuration, circumstances, versions, and how to do it again."""
     return _section("Settings, and how to do it again", *_each(runs, _settings))
@@ -296,4 +315,4 @@ def _terms(values: dict[str, str]) -> Element:
 
 
 def _yaml(run: StoredRun) -> str:
-    return str(yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True))
+    return dump(dict(run.config))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from actors.clock import PhaseClock
-from actors.delivery import Book, Delivery, Entry
+from actors.delivery import Book, Delivery, Entry, FaultEntry
+from actors.failures import FailurePolicy
 from actors.orders import StepError
 from actors.runner import InlineRunner
 from algorithms.core.payload import Payload, PayloadError
@@ -18,7 +19,7 @@ MESSAGE = Payload.of(weights={"w": torch.zeros(4)}, examples={"id": -1})
 class Listener:
     """A delivery over an inline runner, with all that it tells."""
 
-    def __init__(self):
+    def __init__(self, policy=None):
         self.book, self.told = Book(), []
         self.method = Toy(CASTING.config, kit=None)
         self.delivery = Delivery(
@@ -28,6 +29,7 @@ class Listener:
             self.book,
             PhaseClock("server", now=lambda: 0.0),
             lambda *told: self.told.append(told),
+            policy,
         )
 
     def ask(self, step, message=MESSAGE, clients=None):
@@ -102,3 +104,58 @@ def test_an_exception_in_a_step_says_who_what_when_and_where():
     text = str(caught.value)
     for part in ("ArithmeticError: two is one too many", "step stumble", "client 2", "round 0", "seed 8", "toys.py"):
         assert part in text
+
+
+def toy(step, **config):
+    return tiny_casting("tests.toys:Toy", clients=4, step=step, **config)
+
+
+def test_a_step_that_raised_and_is_tried_again_gives_the_same_bits(tmp_path):
+    casting, policy = toy("stumble_once", file=str(tmp_path / "stumbled")), FailurePolicy(on_client_error="retry")
+    stumbled, clean = play(casting, rounds=3, policy=policy), play(casting, rounds=3)
+    assert stumbled.digests == clean.digests
+    assert stumbled.book.entries == clean.book.entries
+    assert stumbled.book.metrics == clean.book.metrics
+    assert stumbled.book.faults == [FaultEntry(1, "stumble_once", 2, "client_error", "retry")]
+    assert clean.book.faults == []
+
+
+def test_a_step_that_raises_every_time_is_tried_as_often_as_the_policy_says_and_stops_the_run():
+    listener = Listener(FailurePolicy(on_client_error="retry", max_retries=2))
+    with pytest.raises(StepError, match="two is one too many"):
+        list(listener.ask("stumble"))
+    assert listener.book.faults == 2 * [FaultEntry(5, "stumble", 2, "client_error", "retry")]
+
+
+@pytest.mark.parametrize(
+    ("step", "fault", "setting"),
+    [("stumble", "client_error", "on_client_error"), ("diverge", "bad_update", "on_bad_update")],
+)
+def test_a_client_that_is_left_out_yields_nothing_and_the_others_all_they_have(step, fault, setting):
+    listener, walking = Listener(FailurePolicy(**{setting: "leave out"})), Listener()
+    updates = list(listener.ask(step))
+    others = [update for update in walking.ask("walk") if update.client != 2]
+    assert [update.client for update in updates] == [0, 1, 3]
+    assert [set(u.payload.parts) for u in updates] == [set(u.payload.parts) for u in others]
+    assert [e.client for e in listener.book.entries if e.direction == "up" and e.kind == "weights"] == [0, 1, 3]
+    assert listener.book.faults == [FaultEntry(5, step, 2, fault, "leave out")]
+    assert listener.told[-1] == (step, 4, 4)
+
+
+def test_a_client_that_is_left_out_keeps_the_memory_that_it_had():
+    runner = InlineRunner(toy("walk"), tiny_shards(4))
+    play(toy("walk"), runner, rounds=1)
+    before = runner.memories()
+    play(toy("diverge"), runner, rounds=1, policy=FailurePolicy(on_bad_update="leave out"))
+    assert runner.memories()[2] == before[2]
+    assert runner.memories()[1]["calls"] == 2
+
+
+def test_an_update_that_cannot_be_used_stops_the_run_by_default_and_names_client_and_value():
+    with pytest.raises(StepError, match=r"(?s)weights.w holds NaN or infinity in 4 of 4 entries.*client 2"):
+        list(Listener().ask("diverge"))
+
+
+def test_each_fault_has_a_setting_of_its_own():
+    with pytest.raises(StepError, match="NaN"):
+        list(Listener(FailurePolicy(on_client_error="leave out")).ask("diverge"))

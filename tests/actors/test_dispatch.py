@@ -12,15 +12,17 @@ from actors.dispatch import (
     Chunk,
     Dispatch,
     HostLostError,
+    Loss,
     chunk_size,
     chunks_for_any,
     chunks_for_own,
     look_ahead,
 )
+from actors.failures import FailurePolicy
 
 
-def dispatch(chunks, hosts=2, ahead=100, max_retries=3):
-    return Dispatch("train", chunks, hosts, ahead, max_retries)
+def dispatch(chunks, hosts=2, ahead=100, **policy):
+    return Dispatch("train", chunks, hosts, ahead, FailurePolicy(**policy))
 
 
 def test_clients_are_cut_into_calls_in_cohort_order():
@@ -83,8 +85,8 @@ def test_whatever_finishes_first_and_whichever_host_dies_every_client_is_taken_o
         host, chunk = data.draw(st.sampled_from(flying))
         if deaths < 2 and data.draw(st.booleans()):
             deaths += 1
-            lost = plan.lost(host, "killed")
-            assert lost == [c for h, c in flying if h == host]
+            again = [client for chunk in plan.lost(host, "killed").again for client in chunk.clients]
+            assert again == [client for h, chunk in flying if h == host for client in chunk.clients]
             flying = [(h, c) for h, c in flying if h != host]
         else:
             flying.remove((host, chunk))
@@ -141,9 +143,34 @@ def test_a_client_that_kills_every_host_stops_the_run_and_is_named():
         assert part in str(error)
 
 
+def test_where_the_policy_leaves_out_the_call_under_way_counts_as_landed_and_the_next_one_is_sent_again():
+    plan = dispatch(chunks_for_any(range(6), 2), hosts=1, on_host_lost="leave out")
+    plan.send()
+    loss = plan.lost(0, "killed")
+    assert loss == Loss(again=(Chunk(2, (2, 3)),), left_out=Chunk(0, (0, 1), losses=1))
+    assert plan.take() == Chunk(0, (0, 1), losses=1)
+    assert plan.send() == [(0, Chunk(2, (2, 3))), (0, Chunk(4, (4, 5)))]
+
+
+def test_where_the_policy_stops_the_first_loss_does():
+    plan = dispatch(chunks_for_any([4], 1), hosts=1, on_host_lost="stop")
+    plan.send()
+    with pytest.raises(HostLostError, match="1 host has died"):
+        plan.lost(0, "killed")
+
+
+def test_a_host_performs_the_first_call_that_it_was_sent():
+    plan = dispatch(chunks_for_any(range(3), 1), hosts=1)
+    assert plan.under_way(0) is None
+    sent = plan.send()
+    assert plan.under_way(0) == Chunk(0, (0,))
+    plan.landed(*sent[0])
+    assert plan.under_way(0) == Chunk(1, (1,))
+
+
 def test_a_death_between_errands_costs_nothing():
     plan = dispatch([], hosts=1)
-    assert plan.lost(0, "killed") == []
+    assert plan.lost(0, "killed") == Loss()
     assert plan.finished
 
 

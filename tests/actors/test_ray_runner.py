@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportE
 
 from actors import hosts as hosts_module
 from actors import ray_runner as runner_module
+from actors.delivery import FaultEntry
 from actors.dispatch import HostLostError
+from actors.failures import FailurePolicy
 from actors.hosts import Host, HostStartError
 from actors.orders import Outcome, StepError
 from actors.placement import Placement
@@ -295,12 +298,15 @@ def test_a_host_killed_in_the_middle_of_a_step_changes_nothing(ray_cluster, tmp_
     finally:
         runner.close()
     assert mark.exists()
-    assert re.search(r"host \d died in step die_once; clients (1, )?3 are sent again", caplog.text)
+    assert re.search(
+        r"host \d was lost in step die_once, round 1; clients sent again: (1, )?3; left out: none", caplog.text
+    )
+    assert remote.book.faults == [FaultEntry(1, "die_once", 3, "host_lost", "retry")]
     assert remote.digests == play(casting, shards=shards, rounds=3).digests  # the mark is there: nobody dies inline
 
 
 def test_a_client_that_kills_every_host_stops_the_run_and_is_named(ray_cluster):
-    runner = RayRunner(toy("die_always"), SHARDS, pooled(2), max_retries=1)
+    runner = RayRunner(toy("die_always"), SHARDS, pooled(2), policy=FailurePolicy(max_retries=1))
     try:
         with pytest.raises(HostLostError) as caught:
             play(toy("die_always"), runner, rounds=1)
@@ -308,6 +314,42 @@ def test_a_client_that_kills_every_host_stops_the_run_and_is_named(ray_cluster):
         runner.close()
     assert caught.value.clients == (3,)
     assert "SIGKILL" in str(caught.value) or "died" in caught.value.reason
+
+
+def test_a_client_whose_host_was_lost_may_be_left_out_of_the_round(ray_cluster):
+    policy = FailurePolicy(on_host_lost="leave out")
+    casting, shards = toy("die_always", clients=4), tiny_shards(4)
+    runner = RayRunner(casting, shards, dedicated(4), policy=policy)
+    try:
+        remote = play(casting, runner, rounds=2, policy=policy)
+    finally:
+        runner.close()
+    without = play(toy("walk", clients=4), shards=shards, rounds=2, cohort=lambda number: [0, 1, 2])
+    assert remote.digests == without.digests
+    assert remote.book.faults == [FaultEntry(n, "die_always", 3, "host_lost", "leave out") for n in (0, 1)]
+
+
+@pytest.mark.parametrize(("step", "grace"), [("hang_once", 600.0), ("stop_once", 0.0)])
+def test_a_host_that_never_answers_is_lost_at_the_deadline_and_its_step_done_elsewhere(
+    ray_cluster, tmp_path, monkeypatch, step, grace
+):
+    """One that waits for ever ends itself, with its stacks in Ray's log; one that was stopped is ended from here."""
+    monkeypatch.setattr(runner_module, "GRACE_SECONDS", grace)
+    monkeypatch.setattr(runner_module, "LOOK_SECONDS", 0.2)
+    casting, shards = toy(step, clients=4, file=str(tmp_path / "mark")), tiny_shards(4)
+    runner = RayRunner(casting, shards, pooled(2), policy=FailurePolicy(deadline=5.0))
+    try:
+        remote = play(casting, runner, rounds=2)
+    finally:
+        runner.close()
+    assert remote.book.faults == [FaultEntry(0, step, 3, "host_lost", "retry")]
+    assert remote.digests == play(casting, shards=shards, rounds=2).digests
+    stacks = [path.read_text() for path in Path(ray_cluster_logs()).glob("worker-*.err")]
+    assert any("Timeout (0:00:05)!" in text and "in hang_once" in text for text in stacks) or step == "stop_once"
+
+
+def ray_cluster_logs():
+    return Path(ray._private.worker.global_worker.node.get_session_dir_path()) / "logs"
 
 
 def test_a_host_that_cannot_start_is_an_error_with_the_reason(ray_cluster):

@@ -38,8 +38,7 @@ def round_record(number: int, clients: int = 2) -> RoundRecord:
 
 
 def start_of(folder: Path, clients: int = 2, class_names: tuple[str, ...] = ("cat", "dog", "owl")) -> RunStart:
-    """Client k holds k + c examples of class c. The folder is made, as the engine does."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Client k holds k + c examples of class c."""
     counts = np.arange(clients)[:, None] + np.arange(len(class_names))[None, :]
     return RunStart(
         folder=folder,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.delivery import Book
+from actors.delivery import Book, FaultEntry
 from engine import tables
+from engine.config.reading import parse
 from engine.folder import FolderError, FolderExists, FolderWatcher, RunFolder, read, replacing
 from engine.records import Evaluation, Result, StageRecord
-from tests.engine.runs import evaluation, images_of, play, result_values, round_record, start_of
+from engine.report import write_report
+from tests.engine.runs import evaluation, images_of, play, result_values, round_record, start_of, stored
 
 
 def written(path, **changes):
@@ -231,3 +234,50 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         fail()
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"result.json": "old"}
+
+
+# Text that YAML 1.1 and 1.2 take for numbers, dates or truth, beside any other.
+plain = st.sampled_from(["1e-3", "1_000", "0x1F", "1:30", "yes", "null", "~", "2026-11-21", ".5", "-.inf", "=", ""])
+# PyYAML folds these three like ends of lines, and no setting holds one.
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\x85\u2028\u2029"))
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+values = st.none() | st.booleans() | numbers | plain | texts
+trees = st.dictionaries(plain | texts, values | st.lists(values) | st.dictionaries(texts, values), max_size=6)
+
+
+@given(tree=trees)
+def test_the_configuration_that_is_written_is_read_back_as_it_was(tmp_path_factory, tree):
+    path = tmp_path_factory.mktemp("run")
+    RunFolder(path).write_start(replace(start_of(path), config=tree))
+    found = parse((path / "config.yaml").read_bytes(), "config.yaml")
+    assert found == tree
+    assert [type(value) for value in found.values()] == [type(value) for value in tree.values()]
+
+
+def faulty(*faults):
+    return replace(round_record(0), faults=faults)
+
+
+FAULTS = (FaultEntry(0, "train", 1, "host_lost", "retry", 2), FaultEntry(0, "train", 0, "bad_update", "leave out"))
+
+
+def test_what_went_wrong_is_in_the_rows_of_its_round():
+    rounds = tables.metric_rows(faulty(*FAULTS), [StageRecord(0, "global", evaluation(0.5))])
+    assert tables.faults_of(rounds) == FAULTS
+    named = [row for row in rounds.to_pylist() if row["name"].startswith("fault/")]
+    assert [(row["client"], row["name"], row["value"]) for row in named] == [
+        (1, "fault/host_lost/retry", 2.0),
+        (0, "fault/bad_update/leave out", 1.0),
+    ]
+    assert [stage.stage for stage in tables.stages_of(rounds)] == ["global"]
+
+
+def test_what_went_wrong_is_in_the_report(tmp_path):
+    run = stored(tmp_path / "run", rounds=tables.metric_rows(faulty(*FAULTS), []))
+    write_report([run], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "What went wrong" in page
+    assert "host lost, tried again" in page
+    assert "round 1, train, client 1" in page
+    write_report([stored(tmp_path / "clean")], tmp_path / "clean.html")
+    assert "What went wrong" not in (tmp_path / "clean.html").read_text()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from actors.delivery import Book
+from actors.delivery import Book, FaultEntry
 from engine.progress import Pace, Terminal
 from engine.records import Result, StageRecord
 from engine.units import duration, percent, size
@@ -49,6 +49,39 @@ def test_away_from_a_terminal_every_line_is_plain_and_stays(monkeypatch):
         "    0:00  round 2/3  global      accuracy 50.0 %  loss 0.500",
         "    0:00  round 3/3  global      accuracy 75.0 %  loss 0.500",
     ]
+
+
+def test_what_goes_wrong_has_a_line_for_each_kind_with_its_clients(monkeypatch):
+    console = screen(monkeypatch)
+    terminal = Terminal(console, Clock())
+    terminal.started(start_of(Path("here")))
+    lost = [FaultEntry(1, "train", client, "host_lost", "retry") for client in (3, 4)]
+    terminal.round(replace(round_record(1), faults=(*lost, FaultEntry(1, "train", 7, "bad_update", "leave out"))))
+    assert written(console).splitlines()[3:] == [
+        "    0:00  round 2/3  train: host lost, tried again: clients 3, 4",
+        "    0:00  round 2/3  train: update refused, left out: client 7",
+    ]
+
+
+def test_a_run_that_ends_early_says_how_to_go_on(monkeypatch):
+    console = screen(monkeypatch)
+    terminal = Terminal(console, Clock())
+    terminal.failed(RuntimeError("before anything was written"))
+    assert written(console) == ""
+    terminal.started(start_of(Path("a run")))
+    terminal.failed(RuntimeError("later"))
+    assert written(console).splitlines()[-1] == "to go on with this run: tessera resume 'a run'"
+
+
+def test_a_run_that_goes_on_says_after_which_round_and_counts_only_what_is_left(monkeypatch):
+    console, clock = screen(monkeypatch), Clock()
+    terminal = Terminal(console, clock)
+    terminal.started(replace(start_of(Path("here")), done=1, rounds=3))
+    assert "goes on after round 1 of 3" in written(console)
+    pace = Pace(3, clock, done=1)
+    clock.now = 10.0
+    pace.round()
+    assert pace.left() == 10.0  # one round of the three is left
 
 
 def test_in_ci_a_terminal_gets_plain_lines_too(monkeypatch):

@@ -27,6 +27,12 @@ from engine.tracking import (
 from tests.engine.runs import images_of, play, result_values, round_record, start_of
 
 
+def start_in(folder):
+    """The start of a run whose folder has been made."""
+    folder.mkdir(exist_ok=True)
+    return start_of(folder)
+
+
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """A folder, and what a process wrote to its terminal that made a store there and told it of a first run."""
@@ -70,7 +76,7 @@ def test_the_whole_configuration_becomes_parameters(runs):
     watcher = connect(None, runs / "config")
     tree = {"method": {"name": "fedavg"}, "clients": {"lr": 0.05, "net": ["mlp", "cnn"]}, "limit": None}
     many = {f"key {n}": n for n in range(150)}
-    watcher.started(replace(start_of(runs / "config"), config=tree | {"many": many}))
+    watcher.started(replace(start_in(runs / "config"), config=tree | {"many": many}))
     params = watcher._client.get_run(watcher.run_id).data.params
     assert params["method.name"] == "fedavg"
     assert (params["clients.lr"], params["clients.net"], params["limit"]) == ("0.05", '["mlp", "cnn"]', "null")
@@ -114,7 +120,7 @@ def test_the_folder_and_pictures_are_kept_without_checkpoints(runs):
     play(FolderWatcher(folder), folder.path)
     folder.checkpoints.mkdir()
     (folder.checkpoints / "large.safetensors").write_bytes(b"0")
-    watcher.started(start_of(folder.path))
+    watcher.started(start_in(folder.path))
     watcher.finished(Result(result_values(), Book(), (images_of(3),)))
     kept = [f.path for f in watcher._client.list_artifacts(watcher.run_id)]
     assert kept == [
@@ -135,14 +141,14 @@ def test_the_folder_and_pictures_are_kept_without_checkpoints(runs):
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError("lost"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
 def test_a_run_that_ended_early_is_marked_so(runs, error, status):
     watcher = connect(None, runs / status)
-    watcher.started(start_of(runs / status))
+    watcher.started(start_in(runs / status))
     watcher.failed(error)
     assert watcher._client.get_run(watcher.run_id).info.status == status
 
 
 def test_numbers_that_are_not_finite_and_odd_names_are_taken(runs, caplog):
     watcher = connect(None, runs / "odd")
-    watcher.started(start_of(runs / "odd"))
+    watcher.started(start_in(runs / "odd"))
     watcher.stage(StageRecord(0, "global", Evaluation(0.1, math.nan, np.array([0.1]))))
     watcher.round(replace(round_record(0), metrics={"gap[%]": math.inf}))
     metrics = watcher._client.get_run(watcher.run_id).data.metrics
@@ -228,11 +234,11 @@ def test_a_store_that_fails_is_said_once_and_left_alone_while_the_run_goes_on(tm
 
 def test_a_run_that_goes_on_stays_the_same_run_and_hears_of_no_round_twice(runs):
     first, folder = connect(None, runs / "goes on"), runs / "goes on"
-    first.started(start_of(folder))
+    first.started(start_in(folder))
     first.round(round_record(0))
     first.round(round_record(1))
     second = connect(None, folder)
-    second.started(replace(start_of(folder), done=1))
+    second.started(replace(start_in(folder), done=1))
     second.round(round_record(1))
     second.round(round_record(2))
     second.finished(Result(result_values(), Book()))
@@ -244,8 +250,8 @@ def test_a_run_that_goes_on_stays_the_same_run_and_hears_of_no_round_twice(runs)
 def test_a_run_that_goes_on_with_another_store_is_a_run_of_its_own_there(runs):
     folder = runs / "moves"
     first, other = connect(None, folder), connect(f"sqlite:///{runs}/other.db", folder)
-    first.started(start_of(folder))
-    other.started(start_of(folder))
+    first.started(start_in(folder))
+    other.started(start_in(folder))
     assert other.run_id != first.run_id
     assert other._client.get_run(other.run_id).info.status == "RUNNING"
 

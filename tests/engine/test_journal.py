@@ -1,0 +1,153 @@
+"""The journal: what a round had finished stands for doing it again, to the bit, and is checked before it is used."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.orders import Failure, Outcome
+from actors.runner import Errand, InlineRunner
+from algorithms.core.payload import Payload
+from algorithms.core.records import digest
+from algorithms.core.seeds import Seed
+from engine.journal import Journal, worth_keeping
+from tests.support import play, tiny_casting, tiny_shards
+
+CLIENTS = 4
+CASTING = tiny_casting("tests.toys:Toy", clients=CLIENTS)
+MESSAGE = Payload.of(weights={"w": torch.zeros(4)}, examples={"id": -1})
+
+
+class Asked(InlineRunner):
+    """An inline runner that remembers whom it asked, and how often it was asked to distil."""
+
+    def __init__(self, casting=CASTING):
+        super().__init__(casting, tiny_shards(CLIENTS))
+        self.clients, self.distilled = [], 0
+
+    def _perform(self, errand, client):
+        self.clients.append((errand.step, client))
+        return super()._perform(errand, client)
+
+    def distil(self, job, told=None):
+        self.distilled += 1
+        return {"b": torch.tensor([job]), "a": torch.tensor([2 * job])}
+
+
+def journal(runner, folder, round=0, worth=lambda seconds, bytes: True):
+    made = Journal(runner, folder, worth=worth)
+    made.begin(round)
+    return made
+
+
+def errand(step="walk", clients=range(CLIENTS), round=0):
+    return Errand(step, tuple(clients), MESSAGE, Seed(3).at(round=round))
+
+
+def told(outcomes):
+    """What outcomes hold but for their time."""
+    return [(o.client, digest(dict(o.payload.parts)), dict(o.metrics)) for o in outcomes]
+
+
+def test_a_round_begun_anew_asks_only_those_who_had_not_finished_and_gives_the_same_bits(tmp_path):
+    first, second, undisturbed = Asked(), Asked(), Asked()
+    cut = journal(first, tmp_path).run(errand())
+    next(cut), next(cut)  # clients 0 and 1 have finished; here the process is killed
+    again = told(journal(second, tmp_path).run(errand()))
+    assert second.clients == [("walk", 2), ("walk", 3)]
+    assert again == told(undisturbed.run(errand()))
+    assert digest(second.memories()) == digest(undisturbed.memories())
+
+
+def test_a_client_that_is_asked_twice_in_a_round_has_two_outcomes(tmp_path):
+    undisturbed = Asked()
+    expected = [told(undisturbed.run(errand())), told(undisturbed.run(errand()))]
+    assert expected[0] != expected[1]  # the memory differs
+    for _ in range(2):
+        runner = Asked()
+        kept = journal(runner, tmp_path)
+        assert [told(kept.run(errand())), told(kept.run(errand()))] == expected
+    assert runner.clients == []
+
+
+def test_other_rounds_know_nothing_of_it(tmp_path):
+    list(journal(Asked(), tmp_path, round=0).run(errand()))
+    runner = Asked()
+    list(journal(runner, tmp_path, round=1).run(errand(round=1)))
+    assert len(runner.clients) == CLIENTS
+
+
+def test_what_was_cut_short_or_changed_is_done_again(tmp_path, caplog):
+    list(journal(Asked(), tmp_path).run(errand()))
+    paths = sorted((tmp_path / "round-000000").glob("*.safetensors"))
+    assert len(paths) == CLIENTS
+    paths[1].write_bytes(paths[1].read_bytes()[:-1])
+    paths[2].write_bytes(b"")
+    runner = Asked()
+    assert told(journal(runner, tmp_path).run(errand())) == told(Asked().run(errand()))
+    assert runner.clients == [("walk", 1), ("walk", 2)]
+    assert "was cut short or changed; what it held is done again" in caplog.text
+
+
+def test_a_failure_is_not_kept(tmp_path):
+    kept = journal(Asked(), tmp_path)
+    kinds = [type(outcome) for outcome in kept.run(errand("stumble"))]
+    assert kinds == [Outcome, Outcome, Failure, Outcome]
+    runner = Asked()
+    list(journal(runner, tmp_path).run(errand("stumble")))
+    assert runner.clients == [("stumble", 2)]
+
+
+def test_a_student_is_kept_with_the_order_of_its_entries(tmp_path):
+    first, second = Asked(), Asked()
+    kept = journal(first, tmp_path)
+    students = [kept.distil(1), kept.distil(2)]
+    recalled = journal(second, tmp_path)
+    assert [list(s.items()) for s in (recalled.distil(1), recalled.distil(2))] == [list(s.items()) for s in students]
+    assert (first.distilled, second.distilled) == (2, 0)
+
+
+def test_an_unfinished_distillation_finds_its_folder_again(tmp_path):
+    places = []
+
+    def distil(job, told, storage):
+        places.append(storage)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        kept = Journal(Asked(), tmp_path, distil)
+        kept.begin(7)
+        try:
+            kept.distil(1)
+        except KeyboardInterrupt:
+            continue
+    assert places[0] == places[1]
+    assert places[0].parent == tmp_path / "round-000007"
+
+
+def test_rounds_are_dropped_up_to_a_checkpoint_or_all(tmp_path):
+    for number in range(4):
+        list(journal(Asked(), tmp_path, round=number).run(errand(round=number)))
+    kept = Journal(Asked(), tmp_path)
+    kept.drop(before=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000002", "round-000003"]
+    kept.drop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_changes_nothing_of_a_run(tmp_path):
+    casting = tiny_casting("tests.toys:Toy", clients=CLIENTS, step="walk")
+    plain = play(casting, shards=tiny_shards(CLIENTS), rounds=2)
+    kept = play(casting, journal(InlineRunner(casting, tiny_shards(CLIENTS)), tmp_path), rounds=2)
+    assert kept.digests == plain.digests
+
+
+def test_nothing_is_written_of_short_steps(tmp_path):
+    list(journal(Asked(), tmp_path, worth=worth_keeping).run(errand()))
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
+@given(st.floats(0, 1e4), st.integers(0, 10**10))
+def test_writing_takes_a_small_part_of_the_time_it_saves(seconds, bytes):
+    """At 100 MB/s and 5 ms a file."""
+    if worth_keeping(seconds, bytes):
+        assert bytes / 100e6 + 0.005 <= 0.06 * seconds
