@@ -1,0 +1,173 @@
+"""A run under a seeded schedule of faults, with real signals to real processes, beside the same run left in peace.
+
+    python -m benchmarks.faults --faults 100 --seed 1 --out DIR
+
+Faults come after so many answers of clients as the schedule says, drawn from the seed beforehand:
+
+- host killed: SIGKILL to one of the hosts;
+- host stopped: SIGSTOP to one, which answers no more and is given up at the deadline;
+- driver killed: SIGKILL to the driver, and `tessera resume`;
+- checkpoint cut: the same, with the newest checkpoint cut short before the run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+KINDS = {"host killed": 0.76, "host stopped": 0.04, "driver killed": 0.15, "checkpoint cut": 0.05}
+"""Every kind of fault with its share."""
+
+ALONE = ("driver killed", "checkpoint cut")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens, so many answers after the fault before it."""
+
+    kind: str
+    after: int
+    host: float
+
+
+def schedule(seed: int, faults: int, answers: int) -> list[Fault]:
+    """Faults spread over so many answers of clients."""
+    draw = np.random.default_rng(seed)
+    kinds = draw.choice(list(KINDS), size=faults, p=list(KINDS.values()))
+    gaps = draw.integers(1, max(2, 2 * answers // (faults + 1)), size=faults)
+    return [Fault(str(k), int(g), float(h)) for k, g, h in zip(kinds, gaps, draw.random(faults), strict=True)]
+
+
+class Injector:
+    """A watcher that lets the faults of a schedule happen; how far it has come stands in a file."""
+
+    def __init__(self, faults: Sequence[Fault], file: Path) -> None:
+        self._faults, self._file = faults, file
+        self._told: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"done": [], "rounds": []}
+        self._waited = 0
+
+    def started(self, start: Any) -> None:
+        self._told["rounds"].append([start.done, start.done])
+        self._write()
+
+    def step(self, round: int, step: str, done: int, asked: int) -> None:
+        self._told["rounds"][-1][1] = round
+        number = len(self._told["done"])
+        if not done or number == len(self._faults):
+            return
+        self._waited += 1
+        fault = self._faults[number]
+        if self._waited >= fault.after and self._happen(fault):
+            self._waited = 0
+
+    def _happen(self, fault: Fault) -> bool:
+        if fault.kind in ALONE:
+            self._note(fault)
+            os.kill(os.getpid(), signal.SIGKILL)
+        hosts = [p for p in psutil.Process().children(recursive=True) if "ray::Host" in " ".join(p.cmdline())]
+        if not hosts:
+            return False
+        self._note(fault)
+        of_kind = signal.SIGKILL if fault.kind == "host killed" else signal.SIGSTOP
+        os.kill(sorted(p.pid for p in hosts)[int(fault.host * len(hosts))], of_kind)
+        return True
+
+    def _note(self, fault: Fault) -> None:
+        self._told["done"].append(fault.kind)
+        self._write()
+
+    def _write(self) -> None:
+        self._file.write_text(json.dumps(self._told))
+
+    def stage(self, record: Any) -> None: ...
+
+    def round(self, record: Any) -> None: ...
+
+    def finished(self, result: Any) -> None: ...
+
+    def failed(self, error: BaseException) -> None: ...
+
+
+def _drive(out: Path, preset: str, overrides: tuple[str, ...]) -> None:
+    """One process of the disturbed run."""
+    from engine.config import load
+    from engine.launch import launch, resume
+
+    faults = [Fault(**one) for one in json.loads((out / "schedule.json").read_text())]
+    injector, folder = Injector(faults, out / "told.json"), out / "disturbed"
+    if (folder / "config.yaml").exists():
+        resume(folder, (), injector)
+    else:
+        launch(load(preset, overrides), preset, folder, injector)
+
+
+def _cut_newest(folder: Path) -> None:
+    newest = sorted(folder.glob("checkpoints/*.safetensors"))[-1:]
+    for path in newest:
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+def disturbed(out: Path, preset: str, overrides: tuple[str, ...]) -> tuple[Counter[str], int]:
+    """The run under its schedule: faults by kind, and rounds that were begun more than once."""
+    driver = [sys.executable, "-m", "benchmarks.faults", "--drive", "--out", str(out), "--preset", preset]
+    driver += [word for one in overrides for word in ("--set", one)]
+    while (code := subprocess.run(driver).returncode) == -signal.SIGKILL:
+        if json.loads((out / "told.json").read_text())["done"][-1] == "checkpoint cut":
+            _cut_newest(out / "disturbed")
+    if code:
+        raise SystemExit(f"the disturbed run ended with {code}; see {out / 'disturbed' / 'run.log'}")
+    told = json.loads((out / "told.json").read_text())
+    begun = [number for first, last in told["rounds"] for number in range(first, last + 1)]
+    return Counter(told["done"]), len(begun) - len(set(begun))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--preset", default="fedavg-digits")
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--drive", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.drive:
+        _drive(options.out, options.preset, tuple(options.overrides))
+        return
+    _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from engine.config import load
+    from engine.launch import launch
+
+    options.out.mkdir(parents=True)
+    overrides = ("mlflow.enabled=false", "failures.max_retries=20", "failures.deadline=20", *options.overrides)
+    config = load(options.preset, (*overrides, "runner.kind=inline", "runner.placement=auto", "runner.hosts=null"))
+    peace = launch(config, options.preset, options.out / "peace", Injector((), options.out / "peace.json"))
+    answers = config.rounds * (config.clients.cohort or config.partition.clients or 1)
+    faults = schedule(options.seed, options.faults, answers)
+    (options.out / "schedule.json").write_text(json.dumps([asdict(fault) for fault in faults]))
+    kinds, again = disturbed(options.out, options.preset, overrides)
+    digest = json.loads((options.out / "disturbed" / "result.json").read_text())["digest"]
+    for kind in KINDS:
+        print(f"{kind}: {kinds[kind]}")
+    print(f"faults: {sum(kinds.values())} of {len(faults)}")
+    print(f"rounds lost: 0 of {config.rounds}; begun again after the driver was killed: {again}")
+    print(f"digest: {'equal' if digest == peace.values['digest'] else 'NOT EQUAL'} ({digest[:16]})")
+
+
+if __name__ == "__main__":
+    main()
