@@ -146,7 +146,8 @@ def _line(name: str, by_seed: dict[int, dict[str, Any]], base: dict[int, float])
     seconds = statistics.mean(by_seed[seed]["seconds"] for seed in shared)
     rounds = statistics.mean(by_seed[seed]["rounds"] for seed in shared)
     each = ", ".join(f"{gain:+.1f}" for gain in gains)
-    return f"| {name} | {rounds:.0f} | {_spread(accuracy)} | {_spread(gains, '+')} | {each} | {seconds:.0f} |"
+    gained = f"{_spread(gains, '+')} | {each}" if name != "fedavg" else " | "
+    return f"| {name} | {rounds:.0f} | {_spread(accuracy)} | {gained} | {seconds:.0f} |"
 
 
 def _spread(values: Sequence[float], sign: str = "") -> str:
