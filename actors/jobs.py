@@ -55,6 +55,12 @@ class Ended:
     traceback: str = ""
 
 
+def failed(name: str, error: Exception) -> Ended:
+    """How a job ends that raises, to be called where the exception is handled."""
+    lines = str(error).splitlines() or [""]
+    return Ended(name, None, error=f"{type(error).__name__}: {lines[0]}", traceback=traceback.format_exc())
+
+
 def ready(waiting: Sequence[Job], ended: Collection[str]) -> list[Job]:
     """Those of the waiting jobs that have nothing to wait for any more."""
     return [job for job in waiting if job.after is None or job.after in ended]
@@ -69,4 +75,4 @@ def one_by_one(
         try:
             yield Ended(name, job.call(shared, store, lambda text, name=name: watch({name: text})))  # type: ignore[misc]
         except Exception as error:
-            yield Ended(name, None, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+            yield failed(name, error)

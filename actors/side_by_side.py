@@ -6,7 +6,6 @@ networks, and how far each has come) goes through one actor on the driver's node
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.jobs import Ended, Job, Share, Tell, ready
+from actors.jobs import Ended, Job, Share, Tell, failed, ready
 from actors.recall import FolderStore, Store
 
 _LOOK_SECONDS = 1.0
@@ -59,7 +58,7 @@ def _perform(call: Callable[[Any, Store, Tell], Any], group: str, name: str, sha
     try:
         return Ended(name, call(shared, _FarStore(desk, group), lambda text: desk.tell.remote(name, text)))
     except Exception as error:
-        return Ended(name, None, error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        return failed(name, error)
 
 
 def side_by_side(
@@ -103,4 +102,4 @@ def _outcome(reference: Any, job: Job) -> Ended:
         ended: Ended = ray.get(reference)
         return ended
     except RayError as error:
-        return Ended(job.name, None, error=f"its process was lost: {error}", traceback=str(error))
+        return Ended(job.name, None, error="its process was lost", traceback=str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ class Files:
     def write(self, folder: Path) -> None:
         """Make the folder, under another name first, so that one that is there is whole."""
         part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
         for path, content in self.contents.items():
             file = part / path
             file.parent.mkdir(parents=True, exist_ok=True)

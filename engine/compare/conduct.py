@@ -34,7 +34,7 @@ SHARED = "shared"
 
 @dataclass(frozen=True)
 class Finished:
-    """A cell with its run; or with what went wrong, in a line and whole.
+    """A cell with its run; or with what went wrong, in a line.
 
     Attributes:
         spared: seconds of client training that were not spent because another run of the comparison had done it.
@@ -46,7 +46,6 @@ class Finished:
     spared: float = 0.0
     earlier: bool = False
     error: str = ""
-    traceback: str = ""
 
 
 class Ear(Protocol):
@@ -142,7 +141,7 @@ def conduct(comparison: Comparison, folder: Path, ear: Ear) -> list[Finished]:
     with replacing(folder / "comparison.yaml") as temporary:
         temporary.write_text(_yaml(comparison), encoding="utf-8")
     cells = {cell.name: cell for cell in missing}
-    jobs = _jobs(comparison, missing, done)
+    jobs = _jobs(comparison, missing)
     with _performing(comparison.common, jobs, memory, dataset, folder, ear.told) as (ended, facts):
         ear.started(comparison, folder, len(missing), facts)
         for finished in done.values():
@@ -152,7 +151,6 @@ def conduct(comparison: Comparison, folder: Path, ear: Ear) -> list[Finished]:
             done[end.name] = finished
             ear.finished(finished)
             _drop_store(comparison, finished.cell.seed, done, folder)
-    shutil.rmtree(folder / SHARED, ignore_errors=True)
     return [done[cell.name] for cell in comparison.cells]
 
 
@@ -161,7 +159,7 @@ def _yaml(comparison: Comparison) -> str:
     return f"# {comparison.source}, seeds {seeds}\n{dump(comparison.tree())}"
 
 
-def _jobs(comparison: Comparison, missing: Sequence[Cell], done: Mapping[str, Finished]) -> list[Job]:
+def _jobs(comparison: Comparison, missing: Sequence[Cell]) -> list[Job]:
     """The missing cells as jobs, those of the first method first: the others of its seed find its training done."""
     first = comparison.labels[0]
     names = {cell.name for cell in missing}
@@ -183,11 +181,13 @@ def _group(seed: int) -> str:
 
 
 def _kept(cell: Cell, end: Ended, folder: Path) -> Finished:
-    """What a cell's process gave back, in the comparison's folder."""
-    if end.value is None:
-        return Finished(cell, None, error=end.error, traceback=end.traceback)
-    path = folder / cell.name
+    """What a cell's process gave back, in the comparison's folder; of one that failed, its traceback."""
+    path, log = folder / cell.name, folder / f"{cell.name}-failed.txt"
     shutil.rmtree(path, ignore_errors=True)
+    if end.value is None:
+        log.write_text(end.traceback, encoding="utf-8")
+        return Finished(cell, None, error=f"{end.error} (the whole of it is in {log.name})")
+    log.unlink(missing_ok=True)
     files: Files = end.value
     files.write(path)
     return Finished(cell, read(path), _training(path)["spared"])
@@ -198,6 +198,8 @@ def _drop_store(comparison: Comparison, seed: int, done: Mapping[str, Finished],
     finished = [done.get(cell.name) for cell in comparison.cells if cell.seed == seed]
     if all(cell is not None and cell.run is not None for cell in finished):
         shutil.rmtree(folder / SHARED / _group(seed), ignore_errors=True)
+        if not any((folder / SHARED).glob("*")):
+            shutil.rmtree(folder / SHARED, ignore_errors=True)
 
 
 @contextmanager

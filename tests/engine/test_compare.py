@@ -230,7 +230,11 @@ def test_a_run_that_fails_is_told_and_ends_no_other(tmp_path, sour):
     assert len(fine.accuracy) == 1
     assert compared.failed
     assert "sour grapes" in (tmp_path / "out" / "report.html").read_text()
-    assert (tmp_path / "out" / "shared").exists() is False or not (tmp_path / "out" / "sour-seed-0").exists()
+    whole = (tmp_path / "out" / "sour-seed-0-failed.txt").read_text()
+    assert 'raise ValueError("sour grapes")' in whole
+    assert "step train, client 0, round 1, seed 0" in whole
+    assert not (tmp_path / "out" / "sour-seed-0").exists()
+    assert (tmp_path / "out" / "shared" / "seed-0").exists()
 
 
 # --- The table ----------------------------------------------------------------------------------------------------
