@@ -127,9 +127,11 @@ def compare(what: tuple[str, ...], seeds: int, overrides: tuple[str, ...], out: 
     with Terminal(console(as_json)) as terminal:
         compared = perform(comparison, folder, command, terminal)
     if as_json:
-        _print_json({"folder": str(folder), "rows": [row.tree() for row in compared.rows]})
+        rows = [row.tree() for row in compared.rows]
+        _print_json({"folder": str(folder), "seconds_spared": compared.spared, "rows": rows})
     else:
-        click.echo(f"\n{(folder / 'table.md').read_text()}\nreport: {folder / 'report.html'}")
+        click.echo(f"\n{(folder / 'table.md').read_text()}\nclient training spared: {compared.spared:.0f} s")
+        click.echo(f"report: {folder / 'report.html'}")
     if compared.failed:
         click.get_current_context().exit(1)
 

@@ -25,6 +25,11 @@ class Compared:
     folder: Path
 
     @property
+    def spared(self) -> float:
+        """Seconds of client training that were not spent, because another run had done the very same."""
+        return sum(one.spared for one in self.finished)
+
+    @property
     def failed(self) -> bool:
         """Whether any run failed."""
         return any(one.run is None for one in self.finished)
