@@ -16,8 +16,7 @@ from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
 from algorithms.nets import names as net_names
 from algorithms.nets.registry import PATTERNS
-from engine.compare.spec import comparison_names, comparison_text
-from engine.config.reading import preset_names, preset_text
+from engine.config.reading import comparison_names, comparison_text, preset_names, preset_text
 from engine.data import DataConfig
 from engine.errors import shown
 from engine.partition import PartitionConfig

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,6 @@ from engine.config import RunConfig, reading, resolve, to_tree
 from engine.errors import MISSING, ConfigError, Problem, nearest, shown
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-FOLDER = "comparisons"
-"""Under `engine`: comparisons by name, each a configuration with `methods` in the place of `method`; or the name of
-another as `base`, and what differs from it."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +61,6 @@ class Comparison:
         return {"methods": methods, **common}
 
 
-def comparison_names() -> list[str]:
-    """Names of all comparisons that come with Tessera, sorted."""
-    folder = resources.files("engine") / FOLDER
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def comparison_text(name: str) -> str:
-    """A comparison as it was written, comments included."""
-    return (resources.files("engine") / FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-
-
 def plan(methods: Sequence[str], source: str, overrides: Sequence[str], seeds: int) -> Comparison:
     """A comparison of methods under a preset, a file, or a comparison by name.
 
@@ -110,14 +94,14 @@ def plan(methods: Sequence[str], source: str, overrides: Sequence[str], seeds: i
 
 
 def _read(source: str) -> dict[str, Any]:
-    names = comparison_names()
+    names = reading.comparison_names()
     if source not in names and source not in reading.preset_names() and not Path(source).exists():
         known = [*names, *reading.preset_names()]
         reason = f"no comparison, preset or file; {nearest(source, known)}there are {', '.join(known)}"
         raise ConfigError([Problem(source, MISSING, reason)])
     if source not in names:
         return reading.read(source)
-    tree: dict[str, Any] = reading.parse(comparison_text(source), source)
+    tree: dict[str, Any] = reading.parse(reading.comparison_text(source), source)
     base = tree.pop("base", None)
     return tree if base is None else _over(_read(base), tree)
 

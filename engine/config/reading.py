@@ -104,13 +104,32 @@ def _plain(tree: Any, place: str) -> Any:
 
 def preset_names() -> list[str]:
     """Names of all presets, sorted."""
-    folder = resources.files("engine") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return _names("presets")
 
 
 def preset_text(name: str) -> str:
     """A preset as it was written, comments included."""
-    return (resources.files("engine") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    return _text("presets", name)
+
+
+def comparison_names() -> list[str]:
+    """Names of all comparisons that come with Tessera, sorted. Each is a configuration with `methods` in the place of
+    `method`; or it names another as `base`, and holds what differs from it."""
+    return _names("comparisons")
+
+
+def comparison_text(name: str) -> str:
+    """A comparison as it was written, comments included."""
+    return _text("comparisons", name)
+
+
+def _names(folder: str) -> list[str]:
+    entries = (resources.files("engine") / folder).iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+
+
+def _text(folder: str, name: str) -> str:
+    return (resources.files("engine") / folder / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def read(preset_or_file: str) -> dict[str, Any]:

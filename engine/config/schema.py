@@ -135,8 +135,9 @@ class ClientsConfig(Section):
             seed: of the run. Widths that are drawn anew in every round are those of `redrawn`, and 1 here.
         """
         nets, widths = deal(self.net, clients), deal_widths(self.width, clients, seed)
+        # A mapping of networks that is for another number of clients is refused by `engine.checking`.
         return tuple(
-            ClientSpec(number, net, width) for number, (net, width) in enumerate(zip(nets, widths, strict=True))
+            ClientSpec(number, net, width) for number, (net, width) in enumerate(zip(nets, widths, strict=False))
         )
 
     def redrawn(self) -> tuple[float, ...]:

@@ -1,7 +1,6 @@
 """The whole of Mosaic on Ray: the digests of the inline run, wherever its steps and its distillation run."""
 
 # ruff: noqa: E402 (where Ray is not installed the file is skipped before it imports what needs Ray)
-from functools import partial
 
 import pytest
 
@@ -48,5 +47,7 @@ def test_mosaics_steps_on_ray_give_the_digests_of_the_inline_run(ray_cluster, re
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["dcgan", "mixed", "features"])
 def test_with_its_distillation_as_a_ray_job_too_mosaic_has_the_digests_of_the_inline_run(ray_cluster, tmp_path, recipe):
-    distil = partial(distil_on_ray, resources=DistilResources(), storage=tmp_path)
+    def distil(job, told):
+        return distil_on_ray(job, DistilResources(), tmp_path, told)
+
     assert on_ray(recipe, place("pooled", 2), distil).digests == inline(recipe).digests

@@ -364,6 +364,6 @@ def test_ctrl_c_stops_a_run_with_130():
         if "round" in line:
             break
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=120)
+    _, err = running.communicate(timeout=600)
     assert running.returncode == 130
     assert "Traceback" not in err

@@ -16,9 +16,10 @@ from engine.cli import cli
 from engine.compare import compare, plan
 from engine.compare.conduct import conduct, found
 from engine.compare.page import write_page
-from engine.compare.spec import comparison_names, differences
+from engine.compare.spec import differences
 from engine.compare.table import Row, Spread, as_csv, best, markdown, rows_of
 from engine.config import load
+from engine.config.reading import comparison_names
 from engine.errors import ConfigError
 from engine.folder import FolderError, read
 from engine.launch import launch
@@ -86,7 +87,7 @@ def test_seeds_are_counted_up_from_the_configurations_own():
     [
         ("fedavg,fedprx", [], 'methods.fedprx.name = "fedprx": no such method; did you mean fedprox?'),
         ("fedavg,fedprox", ["methods.fedprox.mu=-1"], "methods.fedprox.mu = -1"),
-        ("fedavg,fedprox", ["methods.fedprox.my=1"], "methods.fedprox.my = 1: unknown key; did you mean mu?"),
+        ("fedavg,fedprox", ["methods.fedprox.my=1"], "methods.fedprox.my = 1: unknown key; known here are weights, mu"),
         ("fedavg", ["methods.fedprox=3"], "methods.fedprox = 3: must hold a method's settings"),
         ("fedavg", ["methods={../up: {name: fedavg}}"], "methods.../up: a label names a folder"),
     ],

@@ -108,7 +108,7 @@ def test_mosaic_plans_its_generators_and_experts():
 
 
 def test_more_generators_than_memory_allows_are_refused_with_the_number_that_fits():
-    federation = gathered(method={"name": "mosaic", "warmup": 2, "gan_width": 512})
+    federation = gathered(method={"name": "mosaic", "warmup": 2, "gan_width": 512, "inversion": 0.0})
     check(federation, 16 * GIB)
     (each,) = {
         h.bytes
@@ -138,7 +138,8 @@ def test_an_unknown_network_is_refused_with_the_nearest():
 
 def test_clients_are_counted_again_where_the_data_says_how_many_there_are(tmp_path):
     path = tmp_path / "part.parquet"
-    gathered().partition.save(path, "any")
+    whole = gathered()
+    whole.partition.save(path, whole.dataset.fingerprint)
     by_file = {"kind": "file", "path": str(path)}
     tree = changed(clients={"cohort": 5, "net": {"mlp": 3}})
     found = refused(Federation.gather(resolve({**tree, "partition": by_file})))
