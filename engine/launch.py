@@ -23,7 +23,7 @@ from algorithms.core.distillation import Distillation, distil_here
 from clusters.nodes import Node
 from engine.checking import check
 from engine.checkpoint import Keep
-from engine.config import RunConfig, to_tree
+from engine.config import RunConfig
 from engine.errors import NoRoom, mistakes
 from engine.federation import Federation
 from engine.folder import FolderWatcher, RunFolder, read
@@ -34,7 +34,7 @@ from engine.records import Result, RunStart, Watcher
 from engine.replay import save_failed_order
 from engine.report import ReportWatcher, write_report
 from engine.resuming import changed, same_data
-from engine.simulation import Setting, simulate
+from engine.simulation import Setting, run_start, simulate
 from engine.tracking import connect
 
 
@@ -224,18 +224,8 @@ def _discard(folder: Path, missing: Sequence[Path]) -> None:
 
 
 def _start(federation: Federation, folder: Path, stage: _Stage, telling: _Telling) -> RunStart:
-    task = federation.dataset.task
-    return RunStart(
-        folder=folder,
-        config=to_tree(federation.config),
-        method=federation.config.method.name,
-        rounds=federation.config.rounds,
-        class_names=task.class_names,
-        label_counts=federation.partition.counts(federation.dataset.train_labels, task.classes),
-        log=folder / "run.log",
-        facts={**stage.facts, **{f"changed: {key}": words for key, words in telling.differing.items()}},
-        preset=telling.preset,
-    )
+    facts = {**stage.facts, **{f"changed: {key}": words for key, words in telling.differing.items()}}
+    return run_start(federation, folder, facts, telling.preset)
 
 
 @contextmanager

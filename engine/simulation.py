@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from actors.runner import Runner
 from algorithms.core.records import digest
 from algorithms.core.task import ImageTask, Shard
+from engine.config import to_tree
 from engine.federation import Federation
 from engine.keeping import Keeper
 from engine.records import GeneratedImages, Result, RunStart, Watcher
@@ -43,6 +45,22 @@ class Setting:
     placement: str | None
     hosts: int
     begun: float
+
+
+def run_start(federation: Federation, folder: Path, facts: Mapping[str, str], preset: str) -> RunStart:
+    """What is known of a run before its first round."""
+    task = federation.dataset.task
+    return RunStart(
+        folder=folder,
+        config=to_tree(federation.config),
+        method=federation.config.method.name,
+        rounds=federation.config.rounds,
+        class_names=task.class_names,
+        label_counts=federation.partition.counts(federation.dataset.train_labels, task.classes),
+        log=folder / "run.log",
+        facts=facts,
+        preset=preset,
+    )
 
 
 def simulate(

@@ -14,18 +14,19 @@ from actors.jobs import Tell
 from actors.recall import RecallingLoop, RecallingRunner, Store
 from actors.wire import read_only_accepted
 from engine.compare.spec import Cell
-from engine.config import to_tree
 from engine.data import DataSet
 from engine.federation import Federation
 from engine.folder import FolderWatcher, RunFolder
 from engine.records import Result, RoundRecord, RunStart, StageRecord
 from engine.report import ReportWatcher
 from engine.rounds import GLOBAL
-from engine.simulation import Setting, simulate
+from engine.simulation import Setting, run_start, simulate
 from engine.units import percent
 
 TRAINING = "training.json"
 """File of a cell's folder: seconds of client training done in its process, and those spared."""
+
+FACTS = {"runner": "in one process of a comparison; equal client training of several methods was done once"}
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,9 @@ def carry(cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell) -
         simulate(
             federation,
             RecallingRunner(federation.casting, federation.shards, loop),
-            _start(cell, federation, folder),
+            run_start(federation, folder, FACTS, source),
             Setting(preset=source, placement=None, hosts=0, begun=begun),
             [FolderWatcher(files), ReportWatcher(files), _Teller(tell)],
         )
         (folder / TRAINING).write_text(json.dumps({"done": loop.done, "spared": loop.spared}))
         return Files.of(folder)
-
-
-def _start(cell: Cell, federation: Federation, folder: Path) -> RunStart:
-    task = federation.dataset.task
-    return RunStart(
-        folder=folder,
-        config=to_tree(cell.config),
-        method=cell.config.method.name,
-        rounds=cell.config.rounds,
-        class_names=task.class_names,
-        label_counts=federation.partition.counts(federation.dataset.train_labels, task.classes),
-        log=folder / "run.log",
-        facts={"runner": "in one process of a comparison; equal client training of several methods was done once"},
-    )
