@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -66,6 +66,7 @@ def of_rounds(output: str) -> list[Figure]:
 SUITE = (
     Benchmark("rounds a", "benchmarks.rounds", ("--rounds", "15", "a"), times=3, figures=of_rounds),
     Benchmark("rounds b", "benchmarks.rounds", ("--rounds", "4", "b"), times=3, figures=of_rounds),
+    Benchmark("growth", "benchmarks.growth"),
     Benchmark("distillation", "benchmarks.distillation", ("--steps", "90"), limit=300.0),
 )
 
@@ -76,7 +77,7 @@ class Run:
 
     Attributes:
         seconds: by benchmark.
-        failed: why a benchmark gave nothing, by name.
+        failed: why a benchmark did not come to its end, by name.
     """
 
     machine: Mapping[str, Any]
@@ -118,40 +119,52 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-class BenchmarkFailed(RuntimeError):
-    """A benchmark gave no figures; the message says why, in its own words."""
+@dataclass(frozen=True)
+class Printed:
+    """What a benchmark's runs have printed, and why they ended too early; "" where they did not."""
+
+    output: str
+    failure: str = ""
 
 
-def output_of(benchmark: Benchmark) -> str:
-    """All that the runs of a benchmark have printed.
+def output_of(benchmark: Benchmark) -> Printed:
+    """All runs of a benchmark, up to one that fails."""
+    outputs: list[str] = []
+    for _ in range(benchmark.times):
+        printed = _output_once(benchmark)
+        outputs.append(printed.output)
+        if printed.failure:
+            return Printed("".join(outputs), printed.failure)
+    return Printed("".join(outputs))
 
-    Raises:
-        BenchmarkFailed: it ended with an error, or did not end in time.
-    """
-    return "".join(_output_once(benchmark) for _ in range(benchmark.times))
 
-
-def _output_once(benchmark: Benchmark) -> str:
+def _output_once(benchmark: Benchmark) -> Printed:
     command = [sys.executable, "-m", benchmark.module, *benchmark.arguments]
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=output, stderr=errors)
         try:
-            output, _ = process.communicate(timeout=benchmark.limit)
+            process.wait(timeout=benchmark.limit)
+            failure = ""
         except subprocess.TimeoutExpired:
-            _end(process.pid)
-            raise BenchmarkFailed(f"did not end within {benchmark.limit:.0f} s") from None
-        errors.seek(0)
-        said = errors.read().strip()
-    if process.returncode:
-        raise BenchmarkFailed(said.rpartition("\n")[2] or f"ended with {process.returncode}")
-    return output
+            _end(process)
+            failure = f"did not end within {benchmark.limit:g} s"
+        said = [_whole(file).strip() for file in (output, errors)]
+    if process.returncode and not failure:
+        failure = said[1].rpartition("\n")[2] or f"ended with {process.returncode}"
+    return Printed(said[0] + "\n", failure)
 
 
-def _end(pid: int) -> None:
+def _whole(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and all that it has started."""
-    parent = psutil.Process(pid)
-    for process in [*parent.children(recursive=True), parent]:
-        process.kill()
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()
+    process.kill()
+    process.wait()
 
 
 def perform(benchmarks: Sequence[Benchmark]) -> Run:
@@ -162,15 +175,15 @@ def perform(benchmarks: Sequence[Benchmark]) -> Run:
     facts = machine()
     for benchmark in benchmarks:
         begun = time.monotonic()
-        try:
-            found = benchmark.figures(output_of(benchmark))
-        except BenchmarkFailed as error:
-            failed[benchmark.name] = str(error)
-        else:
-            figures += found
+        printed = output_of(benchmark)
+        found = benchmark.figures(printed.output)
+        figures += found
         seconds[benchmark.name] = time.monotonic() - begun
-        outcome = f"not run: {failed[benchmark.name]}" if benchmark.name in failed else f"{len(found)} figures"
-        print(f"{benchmark.name}: {outcome}, {seconds[benchmark.name]:.0f} s", file=sys.stderr, flush=True)
+        outcome = f"{len(found)} figures, {seconds[benchmark.name]:.0f} s"
+        if printed.failure:
+            failed[benchmark.name] = printed.failure
+            outcome += f"; {printed.failure}"
+        print(f"{benchmark.name}: {outcome}", file=sys.stderr, flush=True)
     return Run(facts, tuple(figures), seconds, failed)
 
 
@@ -183,7 +196,9 @@ def page(run: Run, last: Run | None, date: str) -> str:
         f"# make bench, {date}",
         facts,
         table(rows),
-        "\n".join(f"- {line}" for line in [*verdict(rows), *(f"not run: {n}: {r}" for n, r in run.failed.items())]),
+        "\n".join(
+            f"- {line}" for line in [*verdict(rows), *(f"not finished: {n}: {r}" for n, r in run.failed.items())]
+        ),
         "Medians. The change is of values relative to the calibration loop beside them, where a figure depends on the "
         "machine's speed; the noise is the larger range of both runs' repeats, relative to the median.",
         f"Seconds: {spent}; {sum(run.seconds.values()):.0f} in all.",
@@ -197,7 +212,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def main() -> int:
-    """The command; 1 where a benchmark gave nothing."""
+    """The command; 1 where a benchmark did not come to its end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[b.name for b in SUITE], default=[b.name for b in SUITE])
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -42,12 +42,22 @@ def test_a_benchmark_that_fails_is_named_with_its_own_last_words_and_the_others_
     assert [figure.name for figure in run.figures] == ["pace"]
 
 
+def test_what_a_benchmark_printed_before_it_failed_is_kept(tmp_path, monkeypatch):
+    line = Figure("1,000 clients", "s", (1.0,)).line()
+    fails = script(tmp_path, monkeypatch, f"print({line!r}); import sys; sys.exit('memory ran out')")
+
+    run = perform([fails])
+
+    assert [figure.name for figure in run.figures] == ["1,000 clients"]
+    assert run.failed == {"toy": "memory ran out"}
+
+
 def test_a_benchmark_that_does_not_end_is_ended(tmp_path, monkeypatch):
     waits = script(tmp_path, monkeypatch, "import threading; threading.Event().wait()")
 
     run = perform([Benchmark(waits.name, waits.module, limit=0.5)])
 
-    assert run.failed == {"toy": "did not end within 0 s"}
+    assert run.failed == {"toy": "did not end within 0.5 s"}
 
 
 def test_rounds_are_read_as_seconds_beside_plain_pytorch_and_as_their_ratio():
@@ -84,7 +94,7 @@ def test_the_page_names_what_got_worse_and_what_did_not_run():
     said = page(run, last, "20260101-000000").splitlines()
 
     assert "- worse by more than the noise: pace: +100.0%, noise 0.0%" in said
-    assert "- not run: rounds: no data" in said
+    assert "- not finished: rounds: no data" in said
     assert "cores 2" in said
 
 
