@@ -67,6 +67,10 @@ SUITE = (
     Benchmark("rounds a", "benchmarks.rounds", ("--rounds", "15", "a"), times=3, figures=of_rounds),
     Benchmark("rounds b", "benchmarks.rounds", ("--rounds", "4", "b"), times=3, figures=of_rounds),
     Benchmark("growth", "benchmarks.growth"),
+    Benchmark("payloads", "benchmarks.payloads"),
+    Benchmark("steady", "benchmarks.steady", limit=300.0),
+    Benchmark("start", "benchmarks.start"),
+    Benchmark("phases", "benchmarks.phases"),
     Benchmark("distillation", "benchmarks.distillation", ("--steps", "90"), limit=300.0),
 )
 
