@@ -7,20 +7,22 @@ import logging
 import shlex
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 
 import psutil
 from torch import Tensor
 
+from actors.clock import PhaseClock
 from actors.distil_plan import DistilResources
 from actors.orders import StepError
 from actors.runner import Runner
 from algorithms.core.distillation import Distillation, distil_here
 from clusters.nodes import Node
+from engine import tracking
 from engine.checking import check
 from engine.checkpoint import Keep
 from engine.config import RunConfig
@@ -35,7 +37,6 @@ from engine.replay import save_failed_order
 from engine.report import ReportWatcher, write_report
 from engine.resuming import changed, same_data
 from engine.simulation import Setting, run_start, simulate
-from engine.tracking import connect
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,14 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher) -> R
         UserError and its like: before anything is written, for what a person can put right.
         StepError: a client's step raised; its order lies in the folder, and the message says how to replay it.
     """
-    begun = time.perf_counter()
+    clock = PhaseClock("start:data")
     federation = Federation.gather(config)
     check(federation)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     files = RunFolder.create(folder)
     with files.held():
         try:
-            return _carried(federation, files, _Telling(preset, {}, begun), terminal)
+            return _carried(federation, files, _Telling(preset, {}, clock), terminal)
         except mistakes():
             if not (folder / "config.yaml").exists():
                 _discard(folder, missing)
@@ -126,7 +127,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Resul
         UserError and its like: for what a person can put right; the run stays as it is.
         StepError: as `launch`.
     """
-    begun = time.perf_counter()
+    clock = PhaseClock("start:data")
     files = RunFolder.of_run(folder)
     with files.held():
         config, differing = changed(files, overrides)
@@ -137,7 +138,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Resul
         federation = Federation.gather(config)
         check(federation)
         same_data(files, federation)
-        return _carried(federation, files, _Telling(files.preset(), differing, begun), terminal)
+        return _carried(federation, files, _Telling(files.preset(), differing, clock), terminal)
 
 
 def _round_off(files: RunFolder) -> None:
@@ -154,12 +155,12 @@ class _Telling:
     Attributes:
         preset: name or file that the configuration came from.
         differing: what differs from how the run began, by key.
-        begun: `time.perf_counter()` when the command began.
+        clock: runs since the command began.
     """
 
     preset: str
     differing: Mapping[str, str]
-    begun: float
+    clock: PhaseClock
 
 
 def _carried(federation: Federation, files: RunFolder, telling: _Telling, terminal: Watcher) -> Result:
@@ -167,15 +168,17 @@ def _carried(federation: Federation, files: RunFolder, telling: _Telling, termin
     config, folder = federation.config, files.path
     watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files), terminal]
     try:
-        with logged_to(folder / "run.log"), _staged(federation, folder) as stage:
+        _fetch_mlflow(config)
+        with logged_to(folder / "run.log"), _staged(federation, folder, telling.clock) as stage:
             if config.mlflow.enabled:
-                watchers.insert(-1, connect(config.mlflow.tracking_uri, folder))
+                telling.clock.switch("start:mlflow")
+                watchers.insert(-1, tracking.connect(config.mlflow.tracking_uri, folder))
             federation.partition.save(files.partition, federation.dataset.fingerprint)
             journal = Journal(stage.runner, files.checkpoints, stage.distil)
             if "rounds" in telling.differing:
                 journal.drop()  # what a round asks for may depend on how many there are
             keep = Keep(config.checkpoint.last, config.checkpoint.every)
-            setting = Setting(telling.preset, stage.placement, stage.hosts, telling.begun)
+            setting = Setting(telling.preset, stage.placement, stage.hosts, telling.clock)
             start = _start(federation, folder, stage, telling)
             return simulate(federation, journal, start, setting, watchers, Keeper(files.checkpoints, journal, keep))
     except BaseException as error:
@@ -189,6 +192,14 @@ def _carried(federation: Federation, files: RunFolder, telling: _Telling, termin
                 f"what was written whole stays; make room, then go on with `tessera resume {shlex.quote(str(folder))}`"
             ) from error
         raise
+
+
+def _fetch_mlflow(config: RunConfig) -> None:
+    """Import MLflow in a thread of its own: it takes seconds, in which Ray starts."""
+    if config.runner.kind == "ray" and config.mlflow.enabled:
+        import actors.ray_runner  # noqa: F401  # modules that two threads import at once may meet half made
+
+        Thread(target=tracking.fetch, name="mlflow").start()
 
 
 def is_full(error: Exception) -> bool:
@@ -229,13 +240,14 @@ def _start(federation: Federation, folder: Path, stage: _Stage, telling: _Tellin
 
 
 @contextmanager
-def _staged(federation: Federation, folder: Path) -> Iterator[_Stage]:
+def _staged(federation: Federation, folder: Path, clock: PhaseClock) -> Iterator[_Stage]:
     """The runner that the configuration asks for, closed at the end."""
     if federation.config.runner.kind == "inline":
         facts = {"runner": "inline: one step after another in this process"}
         yield _Stage(federation.inline(), None, 0, facts, distil=lambda job, told, _: distil_here(job, told))
         return
-    with _on_ray(federation, folder) as stage:
+    clock.switch("start:ray")
+    with _on_ray(federation, folder, clock) as stage:
         yield stage
 
 
@@ -249,13 +261,14 @@ def _distilled(job: Distillation, told: Told, resources: DistilResources, storag
 
 
 @contextmanager
-def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
+def _on_ray(federation: Federation, folder: Path, clock: PhaseClock) -> Iterator[_Stage]:
     from actors.ray_runner import RayRunner
     from clusters.session import attach_or_start
 
     runner = federation.config.runner
     log = folder / "run.log"
     with attach_or_start(runner.address, log=log, data_bytes=federation.shards.nbytes) as cluster:
+        clock.switch("start:hosts")
         report = plan(federation, cluster.nodes, psutil.virtual_memory().available)
         placement = report.placement
         assert placement is not None
