@@ -68,17 +68,19 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for 
 @cli.command()
 @_configured
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder, new or empty. [runs/NAME-seed-SEED]")
+@click.option("--profile", is_flag=True, help="Write profile.json into the folder: a time line for ui.perfetto.dev.")
 @_as_json
-def run(configuration: str, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+def run(configuration: str, overrides: tuple[str, ...], out: Path | None, profile: bool, as_json: bool) -> None:
     """Run a configuration, and keep all that is known of it in a folder."""
     from engine.config import load
     from engine.launch import free_folder, launch
     from engine.progress import Terminal, console
+    from engine.trace import Trace
 
     config = load(configuration, overrides)
     folder = out or free_folder(configuration, config.seed)
     with Terminal(console(as_json)) as terminal:
-        result = launch(config, configuration, folder, terminal)
+        result = launch(config, configuration, folder, terminal, Trace() if profile else None)
     if as_json:
         _print_json(dict(result.values))
 

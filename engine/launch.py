@@ -37,6 +37,7 @@ from engine.replay import save_failed_order
 from engine.report import ReportWatcher, write_report
 from engine.resuming import changed, same_data
 from engine.simulation import Setting, run_start, simulate
+from engine.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -91,25 +92,26 @@ def this_machine() -> Node:
     return Node(float(psutil.cpu_count() or 1), float(torch.cuda.device_count()), memory.available)
 
 
-def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher) -> Result:
+def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher, trace: Trace | None = None) -> Result:
     """Run a configuration and keep everything in a folder.
 
     Args:
         preset: name or file that the configuration came from.
         folder: new or empty.
+        trace: hears of all that happens, and writes it there.
 
     Raises:
         UserError and its like: before anything is written, for what a person can put right.
         StepError: a client's step raised; its order lies in the folder, and the message says how to replay it.
     """
-    clock = PhaseClock("start:data")
+    clock = PhaseClock("start:data", told=trace.phase) if trace else PhaseClock("start:data")
     federation = Federation.gather(config)
     check(federation)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    files = RunFolder.create(folder)
+    files, watchers = RunFolder.create(folder), [*([trace] if trace else []), terminal]
     with files.held():
         try:
-            return _carried(federation, files, _Telling(preset, {}, clock), terminal)
+            return _carried(federation, files, _Telling(preset, {}, clock), watchers)
         except mistakes():
             if not (folder / "config.yaml").exists():
                 _discard(folder, missing)
@@ -138,7 +140,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Resul
         federation = Federation.gather(config)
         check(federation)
         same_data(files, federation)
-        return _carried(federation, files, _Telling(files.preset(), differing, clock), terminal)
+        return _carried(federation, files, _Telling(files.preset(), differing, clock), [terminal])
 
 
 def _round_off(files: RunFolder) -> None:
@@ -163,10 +165,10 @@ class _Telling:
     clock: PhaseClock
 
 
-def _carried(federation: Federation, files: RunFolder, telling: _Telling, terminal: Watcher) -> Result:
+def _carried(federation: Federation, files: RunFolder, telling: _Telling, others: Sequence[Watcher]) -> Result:
     """A run from where its folder has it to its end."""
     config, folder = federation.config, files.path
-    watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files), terminal]
+    watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files), *others]
     try:
         _fetch_mlflow(config)
         with logged_to(folder / "run.log"), _staged(federation, folder, telling.clock) as stage:

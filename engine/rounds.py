@@ -151,6 +151,7 @@ class Rounds:
             entries=_taken(self.book.entries),
             client_metrics=_taken(self.book.metrics),
             faults=_taken(self.book.faults),
+            spans=_taken(self.book.spans),
         )
         self.next = number + 1
         for watcher in self._watchers:
