@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.data import with_place
 from benchmarks.figures import Figure, tell
 from benchmarks.rounds import CASES, LR
 from engine.config import RunConfig, resolve
@@ -121,7 +122,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as place:
             launch(configuration(asked.rounds, asked.hosts), "fedavg", Path(place) / "run", scale)
     except DataError as error:
-        print(error, file=sys.stderr)
+        print(with_place(error, CASES["a"].source), file=sys.stderr)
         return 2
     tell([*figures("driver", scale.driver), *figures("largest host", scale.host)])
     return 0
