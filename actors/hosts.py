@@ -17,8 +17,8 @@ from ray.exceptions import RayActorError
 from actors.orders import Casting, Failure, Order
 from actors.placement import Placement
 from actors.shards import ShardArrays
+from actors.stacking import Crew
 from actors.wire import Packed, pack_outcome, unpack_memory, unpack_payload
-from actors.worker import Worker
 from algorithms.core.seeds import Seed
 
 START_SECONDS = 120.0
@@ -48,6 +48,10 @@ class Call:
     reads: tuple[int, ...]
     seed: Seed
 
+    def seed_of(self, client: int) -> Seed:
+        """The seed of this client's step."""
+        return self.seed.at(phase=self.step, client=client)
+
 
 @contextmanager
 def ending_after(deadline: float | None) -> Iterator[None]:
@@ -74,7 +78,7 @@ class Host:
         torch.set_num_threads(1)
         if casting.torch_device.type == "cuda" and 0 < gpus < 1:
             torch.cuda.set_per_process_memory_fraction(gpus)
-        self._worker = Worker(casting, shards)
+        self._crew = Crew(casting, shards)
 
     def perform(self, call: Call, *parcels: Packed | None) -> tuple[Any, ...]:
         """Perform a call: a list of packed outcomes, then one memory per client, None where it stays as it was.
@@ -82,18 +86,18 @@ class Host:
         What clients receive, and their memories, are views on Ray's object store; the worker refuses writes.
         """
         received = [unpack_payload(p, private=False) for p in parcels[: call.messages] if p is not None]
-        heads, memories = [], []
-        for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True):
-            seed = call.seed.at(phase=call.step, client=client)
-            order = Order(call.step, client, seed, received[read], unpack_memory(parcel, private=False))
-            with ending_after(self._deadline):
-                outcome = self._worker.perform(order)
-            head, memory = pack_outcome(outcome)
-            if isinstance(head, Failure):
-                head = replace(head, order=None)  # the driver has all that an order holds
-            heads.append(head)
-            memories.append(memory)
-        return heads, *memories
+        orders = [
+            Order(call.step, client, call.seed_of(client), received[read], unpack_memory(parcel, private=False))
+            for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True)
+        ]
+        packed = []
+        for first in range(0, len(orders), self._crew.size):
+            together = orders[first : first + self._crew.size]
+            with ending_after(None if self._deadline is None else self._deadline * len(together)):
+                packed += [pack_outcome(outcome) for outcome in self._crew.perform(together)]
+        # The driver has all that an order holds.
+        heads = [replace(head, order=None) if isinstance(head, Failure) else head for head, _ in packed]
+        return heads, *(memory for _, memory in packed)
 
     def peak_rss_mb(self) -> float:
         """Largest resident memory of this process so far, in MiB; pages of the object store that it maps included."""

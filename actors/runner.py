@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from actors.orders import Casting, Failure, Order, Outcome
+from actors.stacking import Crew
 from actors.wire import pack_outcome, unpack_memory, unpack_outcome
-from actors.worker import Shards, Worker
+from actors.worker import Shards
 from algorithms.core.distillation import Distillation, distil_here, unheard
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
-from algorithms.core.training import TrainingLoop, fit
+from algorithms.core.training import TrainingLoop
 
 
 @dataclass(frozen=True)
@@ -84,23 +85,26 @@ class InlineRunner:
     and a method cannot tell where its steps ran.
     """
 
-    def __init__(self, casting: Casting, shards: Shards, loop: TrainingLoop = fit) -> None:
-        """`loop` trains the clients' networks."""
-        self._worker = Worker(casting, shards, loop)
+    def __init__(self, casting: Casting, shards: Shards, loop: TrainingLoop | None = None) -> None:
+        """`loop` trains the clients' networks, one by one, where given."""
+        self._crew = Crew(casting, shards, loop)
         self._memories: dict[int, Memory] = {}
 
     def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
-        for client in errand.clients:
-            yield self._perform(errand, client)
+        for first in range(0, len(errand.clients), self._crew.size):
+            yield from map(self._taken, self._perform(errand, errand.clients[first : first + self._crew.size]))
 
-    def _perform(self, errand: Errand, client: int) -> Outcome | Failure:
+    def _perform(self, errand: Errand, clients: Sequence[int]) -> list[Outcome | Failure]:
+        return self._crew.perform([self._order(errand, client) for client in clients])
+
+    def _order(self, errand: Errand, client: int) -> Order:
         memory = self._memories.get(client, {})
-        outcome = self._worker.perform(
-            Order(errand.step, client, errand.seed_of(client), errand.message(client), memory)
-        )
+        return Order(errand.step, client, errand.seed_of(client), errand.message(client), memory)
+
+    def _taken(self, outcome: Outcome | Failure) -> Outcome | Failure:
         head, kept = pack_outcome(outcome)
-        if kept is not None:
-            self._memories[client] = unpack_memory(kept, private=False)
+        if kept is not None and not isinstance(head, Failure):
+            self._memories[head.client] = unpack_memory(kept, private=False)
         return unpack_outcome(head)
 
     def distil(self, job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:

@@ -47,6 +47,8 @@ class Worker:
         kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), device=casting.torch_device, fit=loop)
         self._method = method(casting.config, kit)
         self._steps = steps_of(method)
+        # CPU time where the CPU computes: hosts may outnumber the cores, and waiting for one is no work.
+        self.clock = time.process_time if casting.device == "cpu" else time.perf_counter
 
     def perform(self, order: Order) -> Outcome | Failure:
         """Perform an order with one thread and torch's global generator seeded; an exception comes back as a Failure.
@@ -58,9 +60,7 @@ class Worker:
             raise PayloadError(
                 f"{self._casting.method}.{order.step} is not marked @client_side: no client may be asked to perform it"
             )
-        # CPU time where the CPU computes: hosts may outnumber the cores, and waiting for one is no work.
-        clock = time.process_time if self._casting.device == "cpu" else time.perf_counter
-        begun = clock()
+        begun = self.clock()
         try:
             reply = self.reply(order)
         except Exception as error:
@@ -68,7 +68,7 @@ class Worker:
             reason = f"{type(error).__name__}: {error}"
             fault: Fault = "bad_update" if isinstance(error, BadUpdate) else "client_error"
             return Failure(order.client, self._casting.method, order.step, order.seed, reason, text, order, fault)
-        return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), clock() - begun)
+        return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), self.clock() - begun)
 
     def reply(self, order: Order) -> Reply:
         """What the step of an order returns; what it raises is raised here, for a debugger."""

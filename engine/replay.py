@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from actors.orders import Failure, Order
+from actors.stacking import loop_of
 from actors.worker import Worker
 from algorithms.core.contract import Reply
 from algorithms.core.payload import Payload
@@ -91,7 +92,7 @@ def replay(folder: Path, round: int, step: str, client: int, *, debug: bool = Fa
     """
     order = read_failed_order(folder, round, step, client)
     federation = Federation.gather(load(str(folder / "config.yaml")))
-    worker = Worker(federation.casting, federation.shards)
+    worker = Worker(federation.casting, federation.shards, loop_of(federation.casting))
     try:
         return worker.reply(order)
     except Exception as error:

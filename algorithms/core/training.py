@@ -16,7 +16,7 @@ from algorithms.core.task import Augment, ImageTask, Shard
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, inputs, labels) -> scalar loss."""
 
-Correction = Callable[[Sequence[nn.Parameter]], None]
+Correction = Callable[[Sequence[Tensor]], None]
 """Changes the gradients of the given trainable parameters in place, after backward and before the step."""
 
 
@@ -87,6 +87,11 @@ def pair_if_single(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return (inputs.repeat(2, *[1] * (inputs.dim() - 1)), labels.repeat(2)) if len(labels) == 1 else (inputs, labels)
 
 
+def steps_of_work(work: Work, batches: Batches) -> int:
+    """Mini-batches of a client in a round."""
+    return work.steps if work.steps is not None else (work.epochs or 0) * batches.per_epoch
+
+
 def drawn(
     task: ImageTask, shard: Shard, batches: Batches, positions: Sequence[int], augment: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -140,7 +145,7 @@ def fit(
         correct: changes gradients before each step (proximal terms, control variates).
     """
     batches = Batches(len(shard), work.batch, seed)
-    steps = work.steps if work.steps is not None else (work.epochs or 0) * batches.per_epoch
+    steps = steps_of_work(work, batches)
     parameters = [p for p in net.parameters() if p.requires_grad]
     device = parameters[0].device
     optimiser = SGD(parameters, work.lr, work.momentum, work.weight_decay)
