@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services  # Ray has no public call that asks a cluster without trying again and again
+from ray._private.authentication.authentication_token_setup import (
+    ensure_token_if_auth_enabled,
+    maybe_enable_token_auth_if_token_available,
+)
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from clusters.answering import why_not
 from clusters.chatter import collect, logged, quiet
@@ -21,6 +27,11 @@ STORE_BYTES = 2 * 2**30
 
 STORE_SHARE = 0.3
 """Of the machine's memory, which the object store never exceeds."""
+
+_START_ONE = (
+    "Start one with `ray start --head` and give the address it prints, or leave the address empty to run on a cluster "
+    "started for this run alone"
+)
 
 
 class ClusterError(RuntimeError):
@@ -60,12 +71,10 @@ def attach_or_start(
         data_bytes: what will lie in the object store all the time.
 
     Raises:
-        ClusterError: no cluster answers at the address (within seconds), or it cannot be joined.
+        ClusterError: within seconds, where no cluster answers at the address, or it cannot be joined.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     address = address or os.environ.get("RAY_ADDRESS") or None
-    if address:
-        _refuse(address)
     with logged(log):
         if ray.is_initialized():
             yield _attached(address, log)
@@ -108,30 +117,58 @@ def _remove(session: Path) -> None:
         latest.unlink(missing_ok=True)
 
 
-def _refuse(address: str) -> None:
-    """Look whether a cluster answers, since `ray.init` waits two minutes for one."""
+def _found(address: str) -> str:
+    """host:port of what answers at an address, since `ray.init` waits two minutes for an answer."""
     if address.startswith("ray://"):
         raise ClusterError(
             f"{address} is the address of a Ray client server; a run sends too much for it. Give the head's own "
             "address (host:6379) on a machine of the cluster, or send the run there with `ray job submit`"
         )
-    reason = why_not(address) if address != "auto" else ""
+    found = _on_this_machine() if address == "auto" else address
+    reason = why_not(found)
     if reason:
-        raise ClusterError(
-            f"no Ray cluster answers at {address}: {reason}. Start one with `ray start --head` and give the address it "
-            "prints, or leave the address empty to run on a cluster started for this run alone"
-        )
+        place = found if found == address else f"{found}, where {address} leads"
+        raise ClusterError(f"no Ray cluster answers at {place}: {reason}. {_START_ONE}")
+    return found
+
+
+def _on_this_machine() -> str:
+    """host:port of the cluster that `auto` stands for."""
+    try:
+        return str(services.canonicalize_bootstrap_address("auto"))
+    except ConnectionError as error:
+        raise ClusterError(f"address auto: no Ray cluster runs on this machine. {_START_ONE}") from error
 
 
 def _attach(address: str) -> dict[str, Any]:
+    found = _found(address)
     try:
+        _knock(found, here=address == "auto")
         context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
         return dict(context.address_info)
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(
+            f"the Ray cluster at {address} cannot be joined: this process has no token, or another than the cluster. "
+            "Put the cluster's own into RAY_AUTH_TOKEN or ~/.ray/auth_token and set RAY_AUTH_MODE=token (disabled "
+            "where the cluster asks for none), or leave the address empty to run on a cluster of this run's own"
+        ) from error
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
-            f"the Ray cluster at {address} cannot be joined: {error}. This machine must be one of its nodes, with the "
-            "same Python and Ray, and with its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+            f"the Ray cluster at {address} cannot be joined: {str(error).rstrip('.')}. This machine must be one of its "
+            "nodes, with the same Python and Ray"
         ) from error
+
+
+def _knock(found: str, here: bool) -> None:
+    """Show this process's token, as `ray.init` does for half a minute where it is not the cluster's.
+
+    Raises:
+        AuthenticationError: there is no token, or another.
+    """
+    if here:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    ensure_token_if_auth_enabled(None, create_token_if_missing=False)
+    GcsClient(address=found)
 
 
 def _start(cpus: int | None, gpus: int | None, data_bytes: int) -> dict[str, Any]:

@@ -145,6 +145,55 @@ def test_a_cluster_that_is_there_is_joined_and_left_running(ray_cluster, tmp_pat
     assert ray.get(ray.remote(num_cpus=0)(lambda: "still there").remote()) == "still there"
 
 
+REFUSED = """
+import functools
+import ray._private.services as services
+from clusters.session import ClusterError
+if len(sys.argv) > 3:
+    services.find_gcs_addresses = functools.cache(set)
+    services.find_bootstrap_address = lambda folder: sys.argv[3] or None
+try:
+    with attach_or_start(sys.argv[1], log=Path(sys.argv[2])):
+        print("attached")
+except ClusterError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "token"), [("token", "b" * 64), ("token", None), ("disabled", None)], ids=["wrong", "none", "disabled"]
+)
+def test_a_wrong_token_is_told_at_once_with_where_the_right_belongs(ray_cluster, tmp_path, monkeypatch, mode, token):
+    """`ray.init` is not reached: it would try for half a minute."""
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    if token:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    done = run("ray.init = None\n" + REFUSED, ray_cluster.address, tmp_path / "ray.log")
+    place = ray_cluster.address
+    assert done.stdout.startswith(f"the Ray cluster at {place} cannot be joined: this process has no token, or another")
+    assert "RAY_AUTH_TOKEN or ~/.ray/auth_token and set RAY_AUTH_MODE=token" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("left_behind", "said"),
+    [
+        ("", "address auto: no Ray cluster runs on this machine. Start one with `ray start --head`"),
+        ("127.0.0.2:1", "no Ray cluster answers at 127.0.0.2:1, where auto leads: connection refused. Start one with"),
+    ],
+    ids=["none", "one that ended without a word"],
+)
+def test_auto_where_no_cluster_runs_is_told_at_once(tmp_path, monkeypatch, left_behind, said):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    done = run("ray.init = None\n" + REFUSED, "auto", tmp_path / "ray.log", left_behind)
+    assert done.stdout.startswith(said)
+    assert "leave the address empty" in done.stdout
+
+
 def test_a_process_that_is_attached_already_stays_attached(ray_cluster, tmp_path):
     with attach_or_start(None, log=tmp_path / "ray.log") as cluster:
         assert (cluster.address, cluster.started) == (ray_cluster.address, False)
