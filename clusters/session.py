@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from clusters.answering import why_not
 from clusters.chatter import collect, logged, quiet
 from clusters.nodes import Node, nodes_of
+from clusters.sweeping import swept_folder, temporary_files_in
 
 STORE_BYTES = 2 * 2**30
 """Of the object store beside the data: room for messages, replies and memories. Ray spills what is more to disk."""
@@ -79,7 +79,7 @@ def attach_or_start(
         if ray.is_initialized():
             yield _attached(address, log)
         else:
-            with _session(address, cpus, gpus, data_bytes, log) as cluster:
+            with _joined(address, log) if address else _started(cpus, gpus, data_bytes, log) as cluster:
                 yield cluster
 
 
@@ -92,29 +92,36 @@ def _attached(address: str | None, log: Path) -> Cluster:
 
 
 @contextmanager
-def _session(address: str | None, cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -> Iterator[Cluster]:
-    session = None
+def _joined(address: str, log: Path) -> Iterator[Cluster]:
+    """A cluster that is there, and stays when this process has left it."""
     try:
         with quiet(log):
-            info = _attach(address) if address else _start(cpus, gpus, data_bytes)
-        session = Path(info["session_dir"])
-        with log.open("a") as file:
-            file.write(f"while Ray runs, more is in {session}/logs\n")
-        yield Cluster(info["gcs_address"], not address, nodes_of(ray.nodes()), log, info["webui_url"] or "")
+            info = _attach(address)
+        yield _cluster(info, False, log)
     finally:
         with quiet(log):
             ray.shutdown()
-        if session and not address:
-            collect(session, log)
-            _remove(session)
 
 
-def _remove(session: Path) -> None:
-    """Ray leaves its session's folder behind, and a link to it."""
-    shutil.rmtree(session, ignore_errors=True)
-    latest = session.parent / "session_latest"
-    if latest.is_symlink() and not latest.exists():
-        latest.unlink(missing_ok=True)
+@contextmanager
+def _started(cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -> Iterator[Cluster]:
+    """A cluster of this process alone."""
+    with swept_folder() as folder:
+        try:
+            with quiet(log), temporary_files_in(folder):
+                info = _start(cpus, gpus, data_bytes, folder)
+            yield _cluster(info, True, log)
+        finally:
+            with quiet(log):
+                ray.shutdown()
+            for session in folder.glob("session_2*"):
+                collect(session, log)
+
+
+def _cluster(info: dict[str, Any], started: bool, log: Path) -> Cluster:
+    with log.open("a") as file:
+        file.write(f"while Ray runs, more is in {info['session_dir']}/logs\n")
+    return Cluster(info["gcs_address"], started, nodes_of(ray.nodes()), log, info["webui_url"] or "")
 
 
 def _found(address: str) -> str:
@@ -171,7 +178,7 @@ def _knock(found: str, here: bool) -> None:
     GcsClient(address=found)
 
 
-def _start(cpus: int | None, gpus: int | None, data_bytes: int) -> dict[str, Any]:
+def _start(cpus: int | None, gpus: int | None, data_bytes: int, folder: Path) -> dict[str, Any]:
     """Ray asks everyone who connects for the token in ~/.ray/auth_token, which it makes where there is none."""
     context: Any = ray.init(
         address="local",
@@ -183,6 +190,7 @@ def _start(cpus: int | None, gpus: int | None, data_bytes: int) -> dict[str, Any
         dashboard_host="127.0.0.1",
         configure_logging=False,
         log_to_driver=False,
+        _temp_dir=str(folder),
     )
     return dict(context.address_info)
 

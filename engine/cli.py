@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,13 +16,17 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+SHOW_CURSOR = "\033[?25h"
+"""What terminals take for it (DEC private mode 25)."""
+
 
 class Commands(click.Group):
     """Tells a user's mistakes (exit code 2, no traceback) from ours (exit code 1, the whole traceback)."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _second_interrupt_ends():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             ctx.exit(130)
@@ -29,6 +36,28 @@ class Commands(click.Group):
                 raise
             click.echo(str(error), err=True)
             ctx.exit(code)
+
+
+@contextmanager
+def _second_interrupt_ends() -> Iterator[None]:
+    """A block in which the first Ctrl-C stops in good order, and the second is left to the kernel, which ends us."""
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if sys.stderr.isatty():
+            sys.stderr.write(SHOW_CURSOR)  # which a moving line had hidden
+        click.echo("stopping; once more to end at once", err=True)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def _exit_code(error: Exception) -> int | None:

