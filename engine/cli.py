@@ -96,20 +96,55 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for 
 
 @cli.command()
 @_configured
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder, new or empty. [runs/NAME-seed-SEED]")
+@click.option(
+    "--out",
+    metavar="FOLDER|URI",
+    help="The run's folder, new or empty; or a URI that fsspec knows, to which it is copied at the end (MLflow is then "
+    "told only where mlflow.tracking_uri names a store). [runs/NAME-seed-SEED]",
+)
 @_as_json
-def run(configuration: str, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+def run(configuration: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> None:
     """Run a configuration, and keep all that is known of it in a folder."""
     from engine.config import load
     from engine.launch import free_folder, launch
+    from engine.places import folder_for, is_uri
     from engine.progress import Terminal, console
 
     config = load(configuration, overrides)
-    folder = out or free_folder(configuration, config.seed)
-    with Terminal(console(as_json)) as terminal:
+    place = out or str(free_folder(configuration, config.seed))
+    if is_uri(place) and config.mlflow.tracking_uri is None:  # a store beside the folder would be gone with it
+        config = config.model_copy(update={"mlflow": config.mlflow.model_copy(update={"enabled": False})})
+    with folder_for(place) as folder, Terminal(console(as_json)) as terminal:
         result = launch(config, configuration, folder, terminal)
     if as_json:
         _print_json(dict(result.values))
+    elif is_uri(place):
+        click.echo(f"copied to: {place}")
+
+
+@cli.command()
+@_configured
+@click.option("--address", required=True, metavar="URL", help="Of the cluster's dashboard, as http://HOST:8265.")
+@click.option(
+    "--out",
+    required=True,
+    metavar="FOLDER|URI",
+    help="Where the job keeps the run's folder: an absolute path on storage that the nodes share, or a URI.",
+)
+@click.option(
+    "--fetch", "fetched", type=click.Path(path_type=Path), metavar="DIR", help="Copy the run's folder here afterwards."
+)
+def submit(configuration: str, overrides: tuple[str, ...], address: str, out: str, fetched: Path | None) -> None:
+    """Run a configuration as a job on a cluster (Ray Jobs), show its progress, and end with its exit code.
+
+    The current folder travels with it, but for what its .rayignore and .gitignore name, hidden files, data/, runs/,
+    tests/ and the like.
+    """
+    from engine.submitting import submit as send
+
+    code = send(configuration, overrides, address, out, fetched, lambda text: click.echo(text, nl=False))
+    if code:
+        click.get_current_context().exit(code)
 
 
 @cli.command()
