@@ -39,7 +39,7 @@ def submit(
     Raises:
         UserError and its like: before anything is sent, for what a person can put right.
     """
-    here = Path.cwd()
+    here = _folder()
     sys.path.insert(0, str(here))  # where the job, too, finds what the configuration names as pkg.module:function
     load(configuration, overrides)
     if fetched is not None:
@@ -60,6 +60,16 @@ def command(configuration: str, overrides: Sequence[str], out: str) -> list[str]
     """What the job performs, word by word."""
     sets = [word for override in overrides for word in ("--set", override)]
     return ["python", "-m", "engine", "run", *sets, "--out", out, "--", configuration]
+
+
+def _folder() -> Path:
+    """The current folder, which travels."""
+    here = Path.cwd()
+    if here in (Path.home(), Path(here.anchor)):
+        raise SubmitError(
+            f"the current folder travels with a job, and {here} is too much: call this in a folder of its own"
+        )
+    return here
 
 
 def _sent(configuration: str, here: Path) -> str:
