@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
 import signal
@@ -140,6 +141,8 @@ def submit(configuration: str, overrides: tuple[str, ...], address: str, out: st
     The current folder travels with it, but for what its .rayignore and .gitignore name, hidden files, data/, runs/,
     tests/ and the like.
     """
+    if importlib.util.find_spec("ray") is None:
+        raise click.UsageError("Ray is not installed, which sends jobs: pip install 'ray[default,data,train]'")
     from engine.submitting import submit as send
 
     code = send(configuration, overrides, address, out, fetched, lambda text: click.echo(text, nl=False))
