@@ -29,7 +29,7 @@ from engine.federation import Federation
 from engine.folder import FolderWatcher, RunFolder, read
 from engine.journal import Distil, Journal, Told
 from engine.keeping import Keeper
-from engine.planning import PlanReport, pipeline_of, plan
+from engine.planning import PlanReport, plan
 from engine.records import Result, RunStart, Watcher
 from engine.replay import save_failed_order
 from engine.report import ReportWatcher, write_report
@@ -232,7 +232,8 @@ def _start(federation: Federation, folder: Path, stage: _Stage, telling: _Tellin
 def _staged(federation: Federation, folder: Path) -> Iterator[_Stage]:
     """The runner that the configuration asks for, closed at the end."""
     if federation.config.runner.kind == "inline":
-        facts = {"runner": "inline: one step after another in this process"}
+        report = plan(federation, (this_machine(),), psutil.virtual_memory().available)
+        facts = {"runner": "inline: one step after another in this process", **report.facts()}
         yield _Stage(federation.inline(), None, 0, facts, distil=lambda job, told, _: distil_here(job, told))
         return
     with _on_ray(federation, folder) as stage:
@@ -255,17 +256,20 @@ def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
 
     runner = federation.config.runner
     log = folder / "run.log"
+    free = psutil.virtual_memory().available
+    if runner.address is None:
+        plan(federation, (this_machine(),), free)  # what cannot run is refused before anything starts
     with attach_or_start(runner.address, log=log, data_bytes=federation.shards.nbytes) as cluster:
-        report = plan(federation, cluster.nodes, psutil.virtual_memory().available)
+        report = plan(federation, cluster.nodes, free)
         placement = report.placement
         assert placement is not None
         policy = federation.config.failures.policy()
         carried = RayRunner(federation.casting, federation.shards, placement, policy=policy)
         retries = policy.max_retries if policy.on_host_lost == "retry" else 0
-        pipeline = replace(pipeline_of(federation), retries=retries)
+        pipeline = replace(runner.distillation.resources(), retries=retries)
         try:
             where = "started here" if cluster.started else cluster.address
-            facts = {"runner": f"Ray, {where}", "placement": f"{placement.kind}: {placement.reason}"}
+            facts = {"runner": f"Ray, {where}", **report.facts()}
             yield _Stage(
                 carried,
                 placement.kind,
