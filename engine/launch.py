@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shlex
 import shutil
 import tempfile
@@ -71,7 +72,7 @@ def look_ahead(config: RunConfig) -> PlanReport:
 
 
 def _nodes_ahead(config: RunConfig) -> Sequence[Node]:
-    if config.runner.kind == "inline" or config.runner.address is None:
+    if config.runner.kind == "inline" or _starts_its_own(config.runner.address):
         return (this_machine(),)
     from clusters.session import attach_or_start
 
@@ -80,6 +81,13 @@ def _nodes_ahead(config: RunConfig) -> Sequence[Node]:
         attach_or_start(config.runner.address, log=Path(place) / "ray.log") as cluster,
     ):
         return cluster.nodes
+
+
+def _starts_its_own(address: str | None) -> bool:
+    """Whether a run on Ray starts a cluster, as `clusters.session.attach_or_start` does where there is none."""
+    import ray
+
+    return not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
 
 
 def this_machine() -> Node:
@@ -257,7 +265,7 @@ def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
     runner = federation.config.runner
     log = folder / "run.log"
     free = psutil.virtual_memory().available
-    if runner.address is None:
+    if _starts_its_own(runner.address):
         plan(federation, (this_machine(),), free)  # what cannot run is refused before anything starts
     with attach_or_start(runner.address, log=log, data_bytes=federation.shards.nbytes) as cluster:
         report = plan(federation, cluster.nodes, free)
