@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +23,13 @@ from algorithms.core.distillation import Distillation, distil_here
 from clusters.nodes import Node
 from engine.checking import check
 from engine.checkpoint import Keep
-from engine.config import RunConfig
+from engine.config import RunConfig, to_tree
 from engine.errors import NoRoom, mistakes
 from engine.federation import Federation
 from engine.folder import FolderWatcher, RunFolder, read
 from engine.journal import Distil, Journal, Told
 from engine.keeping import Keeper
+from engine.own_code import options, refuse_unnamed, resume_command
 from engine.planning import PlanReport, plan
 from engine.records import Result, RunStart, Watcher
 from engine.replay import save_failed_order
@@ -123,12 +123,13 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher) -> R
             raise
 
 
-def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Result | None:
+def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Collection[str] = ()) -> Result | None:
     """Go on with a run that ended before its last round, in whatever way; None where it is finished.
 
     Args:
         folder: of the run.
         overrides: `key=value` of what is to differ from now on; see `engine.resuming`.
+        code: modules of one's own that may be imported where the folder names them; see `engine.own_code`.
 
     Raises:
         UserError and its like: for what a person can put right; the run stays as it is.
@@ -138,6 +139,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Resul
     files = RunFolder.of_run(folder)
     with files.held():
         config, differing = changed(files, overrides)
+        refuse_unnamed(to_tree(config), code)
         finished = files.rounds_finished()
         if finished is not None and finished >= config.rounds:
             _round_off(files)
@@ -190,11 +192,12 @@ def _carried(federation: Federation, files: RunFolder, telling: _Telling, termin
         for watcher in watchers:
             watcher.failed(error)
         if isinstance(error, StepError):
-            raise StepError(error.failure, save_failed_order(folder, error.failure)) from None
+            command = save_failed_order(folder, error.failure)
+            raise StepError(error.failure, command and command + options(to_tree(config))) from None
         if isinstance(error, Exception) and is_full(error):
             raise NoRoom(
                 f"there is no room left, on the disk of {folder} or of Ray's own files: {error}\n"
-                f"what was written whole stays; make room, then go on with `tessera resume {shlex.quote(str(folder))}`"
+                f"what was written whole stays; make room, then go on with `{resume_command(folder, to_tree(config))}`"
             ) from error
         raise
 
