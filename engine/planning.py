@@ -16,6 +16,7 @@ from engine.config import RunnerConfig
 from engine.errors import ConfigError, Problem
 from engine.federation import Federation
 from engine.memory import (
+    COPIES,
     JOB_BYTES,
     JOB_PROCESSES,
     RAY_BYTES,
@@ -124,7 +125,8 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
         free: bytes of memory that are free on the driver's machine.
 
     Raises:
-        ConfigError: the hosts that are asked for, or the distillation beside them, do not fit.
+        ConfigError: the hosts that are asked for, or the distillation beside them, do not fit; or this process, which
+            is to do all the work, does not.
     """
     config, casting = federation.config, federation.casting
     nets = tuple(net_plan(federation, name, width, count) for (name, width), count in _variants(federation).items())
@@ -134,6 +136,8 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
     placement = None
     if config.runner.kind == "ray":
         placement = _placed(federation, request_of(federation, needed), nodes)
+    elif needed.driver > free:
+        raise ConfigError([_too_large_batch(config.clients.batch, nets, needed.driver, free)])
     parts = tuple(_parts(federation, placement, needed))
     return PlanReport(
         method=config.method.name,
@@ -157,6 +161,17 @@ def _placed(federation: Federation, request: Request, nodes: Sequence[Node]) -> 
     except PlacementError as error:
         runner = federation.config.runner
         raise ConfigError([Problem(*_blamed(runner, request, nodes), str(error))]) from error
+
+
+def _too_large_batch(batch: int, nets: Sequence[NetPlan], needed: int, free: int) -> Problem:
+    """Clients that train in this process need more than is free, whatever the data take."""
+    largest = max(nets, key=lambda net: net.training_bytes)
+    each = (largest.training_bytes - COPIES * largest.bytes) / batch
+    fitting = max(0, int((free - (needed - each * batch)) / each))
+    reason = (
+        f"this process needs {size(needed)} to train {largest.name}, and {size(free)} are free: {fitting} would fit"
+    )
+    return Problem("clients.batch", batch, reason)
 
 
 def _blamed(runner: RunnerConfig, request: Request, nodes: Sequence[Node]) -> tuple[str, Any]:

@@ -255,6 +255,15 @@ def test_a_machine_without_memory_for_a_host_beside_the_driver_is_refused():
         plan(federation, small, GIB)
 
 
+def test_batches_that_do_not_fit_into_this_process_are_refused_with_the_size_that_fits():
+    federation = gathered(clients={"batch": 1000})
+    outputs = 2 * 4 * (64 + 64 + 64 + 10)  # and their gradients, of one example
+    needed = plan(federation, MACHINE, 8 * GIB).memory.driver
+    with pytest.raises(ConfigError, match=r"clients\.batch = 1000: .* are free: 899 would fit"):
+        plan(federation, MACHINE, int(needed - 100.5 * outputs))
+    assert plan(gathered(clients={"batch": 899}), MACHINE, int(needed - 100.5 * outputs))
+
+
 def test_data_that_the_driver_cannot_hold_are_refused_with_the_number_of_images_that_fit():
     federation = gathered()
     needed = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + federation.dataset.test_images.nbytes
