@@ -92,6 +92,13 @@ def _configured(command: Command) -> Command:
     return click.argument("configuration", metavar="PRESET|FILE")(_overrides(command))
 
 
+_code = click.option(
+    "--code",
+    multiple=True,
+    metavar="MODULE",
+    help="Module of your own that the run's folder names; no other is imported. Repeatable.",
+)
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -153,14 +160,15 @@ def submit(configuration: str, overrides: tuple[str, ...], address: str, out: st
 @cli.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @_overrides
+@_code
 @_as_json
-def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def resume(folder: Path, overrides: tuple[str, ...], code: tuple[str, ...], as_json: bool) -> None:
     """Go on with a run that ended before its last round, in whatever way. It ends as if nothing had happened."""
     from engine.launch import resume as go_on
     from engine.progress import Terminal, console
 
     with Terminal(console(as_json)) as terminal:
-        result = go_on(folder, overrides, terminal)
+        result = go_on(folder, overrides, terminal, code)
     if result is None:
         click.echo(f"{folder} is finished; to go on beyond its last round, raise their number with --set rounds=N")
     elif as_json:
@@ -306,11 +314,12 @@ def doctor(as_json: bool) -> None:
 @click.option("--step", required=True, help="Name of the step.")
 @click.option("--client", type=int, required=True, help="Number of the client.")
 @click.option("--pdb", "debug", is_flag=True, help="Open Python's debugger where the step raises.")
-def replay(folder: Path, round_number: int, step: str, client: int, debug: bool) -> None:
+@_code
+def replay(folder: Path, round_number: int, step: str, client: int, debug: bool, code: tuple[str, ...]) -> None:
     """Perform one failed step of a run again, alone and in this process."""
     from engine.replay import replay as perform
 
-    reply = perform(folder, round_number, step, client, debug=debug)
+    reply = perform(folder, round_number, step, client, debug=debug, code=code)
     click.echo(f"step {step} of client {client} ran through this time")
     for name, value in reply.metrics.items():
         click.echo(f"  {name} = {value:g}")

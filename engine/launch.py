@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
-import shlex
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +23,14 @@ from algorithms.core.distillation import Distillation, distil_here
 from clusters.nodes import Node
 from engine.checking import check
 from engine.checkpoint import Keep
-from engine.config import RunConfig
+from engine.config import RunConfig, to_tree
 from engine.errors import NoRoom, mistakes
 from engine.federation import Federation
 from engine.folder import FolderWatcher, RunFolder, read
 from engine.journal import Distil, Journal, Told
 from engine.keeping import Keeper
-from engine.planning import PlanReport, pipeline_of, plan
+from engine.own_code import options, refuse_unnamed, resume_command
+from engine.planning import PlanReport, plan
 from engine.records import Result, RunStart, Watcher
 from engine.replay import save_failed_order
 from engine.report import ReportWatcher, write_report
@@ -71,7 +72,7 @@ def look_ahead(config: RunConfig) -> PlanReport:
 
 
 def _nodes_ahead(config: RunConfig) -> Sequence[Node]:
-    if config.runner.kind == "inline" or config.runner.address is None:
+    if config.runner.kind == "inline" or _starts_its_own(config.runner.address):
         return (this_machine(),)
     from clusters.session import attach_or_start
 
@@ -80,6 +81,13 @@ def _nodes_ahead(config: RunConfig) -> Sequence[Node]:
         attach_or_start(config.runner.address, log=Path(place) / "ray.log") as cluster,
     ):
         return cluster.nodes
+
+
+def _starts_its_own(address: str | None) -> bool:
+    """Whether a run on Ray starts a cluster, as `clusters.session.attach_or_start` does where there is none."""
+    import ray
+
+    return not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
 
 
 def this_machine() -> Node:
@@ -115,12 +123,13 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher) -> R
             raise
 
 
-def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Result | None:
+def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Collection[str] = ()) -> Result | None:
     """Go on with a run that ended before its last round, in whatever way; None where it is finished.
 
     Args:
         folder: of the run.
         overrides: `key=value` of what is to differ from now on; see `engine.resuming`.
+        code: modules of one's own that may be imported where the folder names them; see `engine.own_code`.
 
     Raises:
         UserError and its like: for what a person can put right; the run stays as it is.
@@ -130,6 +139,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Resul
     files = RunFolder.of_run(folder)
     with files.held():
         config, differing = changed(files, overrides)
+        refuse_unnamed(to_tree(config), code)
         finished = files.rounds_finished()
         if finished is not None and finished >= config.rounds:
             _round_off(files)
@@ -182,11 +192,12 @@ def _carried(federation: Federation, files: RunFolder, telling: _Telling, termin
         for watcher in watchers:
             watcher.failed(error)
         if isinstance(error, StepError):
-            raise StepError(error.failure, save_failed_order(folder, error.failure)) from None
+            command = save_failed_order(folder, error.failure)
+            raise StepError(error.failure, command and command + options(to_tree(config))) from None
         if isinstance(error, Exception) and is_full(error):
             raise NoRoom(
                 f"there is no room left, on the disk of {folder} or of Ray's own files: {error}\n"
-                f"what was written whole stays; make room, then go on with `tessera resume {shlex.quote(str(folder))}`"
+                f"what was written whole stays; make room, then go on with `{resume_command(folder, to_tree(config))}`"
             ) from error
         raise
 
@@ -232,7 +243,8 @@ def _start(federation: Federation, folder: Path, stage: _Stage, telling: _Tellin
 def _staged(federation: Federation, folder: Path) -> Iterator[_Stage]:
     """The runner that the configuration asks for, closed at the end."""
     if federation.config.runner.kind == "inline":
-        facts = {"runner": "inline: one step after another in this process"}
+        report = plan(federation, (this_machine(),), psutil.virtual_memory().available)
+        facts = {"runner": "inline: one step after another in this process", **report.facts()}
         yield _Stage(federation.inline(), None, 0, facts, distil=lambda job, told, _: distil_here(job, told))
         return
     with _on_ray(federation, folder) as stage:
@@ -255,17 +267,20 @@ def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
 
     runner = federation.config.runner
     log = folder / "run.log"
+    free = psutil.virtual_memory().available
+    if _starts_its_own(runner.address):
+        plan(federation, (this_machine(),), free)  # what cannot run is refused before anything starts
     with attach_or_start(runner.address, log=log, data_bytes=federation.shards.nbytes) as cluster:
-        report = plan(federation, cluster.nodes, psutil.virtual_memory().available)
+        report = plan(federation, cluster.nodes, free)
         placement = report.placement
         assert placement is not None
         policy = federation.config.failures.policy()
         carried = RayRunner(federation.casting, federation.shards, placement, policy=policy)
         retries = policy.max_retries if policy.on_host_lost == "retry" else 0
-        pipeline = replace(pipeline_of(federation), retries=retries)
+        pipeline = replace(runner.distillation.resources(), retries=retries)
         try:
             where = "started here" if cluster.started else cluster.address
-            facts = {"runner": f"Ray, {where}", "placement": f"{placement.kind}: {placement.reason}"}
+            facts = {"runner": f"Ray, {where}", **report.facts()}
             yield _Stage(
                 carried,
                 placement.kind,

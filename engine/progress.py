@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from actors.delivery import FaultEntry
 from actors.failures import said
+from engine.own_code import resume_command
 from engine.records import Result, RoundRecord, RunStart, StageRecord
 from engine.tracking import default_uri, ui_command
 from engine.units import duration, percent, size
@@ -99,7 +99,7 @@ class Terminal:
     def failed(self, error: BaseException) -> None:
         self._stop()
         if self._start:
-            self._print(f"to go on with this run: tessera resume {shlex.quote(str(self._start.folder))}")
+            self._print(f"to go on with this run: {resume_command(self._start.folder, self._start.config)}")
 
     def _say(self, text: str) -> None:
         """Write the moving line, where there is one."""
