@@ -16,7 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("tessera", deadline=None)
 settings.load_profile("tessera")
 
-WITH_RAY = {"actors/test_distillation.py", "algorithms/test_mosaic_on_ray.py", "clusters/test_session.py"}
+WITH_RAY = {
+    "actors/test_distillation.py",
+    "algorithms/test_mosaic_on_ray.py",
+    "clusters/test_session.py",
+    "engine/test_resume_on_ray.py",
+}
 """Test files that start Ray themselves; the others do it through `ray_cluster`."""
 
 
