@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Fault = Literal["host_lost", "client_error", "bad_update"]
-"""A host's process died or did not answer; a step raised; what a step sent cannot be used."""
+Fault = Literal["host_lost", "client_error", "bad_update", "worker_lost"]
+"""A host's process died or did not answer; a step raised; what a step sent cannot be used; a process of the
+distillation died."""
 
 Action = Literal["retry", "leave out", "stop"]
 
 
-_FAULTS = {"host_lost": "host lost", "client_error": "step raised", "bad_update": "update refused"}
+_FAULTS = {
+    "host_lost": "host lost",
+    "client_error": "step raised",
+    "bad_update": "update refused",
+    "worker_lost": "process lost",
+}
 _ACTIONS = {"retry": "tried again", "leave out": "left out", "stop": "stopped"}
 
 
@@ -44,5 +50,11 @@ class FailurePolicy:
             "host_lost": self.on_host_lost,
             "client_error": self.on_client_error,
             "bad_update": self.on_bad_update,
+            # Nothing stands for a student that is left out.
+            "worker_lost": "retry" if self.on_host_lost == "retry" else "stop",
         }[fault]
         return "stop" if action == "retry" and tried >= self.max_retries else action
+
+    def retries(self, fault: Fault) -> int:
+        """How often something is tried again after such faults before the run stops."""
+        return self.max_retries if self.decide(fault, 0) == "retry" else 0

@@ -18,10 +18,10 @@ from actors.failures import FailurePolicy
 from actors.hosts import Call, Fleet, HostStartError
 from actors.orders import Casting, Failure, Order, Outcome
 from actors.placement import Placement
-from actors.runner import Errand
+from actors.runner import UNHEARD, Errand, Listener, distil_inline
 from actors.shards import ShardArrays
 from actors.wire import Packed, PackedOutcome, pack_memory, pack_payload, unpack_memory, unpack_outcome
-from algorithms.core.distillation import Distillation, distil_here, unheard
+from algorithms.core.distillation import Distillation
 from algorithms.core.payload import Memory, Payload
 
 LOOK_SECONDS = 10.0
@@ -50,13 +50,13 @@ class RayRunner:
         shards: ShardArrays,
         placement: Placement,
         *,
-        distil: Callable[[Distillation, Callable[[int], None]], dict[str, Tensor]] = distil_here,
+        distil: Callable[[Distillation, Listener], dict[str, Tensor]] = distil_inline,
         policy: FailurePolicy | None = None,
     ) -> None:
         """Start the hosts; returns before they have started.
 
         Args:
-            distil: performs distillation jobs, and tells of the steps done.
+            distil: performs distillation jobs.
             policy: what is done where a host is lost, and when one is held for lost.
         """
         self.policy = policy or FailurePolicy()
@@ -71,8 +71,8 @@ class RayRunner:
         journey.send()
         return journey.outcomes()
 
-    def distil(self, job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
-        return self._distil(job, told)
+    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
+        return self._distil(job, listener)
 
     def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
         held = sorted(c for c in self.memory_refs if clients is None or c in clients)

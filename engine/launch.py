@@ -18,8 +18,8 @@ from torch import Tensor
 
 from actors.distil_plan import DistilResources
 from actors.orders import StepError
-from actors.runner import Runner
-from algorithms.core.distillation import Distillation, distil_here
+from actors.runner import Listener, Runner, distil_inline
+from algorithms.core.distillation import Distillation
 from clusters.nodes import Node
 from engine.checking import check
 from engine.checkpoint import Keep
@@ -27,7 +27,7 @@ from engine.config import RunConfig
 from engine.errors import NoRoom, mistakes
 from engine.federation import Federation
 from engine.folder import FolderWatcher, RunFolder, read
-from engine.journal import Distil, Journal, Told
+from engine.journal import Distil, Journal
 from engine.keeping import Keeper
 from engine.planning import PlanReport, pipeline_of, plan
 from engine.records import Result, RunStart, Watcher
@@ -233,17 +233,17 @@ def _staged(federation: Federation, folder: Path) -> Iterator[_Stage]:
     """The runner that the configuration asks for, closed at the end."""
     if federation.config.runner.kind == "inline":
         facts = {"runner": "inline: one step after another in this process"}
-        yield _Stage(federation.inline(), None, 0, facts, distil=lambda job, told, _: distil_here(job, told))
+        yield _Stage(federation.inline(), None, 0, facts, distil=lambda job, listener, _: distil_inline(job, listener))
         return
     with _on_ray(federation, folder) as stage:
         yield stage
 
 
-def _distilled(job: Distillation, told: Told, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
+def _distilled(job: Distillation, listener: Listener, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
     """A distillation on Ray; its checkpoints are kept until it is done."""
     from actors.distillation import distil_on_ray
 
-    student = distil_on_ray(job, resources, storage, told)
+    student = distil_on_ray(job, resources, storage, listener)
     shutil.rmtree(storage, ignore_errors=True)
     return student
 
@@ -261,8 +261,7 @@ def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
         assert placement is not None
         policy = federation.config.failures.policy()
         carried = RayRunner(federation.casting, federation.shards, placement, policy=policy)
-        retries = policy.max_retries if policy.on_host_lost == "retry" else 0
-        pipeline = replace(pipeline_of(federation), retries=retries)
+        pipeline = replace(pipeline_of(federation), retries=policy.retries("worker_lost"))
         try:
             where = "started here" if cluster.started else cluster.address
             facts = {"runner": f"Ray, {where}", "placement": f"{placement.kind}: {placement.reason}"}
@@ -271,7 +270,7 @@ def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
                 placement.kind,
                 placement.hosts,
                 facts,
-                distil=lambda job, told, storage: _distilled(job, told, pipeline, storage),
+                distil=lambda job, listener, storage: _distilled(job, listener, pipeline, storage),
             )
         finally:
             carried.close()

@@ -21,7 +21,7 @@ from actors.hosts import Host, HostStartError
 from actors.orders import Outcome, StepError
 from actors.placement import Placement
 from actors.ray_runner import RayRunner
-from actors.runner import Errand, InlineRunner
+from actors.runner import Errand, InlineRunner, Listener
 from algorithms.core.payload import Payload, PayloadError
 from algorithms.core.seeds import Seed
 from tests.support import play, tiny_casting, tiny_shards
@@ -388,10 +388,10 @@ def test_a_runner_may_be_closed_twice(ray_cluster):
 
 
 def test_distillation_is_done_by_whoever_was_given_for_it(ray_cluster):
-    asked, told = [], print
+    asked, listener = [], Listener()
     runner = RayRunner(toy(), SHARDS, pooled(1), distil=lambda *asking: asked.append(asking) or {"w": torch.ones(1)})
     try:
-        assert runner.distil("a job", told) == {"w": torch.ones(1)}
+        assert runner.distil("a job", listener) == {"w": torch.ones(1)}
     finally:
         runner.close()
-    assert asked == [("a job", told)]
+    assert asked == [("a job", listener)]
