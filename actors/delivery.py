@@ -65,7 +65,7 @@ class Book:
     """What was sent and measured, in the order in which it happened.
 
     Attributes:
-        entries, metrics, faults: since this process began.
+        entries, metrics, faults: since this process began, or since the round loop took them.
         bytes: of the whole run, by direction and then by kind.
         client_seconds: of the whole run, by step.
     """

@@ -108,6 +108,15 @@ def test_watching_changes_nothing_of_the_run():
     assert digest(seen.state) == digest(unseen.state)
 
 
+def test_what_a_round_has_sent_goes_to_the_watchers_and_is_kept_no_longer():
+    """4 clients get weights, and send weights and their number of examples: 12 entries a round."""
+    ear = Ear()
+    rounds = played(ear, rounds=3, cohort=4, every=3)
+    assert [event[3] for event in ear.heard if event[0] == "round"] == [12, 12, 12]
+    assert (rounds.book.entries, rounds.book.metrics, rounds.book.faults) == ([], [], [])
+    assert rounds.book.bytes["up"].keys() == {"weights", "examples"}
+
+
 def test_the_clock_tells_clients_from_evaluation():
     rounds = played(Ear(), rounds=1, cohort=4, every=1)
     assert {"client:train", "evaluate", "server"} <= rounds.clock.read().keys()
