@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Fault = Literal["host_lost", "client_error", "bad_update", "worker_lost"]
+Fault = Literal["host_lost", "client_error", "bad_update", "worker_lost", "memory_lost"]
 """A host's process died or did not answer; a step raised; what a step sent cannot be used; a process of the
-distillation died."""
+distillation died; what a client kept was lost with its node."""
 
 Action = Literal["retry", "leave out", "stop"]
 
@@ -17,6 +17,7 @@ _FAULTS = {
     "client_error": "step raised",
     "bad_update": "update refused",
     "worker_lost": "process lost",
+    "memory_lost": "memory lost with its node",
 }
 _ACTIONS = {"retry": "tried again", "leave out": "left out", "stop": "stopped"}
 
@@ -52,6 +53,8 @@ class FailurePolicy:
             "bad_update": self.on_bad_update,
             # Nothing stands for a student that is left out.
             "worker_lost": "retry" if self.on_host_lost == "retry" else "stop",
+            # A client that is left out needs it in the next round all the same.
+            "memory_lost": "stop" if self.on_host_lost == "stop" else "retry",
         }[fault]
         return "stop" if action == "retry" and tried >= self.max_retries else action
 

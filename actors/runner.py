@@ -67,8 +67,27 @@ def distil_inline(job: Distillation, listener: Listener = UNHEARD) -> dict[str, 
     return distil_here(job, listener.done)
 
 
+class MemoryLostError(RuntimeError):
+    """What clients kept was lost with the machine that held it. A run can go on from its last checkpoint.
+
+    Attributes:
+        clients: whose memory it was.
+    """
+
+    def __init__(self, clients: Collection[int]) -> None:
+        self.clients = tuple(sorted(clients))
+        super().__init__(self.clients)
+
+    def __str__(self) -> str:
+        who = ("client " if len(self.clients) == 1 else "clients ") + ", ".join(map(str, self.clients))
+        return f"the memory of {who} was lost with the node that held it"
+
+
 class Runner(Protocol):
-    """Carries errands out and keeps the clients' memories where the steps run."""
+    """Carries errands out and keeps the clients' memories where the steps run.
+
+    All methods that need a memory raise MemoryLostError where it is lost.
+    """
 
     def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
         """Start the errand's steps now; outcomes come in cohort order, whatever finished first.

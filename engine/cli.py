@@ -36,11 +36,12 @@ def _exit_code(error: Exception) -> int | None:
     from actors.dispatch import HostLostError
     from actors.distil_plan import DistillationError
     from actors.orders import StepError
+    from actors.runner import MemoryLostError
     from engine.errors import NoRoom, mistakes
 
     if isinstance(error, mistakes()):
         return 2
-    return 1 if isinstance(error, StepError | HostLostError | DistillationError | NoRoom) else None
+    return 1 if isinstance(error, StepError | HostLostError | MemoryLostError | DistillationError | NoRoom) else None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from actors.distil_plan import DistilResources
 from actors.orders import StepError
-from actors.runner import Listener, Runner, distil_inline
+from actors.runner import Listener, MemoryLostError, Runner, distil_inline
 from algorithms.core.distillation import Distillation
 from clusters.nodes import Node
 from engine.checking import check
@@ -36,6 +36,8 @@ from engine.report import ReportWatcher, write_report
 from engine.resuming import changed, same_data
 from engine.simulation import Setting, run_start, simulate
 from engine.tracking import connect
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -162,12 +164,24 @@ class _Telling:
     begun: float
 
 
-def _carried(federation: Federation, files: RunFolder, telling: _Telling, terminal: Watcher) -> Result:
-    """A run from where its folder has it to its end."""
+def _carried(
+    federation: Federation,
+    files: RunFolder,
+    telling: _Telling,
+    terminal: Watcher,
+    lost: Sequence[tuple[int, ...]] = (),
+) -> Result:
+    """A run from where its folder has it to its end.
+
+    Args:
+        lost: for each time that clients' memories were lost and the run taken up again, whose they were.
+    """
     config, folder = federation.config, files.path
     watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files), terminal]
     try:
         with logged_to(folder / "run.log"), _staged(federation, folder) as stage:
+            if lost:
+                log.warning("%s; the run goes on from its last checkpoint", MemoryLostError(lost[-1]))
             if config.mlflow.enabled:
                 watchers.insert(-1, connect(config.mlflow.tracking_uri, folder))
             federation.partition.save(files.partition, federation.dataset.fingerprint)
@@ -177,26 +191,40 @@ def _carried(federation: Federation, files: RunFolder, telling: _Telling, termin
             keep = Keep(config.checkpoint.last, config.checkpoint.every)
             setting = Setting(telling.preset, stage.placement, stage.hosts, telling.begun)
             start = _start(federation, folder, stage, telling)
-            return simulate(federation, journal, start, setting, watchers, Keeper(files.checkpoints, journal, keep))
+            keeper = Keeper(files.checkpoints, journal, keep)
+            return simulate(federation, journal, start, setting, watchers, keeper, lost[-1] if lost else ())
+    except MemoryLostError as error:
+        if config.failures.policy().decide("memory_lost", len(lost)) == "stop":
+            _tell_failed(watchers, error)
+            raise
+        gone = error.clients
     except BaseException as error:
-        for watcher in watchers:
-            watcher.failed(error)
+        _tell_failed(watchers, error)
         if isinstance(error, StepError):
             raise StepError(error.failure, save_failed_order(folder, error.failure)) from None
         if isinstance(error, Exception) and is_full(error):
             raise NoRoom(
                 f"there is no room left, on the disk of {folder} or of Ray's own files: {error}\n"
-                f"what was written whole stays; make room, then go on with `tessera resume {shlex.quote(str(folder))}`"
+                f"what was written whole stays; make room, {_go_on(folder)}"
             ) from error
         raise
+    return _carried(federation, files, telling, terminal, (*lost, gone))
+
+
+def _tell_failed(watchers: Sequence[Watcher], error: BaseException) -> None:
+    for watcher in watchers:
+        watcher.failed(error)
+
+
+def _go_on(folder: Path) -> str:
+    return f"then go on with `tessera resume {shlex.quote(str(folder))}`"
 
 
 def is_full(error: Exception) -> bool:
-    """Whether a disk, or Ray's object store with the disk that it spills to, ran full."""
+    """Whether a disk ran full."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    of_ray = type(error).__name__ in ("OutOfDiskError", "ObjectStoreFullError")
-    return of_ray or "No space left on device" in str(error)
+    return not isinstance(error, NoRoom) and "No space left on device" in str(error)
 
 
 @contextmanager
@@ -250,7 +278,7 @@ def _distilled(job: Distillation, listener: Listener, resources: DistilResources
 
 @contextmanager
 def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
-    from actors.ray_runner import RayRunner
+    from actors.ray_runner import RayRunner, full_store
     from clusters.session import attach_or_start
 
     runner = federation.config.runner
@@ -272,5 +300,9 @@ def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
                 facts,
                 distil=lambda job, listener, storage: _distilled(job, listener, pipeline, storage),
             )
+        except Exception as error:
+            if (words := full_store(error)) is not None:
+                raise NoRoom(f"{words}; {_go_on(folder)}") from error
+            raise
         finally:
             carried.close()

@@ -20,6 +20,8 @@ WITH_RAY = {
     "actors/test_distillation.py",
     "algorithms/test_mosaic_on_ray.py",
     "clusters/test_session.py",
+    "engine/test_full_store.py",
+    "engine/test_lost_node.py",
     "engine/test_resume_on_ray.py",
 }
 """Test files that start Ray themselves; the others do it through `ray_cluster`."""
