@@ -176,6 +176,14 @@ class Toy(Method[Trace]):
         return Reply(wrong, memory={"diverged": 1})
 
     @client_side
+    def misshape(self, client: Client) -> Reply:
+        """Client 2 sends twice as many entries as it received."""
+        reply = self.walk(client)
+        if client.spec.id != 2:
+            return reply
+        return Reply(Payload.of(weights={"w": reply.payload.tensors("weights")["w"].repeat(2)}))
+
+    @client_side
     def hang_once(self, client: Client) -> Reply:
         """The first to perform client 3's step waits for ever."""
         mark = Path(self.config.file)
