@@ -40,6 +40,10 @@ class PhaseClock:
         finally:
             self.switch(before)
 
+    def anew(self) -> PhaseClock:
+        """A clock that begins now, in this one's phase, and tells the same listener."""
+        return PhaseClock(self._phase, self._now, self._told)
+
     def add(self, phase: str, seconds: float) -> None:
         """Time that went by before this clock began."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds

@@ -17,6 +17,9 @@ from algorithms.core.payload import EMPTY, Payload, PayloadError
 
 log = logging.getLogger(__name__)
 
+NOBODY = -1
+"""Stands for the server in a client's place."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -97,6 +100,11 @@ class Book:
         log.warning(
             "round %d, step %s, client %d: %s: %s", errand.seed.round, errand.step, client, said(fault, action), reason
         )
+
+    def note_replaced(self, round: int, phase: str, kind: str) -> None:
+        """Write down that a process of the server's own work was lost, and another has taken its place."""
+        self.faults.append(FaultEntry(round, phase, NOBODY, "worker_lost", "retry"))
+        log.warning("round %d, %s: a %s was lost, and another goes on in its place", round, phase, kind)
 
     def note_metrics(self, round: int, phase: str, outcome: Outcome) -> None:
         """Write a step's metrics and seconds down, and when and where it was performed."""

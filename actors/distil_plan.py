@@ -59,44 +59,57 @@ class DistilResources:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name):g}: must be at least {least}")
 
+    def by_kind(self) -> dict[str, Actors]:
+        """All actors, by the names of the fields."""
+        return {kind: getattr(self, kind) for kind in KINDS}
 
-_KINDS = {"samplers": "sampler", "teachers": "teacher", "trainers": "train worker"}
+
+KINDS = {"samplers": "sampler", "teachers": "teacher", "trainers": "train worker"}
+"""The actors of a distillation by field of DistilResources, and what one of them is called."""
 
 Room = Mapping[str, float]
 """What one node has free, as Ray counts it: {"CPU": 1.5, "GPU": 1.0, ...}."""
 
 
-def fits(resources: DistilResources, nodes: Sequence[Room]) -> str | None:
-    """Why a distillation cannot run in what is free now, with the numbers that would fit; None where it can.
+def fits(resources: DistilResources, nodes: Sequence[Room], beside: str = " beside what hosts hold") -> str | None:
+    """Why a distillation cannot run in what is free, with the numbers that would fit; None where it can.
 
     An actor lies on one node, so shares are packed node by node, largest first.
+
+    Args:
+        beside: what the free room lies beside, in words.
     """
     if _packs(resources, nodes):
         return None
-    reason = f"the distillation asks for {_words(resources)}, and {_free(nodes)} free beside what hosts hold"
+    reason = f"the distillation asks for {_words(resources)}, and {_free(nodes)} free{beside}"
     smaller = _largest(resources, nodes)
     if smaller is not None:
         return f"{reason}; {_counts(smaller)} would fit"
-    one = _with_counts(resources, dict.fromkeys(_KINDS, 1))
+    one = _with_counts(resources, dict.fromkeys(KINDS, 1))
     cpus, gpus = _totals(one)
     return f"{reason}; even one of each does not fit: {_amount(cpus, gpus)} must be free on nodes that can hold them"
 
 
 def _packs(resources: DistilResources, nodes: Sequence[Room]) -> bool:
-    left = [_Left.of(node) for node in nodes]
+    return packs(resources, [Left.of(node) for node in nodes])
+
+
+def packs(resources: DistilResources, left: Sequence[Left]) -> bool:
+    """Whether all actors of a distillation find room in what nodes have left, which is taken from them."""
     shares = sorted(_shares(resources), key=lambda share: (-share[1], -share[0]))
     return all(any(node.take(cpus, gpus) for node in left) for cpus, gpus in shares)
 
 
 @dataclass
-class _Left:
+class Left:
     """What a node has left while actors are dealt out: processors, and what is free of each card."""
 
     cpus: float
     cards: list[float]
 
     @classmethod
-    def of(cls, node: Room) -> _Left:
+    def of(cls, node: Room) -> Left:
+        """All that is free on a node."""
         whole, rest = divmod(node.get("GPU", 0.0), 1)
         return cls(node.get("CPU", 0.0), [1.0] * int(whole) + [rest])
 
@@ -118,18 +131,14 @@ _EPSILON = 1e-6
 
 
 def _shares(resources: DistilResources) -> Iterator[tuple[float, float]]:
-    for actors in _actors(resources).values():
+    for actors in resources.by_kind().values():
         yield from [(actors.cpus, actors.gpus)] * actors.count
-
-
-def _actors(resources: DistilResources) -> dict[str, Actors]:
-    return {kind: getattr(resources, kind) for kind in _KINDS}
 
 
 def _largest(resources: DistilResources, nodes: Sequence[Room]) -> DistilResources | None:
     """The plan with fewer actors that fits, taking one at a time from the kind that has most; None where none does."""
     while not _packs(resources, nodes):
-        kind, most = max(_actors(resources).items(), key=lambda item: item[1].count)
+        kind, most = max(resources.by_kind().items(), key=lambda item: item[1].count)
         if most.count == 1:
             return None
         resources = _with_counts(resources, {kind: most.count - 1})
@@ -138,7 +147,7 @@ def _largest(resources: DistilResources, nodes: Sequence[Room]) -> DistilResourc
 
 def _with_counts(resources: DistilResources, counts: Mapping[str, int]) -> DistilResources:
     changed: dict[str, Any] = {
-        kind: replace(actors, count=counts.get(kind, actors.count)) for kind, actors in _actors(resources).items()
+        kind: replace(actors, count=counts.get(kind, actors.count)) for kind, actors in resources.by_kind().items()
     }
     return replace(resources, **changed)
 
@@ -149,12 +158,12 @@ def _totals(resources: DistilResources) -> tuple[float, float]:
 
 
 def _words(resources: DistilResources) -> str:
-    parts = [f"{_number(a.count, _KINDS[kind])} of {_amount(a.cpus, a.gpus)}" for kind, a in _actors(resources).items()]
+    parts = [f"{_number(a.count, KINDS[kind])} of {_amount(a.cpus, a.gpus)}" for kind, a in resources.by_kind().items()]
     return f"{', '.join(parts)} ({_amount(*_totals(resources))} in all)"
 
 
 def _counts(resources: DistilResources) -> str:
-    return ", ".join(_number(actors.count, _KINDS[kind]) for kind, actors in _actors(resources).items())
+    return ", ".join(_number(actors.count, KINDS[kind]) for kind, actors in resources.by_kind().items())
 
 
 def _free(nodes: Sequence[Room]) -> str:

@@ -16,14 +16,19 @@ from algorithms.core.distillation import Labelled, Source, generate, label
 
 
 class Sampler:
-    """The number of a batch to its images and labels."""
+    """The number of a batch to its images and labels.
+
+    Latents are drawn on the CPU, and images generated where they lie: on this actor's card, if it has one.
+    """
 
     def __init__(self, source: Source) -> None:
+        self._device = own_device()
         self._source = source
 
     def __call__(self, row: Row) -> Row:
         with one_thread():
-            images, labels = generate(self._source, self._source.latents(int(row["index"][0])))
+            drawn = self._source.latents(int(row["index"][0]))
+            images, labels = generate(self._source, {name: latent.to(self._device) for name, latent in drawn.items()})
         return {"index": row["index"], "images": as_column(images), "labels": as_column(labels)}
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.data.exceptions import UserCodeException
 from ray.exceptions import RayError
 from ray.train import (
@@ -26,15 +25,14 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from actors.distil_checkpoint import Saved
 from actors.distil_norm import see_whole_batches
 from actors.distil_pipeline import Desk, Stages, options, pipeline
 from actors.distil_plan import DistilResources
 from actors.distil_rows import Part, own_device, parts
 from actors.worker import one_thread
 from algorithms.core.distillation import DistillationLoss, Kept, Learner
-from algorithms.core.states import snapshot
 
-_FILE = "student.pt"
 _RUN = "student"
 _BATCHES = "batches"
 
@@ -94,8 +92,7 @@ def train(feed: Feed, lesson: Lesson) -> dict[str, Tensor]:
         dataset_config=DataConfig("all" if workers.count > 1 else [], execution_options=options(feed.resources)),
     ).fit()
     assert result.checkpoint is not None  # the last step reports one
-    student: dict[str, Tensor] = _load(result.checkpoint)["student"]
-    return student
+    return _load(result.checkpoint).student
 
 
 def steps_done(storage: Path) -> int:
@@ -137,6 +134,8 @@ def _learn(lesson: Lesson, workers: int) -> None:
     learner = Learner(job, _together(student, workers))
     _go_on(learner, student)
     kept, fresh = Kept[Part](job), _Fresh()
+    if ray.train.get_context().get_world_rank() == 0:  # where one is lost all begin anew
+        lesson.desk.begin.remote("train worker", "student")
     lesson.desk.note.remote("trained", learner.done)
     while learner.done < job.steps:
         part = kept.at(learner.done, fresh)
@@ -182,10 +181,7 @@ def _go_on(learner: Learner, student: nn.Module) -> None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return
-    saved = _load(checkpoint)
-    student.load_state_dict(saved["student"])
-    learner.optimiser.load_state_dict(saved["optimiser"])
-    learner.done = saved["done"]
+    _load(checkpoint).restore(learner, student)
 
 
 def _report(learner: Learner, student: nn.Module) -> None:
@@ -193,17 +189,11 @@ def _report(learner: Learner, student: nn.Module) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if ray.train.get_context().get_world_rank() == 0:
-            saved = {
-                "student": snapshot(student),
-                "optimiser": learner.optimiser.state_dict(),
-                "done": learner.done,
-            }
-            torch.save(saved, Path(folder) / _FILE)
+            Saved.of(learner, student).write(Path(folder))
             checkpoint = Checkpoint.from_directory(folder)
         ray.train.report({"done": learner.done}, checkpoint=checkpoint)
 
 
-def _load(checkpoint: Checkpoint) -> dict[str, Any]:
+def _load(checkpoint: Checkpoint) -> Saved:
     with checkpoint.as_directory() as folder:
-        saved: dict[str, Any] = torch.load(Path(folder) / _FILE, map_location="cpu", weights_only=True)
-    return saved
+        return Saved.read(Path(folder))

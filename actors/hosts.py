@@ -17,8 +17,8 @@ from ray.exceptions import RayActorError
 from actors.orders import Casting, Failure, Order
 from actors.placement import Placement
 from actors.shards import ShardArrays
+from actors.stacking import Crew
 from actors.wire import Packed, pack_outcome, unpack_memory, unpack_payload
-from actors.worker import Worker
 from algorithms.core.seeds import Seed
 
 START_SECONDS = 120.0
@@ -48,6 +48,10 @@ class Call:
     reads: tuple[int, ...]
     seed: Seed
 
+    def seed_of(self, client: int) -> Seed:
+        """The seed of this client's step."""
+        return self.seed.at(phase=self.step, client=client)
+
 
 @contextmanager
 def ending_after(deadline: float | None) -> Iterator[None]:
@@ -74,7 +78,7 @@ class Host:
         torch.set_num_threads(1)
         if casting.torch_device.type == "cuda" and 0 < gpus < 1:
             torch.cuda.set_per_process_memory_fraction(gpus)
-        self._worker = Worker(casting, shards)
+        self._crew = Crew(casting, shards)
 
     def perform(self, call: Call, *parcels: Packed | None) -> tuple[Any, ...]:
         """Perform a call: a list of packed outcomes, then one memory per client, None where it stays as it was.
@@ -82,18 +86,18 @@ class Host:
         What clients receive, and their memories, are views on Ray's object store; the worker refuses writes.
         """
         received = [unpack_payload(p, private=False) for p in parcels[: call.messages] if p is not None]
-        heads, memories = [], []
-        for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True):
-            seed = call.seed.at(phase=call.step, client=client)
-            order = Order(call.step, client, seed, received[read], unpack_memory(parcel, private=False))
-            with ending_after(self._deadline):
-                outcome = self._worker.perform(order)
-            head, memory = pack_outcome(outcome)
-            if isinstance(head, Failure):
-                head = replace(head, order=None)  # the driver has all that an order holds
-            heads.append(head)
-            memories.append(memory)
-        return heads, *memories
+        orders = [
+            Order(call.step, client, call.seed_of(client), received[read], unpack_memory(parcel, private=False))
+            for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True)
+        ]
+        packed = []
+        for first in range(0, len(orders), self._crew.size):
+            together = orders[first : first + self._crew.size]
+            with ending_after(None if self._deadline is None else self._deadline * len(together)):
+                packed += [pack_outcome(outcome) for outcome in self._crew.perform(together)]
+        # The driver has all that an order holds.
+        heads = [replace(head, order=None) if isinstance(head, Failure) else head for head, _ in packed]
+        return heads, *(memory for _, memory in packed)
 
     def peak_rss_mb(self) -> float:
         """Largest resident memory of this process so far, in MiB; pages of the object store that it maps included."""
@@ -112,6 +116,7 @@ class Fleet:
         self._given = (ray.put(casting), ray.put(shards), placement.gpus, deadline)
         self.handles: list[Any] = []
         self._starting: dict[int, tuple[ray.ObjectRef, float]] = {}
+        self._replacing: set[int] = set()
         for number in range(placement.hosts):
             self.handles.append(self._start(number))
 
@@ -134,6 +139,13 @@ class Fleet:
         if self.handles[number] is dead:
             ray.kill(dead, no_restart=True)
             self.handles[number] = self._start(number)
+            self._replacing.add(number)
+
+    def absent(self) -> set[int]:
+        """Hosts that took the place of dead ones and have not been heard of."""
+        if self._replacing:
+            self._look()
+        return self._replacing
 
     def starts(self, number: int) -> bool:
         """Whether a host has not been heard of yet, as of the last `check_started`."""
@@ -142,15 +154,15 @@ class Fleet:
     def check_started(self) -> None:
         """Look at the hosts that have not been heard of.
 
+        A pooled host that died with its node may wait for another node as long as it takes: others do its work.
+
         Raises:
             HostStartError: one has been starting for so long that the cluster cannot have room for it.
         """
-        if self._starting:
-            waiting = [ref for ref, _ in self._starting.values()]
-            up = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
-            self._starting = {n: (ref, since) for n, (ref, since) in self._starting.items() if ref not in up}
+        self._look()
         limit = START_SECONDS + SECONDS_PER_START * len(self.handles)
-        late = [n for n, (_, since) in self._starting.items() if time.monotonic() - since > limit]
+        spared = self._replacing if self.placement.kind == "pooled" and len(self._starting) < len(self.handles) else ()
+        late = [n for n, (_, since) in self._starting.items() if n not in spared and time.monotonic() - since > limit]
         if late:
             free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
             raise HostStartError(
@@ -158,6 +170,13 @@ class Fleet:
                 f"{self.placement.cpus:g} CPU and {self.placement.gpus:g} GPU, and free are {free or 'none'}; "
                 "ask for fewer hosts, or smaller shares"
             )
+
+    def _look(self) -> None:
+        """Forget the starts of the hosts that answer."""
+        waiting = [ref for ref, _ in self._starting.values()]
+        up = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]) if waiting else set()
+        self._starting = {n: (ref, since) for n, (ref, since) in self._starting.items() if ref not in up}
+        self._replacing &= self._starting.keys()
 
     def peak_rss_mb(self) -> dict[str, float]:
         """Largest resident memory by host, in MiB; a host that has died meanwhile is left out."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +25,7 @@ from actors.worker import Shards
 from algorithms.core.records import digest
 from algorithms.core.seeds import Seed
 from algorithms.core.task import ImageTask, Shard
-from algorithms.core.training import Correction, Fit, Objective, Work, fit
+from algorithms.core.training import Correction, Fit, Objective, TrainingLoop, Work, fit
 
 _STATE, _FIT, _RANDOM = "state/", "fit", "random"
 
@@ -66,9 +67,9 @@ class RecallingLoop:
         spared: seconds that training took when it was done, and that were not spent again here.
     """
 
-    def __init__(self, store: Store, data: str) -> None:
-        """`data` names the data set (its fingerprint): a shard's rows mean nothing without it."""
-        self._store, self._data = store, data
+    def __init__(self, store: Store, data: str, loop: TrainingLoop = fit) -> None:
+        """`data` names the data set (its fingerprint): a shard's rows mean nothing without it. `loop` trains."""
+        self._store, self._data, self._fit = store, data, loop
         self.done = self.spared = 0.0
 
     def __call__(
@@ -84,13 +85,13 @@ class RecallingLoop:
         correct: Correction | None = None,
     ) -> Fit:
         if objective is not None or correct is not None:
-            return fit(net, task, shard, work, seed, position=position, objective=objective, correct=correct)
+            return self._fit(net, task, shard, work, seed, position=position, objective=objective, correct=correct)
         key = self._key(net, task, shard, work, seed, position)
         kept = self._store.get(key)
         if kept is not None:
             return self._recalled(net, load(kept))
         begun = time.process_time()
-        fitted = fit(net, task, shard, work, seed, position=position)
+        fitted = self._fit(net, task, shard, work, seed, position=position)
         seconds = time.process_time() - begun
         self.done += seconds
         self._store.put(key, save(_outcome(net, fitted, seconds)))
@@ -106,6 +107,7 @@ class RecallingLoop:
             "work": repr(work),
             "seed": repr(seed),
             "position": position,
+            "stacked": self._fit is not fit,
             "rows": shard.rows,
             "state": dict(net.state_dict()),
             "random": torch.get_rng_state(),
@@ -137,9 +139,9 @@ class RecallingRunner(InlineRunner):
         super().__init__(casting, shards, loop)
         self._loop = loop
 
-    def _perform(self, errand: Errand, client: int) -> Outcome | Failure:
+    def _perform(self, errand: Errand, clients: Sequence[int]) -> list[Outcome | Failure]:
         before = self._loop.spared
-        outcome = super()._perform(errand, client)
+        (outcome,) = super()._perform(errand, clients)
         if isinstance(outcome, Failure):
-            return outcome
-        return replace(outcome, seconds=outcome.seconds + self._loop.spared - before)
+            return [outcome]
+        return [replace(outcome, seconds=outcome.seconds + self._loop.spared - before)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,12 +19,14 @@ class BadUpdate(PayloadError):
 def faults(sent: Payload, received: Payload) -> Iterator[str]:
     """What is wrong with what a client sends, in words that name each value as `kind.name`; nothing where it is right.
 
-    Every number must be finite. A tensor that the client received under the same kind and name must come back with the
-    same shape and type.
+    Names are text, tensors are dense and of real numbers, and every number is finite and fits into 64 bits. A tensor
+    that the client received under the same kind and name must come back with the same shape and type.
     """
     for kind, contents in sent.parts.items():
         given = received.parts.get(kind, {})
-        for name, value in contents.items():
+        for name, value in cast(Mapping[Any, Value], contents).items():
+            if not isinstance(name, str):
+                yield f"{kind} has the name {name!r}, which is a {type(name).__name__} and no text"
             yield from _of_form(f"{kind}.{name}", value, given.get(name))
             yield from _of_numbers(f"{kind}.{name}", value)
 
@@ -41,6 +44,8 @@ def refuse_faults(sent: Payload, received: Payload) -> None:
 
 
 def _of_form(name: str, value: Value, given: Value | None) -> Iterator[str]:
+    if isinstance(value, Tensor) and not _can_travel(value):
+        yield f"{name} is {_form(value)}, and only dense tensors of real numbers travel"
     if given is None or not isinstance(given, Tensor):
         return
     if not isinstance(value, Tensor):
@@ -49,15 +54,24 @@ def _of_form(name: str, value: Value, given: Value | None) -> Iterator[str]:
         yield f"{name} is {_form(value)}, but {_form(given)} was received"
 
 
+def _can_travel(tensor: Tensor) -> bool:
+    dense = tensor.layout == torch.strided and tensor.device.type != "meta"
+    return dense and not (tensor.is_complex() or tensor.is_quantized)
+
+
 def _form(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+    kind = "" if tensor.layout == torch.strided else f"{str(tensor.layout).removeprefix('torch.')} "
+    where = " without values" if tensor.device.type == "meta" else ""
+    return f"{kind}{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}{where}"
 
 
 def _of_numbers(name: str, value: Value) -> Iterator[str]:
     if not isinstance(value, Tensor):
-        if not math.isfinite(value):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            yield f"{name} is a number beyond 64 bits"
+        elif not math.isfinite(value):
             yield f"{name} is {value}"
-    elif value.is_floating_point() and not _finite(value):
+    elif value.is_floating_point() and _can_travel(value) and not _finite(value):
         wrong = int((~torch.isfinite(value)).sum())
         yield f"{name} holds NaN or infinity in {wrong} of {value.numel()} entries"
 

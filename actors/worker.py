@@ -50,6 +50,8 @@ class Worker:
         self._method = method(casting.config, kit)
         self._steps = steps_of(method)
         self._place = f"{platform.node()} {os.getpid()}"
+        # CPU time where the CPU computes: hosts may outnumber the cores, and waiting for one is no work.
+        self.clock = time.process_time if casting.device == "cpu" else time.perf_counter
 
     def perform(self, order: Order) -> Outcome | Failure:
         """Perform an order with one thread and torch's global generator seeded; an exception comes back as a Failure.
@@ -61,9 +63,7 @@ class Worker:
             raise PayloadError(
                 f"{self._casting.method}.{order.step} is not marked @client_side: no client may be asked to perform it"
             )
-        # CPU time where the CPU computes: hosts may outnumber the cores, and waiting for one is no work.
-        clock = time.process_time if self._casting.device == "cpu" else time.perf_counter
-        begun, since = clock(), time.time()
+        begun, since = self.clock(), time.time()
         try:
             reply = self.reply(order)
         except Exception as error:
@@ -72,7 +72,7 @@ class Worker:
             fault: Fault = "bad_update" if isinstance(error, BadUpdate) else "client_error"
             return Failure(order.client, self._casting.method, order.step, order.seed, reason, text, order, fault)
         span = Span(self._place, since, time.time())
-        return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), clock() - begun, span=span)
+        return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), self.clock() - begun, span=span)
 
     def reply(self, order: Order) -> Reply:
         """What the step of an order returns; what it raises is raised here, for a debugger."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.core.contract import ClientSpec, Cohort, Plan
+from algorithms.core.contract import ClientSpec, Cohort, Plan, Teaching
 from algorithms.core.distillation import Distillation, Source
 from algorithms.core.ensembles import (
     Ensemble,
@@ -106,6 +107,20 @@ class FedDF(Ensembling[FedDFState]):
         if config.unlabelled != "public":
             return "nothing"
         return "labelled images" if config.teachers == "accuracy" else "images"
+
+    @classmethod
+    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Teaching | None:
+        if config.steps == 0:
+            return None
+        again = config.distinct is not None and config.distinct < config.steps
+        images = config.batches * config.synthesis_batch if config.unlabelled == "generated" else 0
+        return Teaching(
+            students=tuple(sorted({config.student or clients[0].net, *(client.net for client in clients)})),
+            batch=config.batch,
+            kept=config.distinct if again else 0,
+            source=4 * images * math.prod(task.shape),
+            teacher=sum(held.count * held.bytes for held in cls.holdings(config, task, clients)),
+        )
 
     def start(self, clients: Sequence[ClientSpec]) -> FedDFState:
         if self.config.unlabelled == "public" and self.kit.public is None:

@@ -9,7 +9,18 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from algorithms.core.contract import Client, ClientSpec, Cohort, Holding, Kinds, Method, Plan, Reply, client_side
+from algorithms.core.contract import (
+    Client,
+    ClientSpec,
+    Cohort,
+    Holding,
+    Kinds,
+    Method,
+    Plan,
+    Reply,
+    Teaching,
+    client_side,
+)
 from algorithms.core.experts import Bank, ClassWiseMeans, Expert, PlainSum, Teacher
 from algorithms.core.generators import FAMILIES, CellConfig, GanConfig, Mixture, Shares
 from algorithms.core.generators.lean import features_of
@@ -17,7 +28,7 @@ from algorithms.core.generators.mixed import beside, samples_needed, steps_of
 from algorithms.core.generators.shelf import Sent, packed, recalled_from, remembered
 from algorithms.core.kit import Kit
 from algorithms.core.meta import Examples, MetaConfig, train_meta
-from algorithms.core.mosaic_holdings import holdings
+from algorithms.core.mosaic_holdings import holdings, teaching
 from algorithms.core.mosaic_refusals import refusals
 from algorithms.core.payload import EMPTY, Payload
 from algorithms.core.prototypes import RELEASED_CENTRES, RELEASED_STATE, as_examples, collected, prototypes
@@ -186,6 +197,10 @@ class Mosaic(Method[MosaicState]):
     @classmethod
     def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
         return holdings(config, task, clients)
+
+    @classmethod
+    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Teaching | None:
+        return teaching(config, task, clients)
 
     def start(self, clients: Sequence[ClientSpec]) -> MosaicState:
         student = self.config.student or clients[0].net

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,16 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services  # Ray has no public call that asks a cluster without trying again and again
+from ray._private.authentication.authentication_token_setup import (
+    ensure_token_if_auth_enabled,
+    maybe_enable_token_auth_if_token_available,
+)
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from clusters.answering import why_not
 from clusters.chatter import collect, logged, quiet
 from clusters.nodes import Node, nodes_of
+from clusters.sweeping import swept_folder, temporary_files_in
 
 STORE_BYTES = 2 * 2**30
 """Of the object store beside the data: room for messages, replies and memories. Ray spills what is more to disk."""
 
 STORE_SHARE = 0.3
 """Of the machine's memory, which the object store never exceeds."""
+
+_START_ONE = (
+    "Start one with `ray start --head` and give the address it prints, or leave the address empty to run on a cluster "
+    "started for this run alone"
+)
 
 
 class ClusterError(RuntimeError):
@@ -60,17 +71,15 @@ def attach_or_start(
         data_bytes: what will lie in the object store all the time.
 
     Raises:
-        ClusterError: no cluster answers at the address (within seconds), or it cannot be joined.
+        ClusterError: within seconds, where no cluster answers at the address, or it cannot be joined.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     address = address or os.environ.get("RAY_ADDRESS") or None
-    if address:
-        _refuse(address)
     with logged(log):
         if ray.is_initialized():
             yield _attached(address, log)
         else:
-            with _session(address, cpus, gpus, data_bytes, log) as cluster:
+            with _joined(address, log) if address else _started(cpus, gpus, data_bytes, log) as cluster:
                 yield cluster
 
 
@@ -83,58 +92,93 @@ def _attached(address: str | None, log: Path) -> Cluster:
 
 
 @contextmanager
-def _session(address: str | None, cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -> Iterator[Cluster]:
-    session = None
+def _joined(address: str, log: Path) -> Iterator[Cluster]:
+    """A cluster that is there, and stays when this process has left it."""
     try:
         with quiet(log):
-            info = _attach(address) if address else _start(cpus, gpus, data_bytes)
-        session = Path(info["session_dir"])
-        with log.open("a") as file:
-            file.write(f"while Ray runs, more is in {session}/logs\n")
-        yield Cluster(info["gcs_address"], not address, nodes_of(ray.nodes()), log, info["webui_url"] or "")
+            info = _attach(address)
+        yield _cluster(info, False, log)
     finally:
         with quiet(log):
             ray.shutdown()
-        if session and not address:
-            collect(session, log)
-            _remove(session)
 
 
-def _remove(session: Path) -> None:
-    """Ray leaves its session's folder behind, and a link to it."""
-    shutil.rmtree(session, ignore_errors=True)
-    latest = session.parent / "session_latest"
-    if latest.is_symlink() and not latest.exists():
-        latest.unlink(missing_ok=True)
+@contextmanager
+def _started(cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -> Iterator[Cluster]:
+    """A cluster of this process alone."""
+    with swept_folder() as folder:
+        try:
+            with quiet(log), temporary_files_in(folder):
+                info = _start(cpus, gpus, data_bytes, folder)
+            yield _cluster(info, True, log)
+        finally:
+            with quiet(log):
+                ray.shutdown()
+            for session in folder.glob("session_2*"):
+                collect(session, log)
 
 
-def _refuse(address: str) -> None:
-    """Look whether a cluster answers, since `ray.init` waits two minutes for one."""
+def _cluster(info: dict[str, Any], started: bool, log: Path) -> Cluster:
+    with log.open("a") as file:
+        file.write(f"while Ray runs, more is in {info['session_dir']}/logs\n")
+    return Cluster(info["gcs_address"], started, nodes_of(ray.nodes()), log, info["webui_url"] or "")
+
+
+def _found(address: str) -> str:
+    """host:port of what answers at an address, since `ray.init` waits two minutes for an answer."""
     if address.startswith("ray://"):
         raise ClusterError(
             f"{address} is the address of a Ray client server; a run sends too much for it. Give the head's own "
             "address (host:6379) on a machine of the cluster, or send the run there with `ray job submit`"
         )
-    reason = why_not(address) if address != "auto" else ""
+    found = _on_this_machine() if address == "auto" else address
+    reason = why_not(found)
     if reason:
-        raise ClusterError(
-            f"no Ray cluster answers at {address}: {reason}. Start one with `ray start --head` and give the address it "
-            "prints, or leave the address empty to run on a cluster started for this run alone"
-        )
+        place = found if found == address else f"{found}, where {address} leads"
+        raise ClusterError(f"no Ray cluster answers at {place}: {reason}. {_START_ONE}")
+    return found
+
+
+def _on_this_machine() -> str:
+    """host:port of the cluster that `auto` stands for."""
+    try:
+        return str(services.canonicalize_bootstrap_address("auto"))
+    except ConnectionError as error:
+        raise ClusterError(f"address auto: no Ray cluster runs on this machine. {_START_ONE}") from error
 
 
 def _attach(address: str) -> dict[str, Any]:
+    found = _found(address)
     try:
+        _knock(found, here=address == "auto")
         context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
         return dict(context.address_info)
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(
+            f"the Ray cluster at {address} cannot be joined: this process has no token, or another than the cluster. "
+            "Put the cluster's own into RAY_AUTH_TOKEN or ~/.ray/auth_token and set RAY_AUTH_MODE=token (disabled "
+            "where the cluster asks for none), or leave the address empty to run on a cluster of this run's own"
+        ) from error
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
-            f"the Ray cluster at {address} cannot be joined: {error}. This machine must be one of its nodes, with the "
-            "same Python and Ray, and with its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+            f"the Ray cluster at {address} cannot be joined: {str(error).rstrip('.')}. This machine must be one of its "
+            "nodes, with the same Python and Ray"
         ) from error
 
 
-def _start(cpus: int | None, gpus: int | None, data_bytes: int) -> dict[str, Any]:
+def _knock(found: str, here: bool) -> None:
+    """Show this process's token, as `ray.init` does for half a minute where it is not the cluster's.
+
+    Raises:
+        AuthenticationError: there is no token, or another.
+    """
+    if here:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    ensure_token_if_auth_enabled(None, create_token_if_missing=False)
+    GcsClient(address=found)
+
+
+def _start(cpus: int | None, gpus: int | None, data_bytes: int, folder: Path) -> dict[str, Any]:
     """Ray asks everyone who connects for the token in ~/.ray/auth_token, which it makes where there is none."""
     context: Any = ray.init(
         address="local",
@@ -146,6 +190,7 @@ def _start(cpus: int | None, gpus: int | None, data_bytes: int) -> dict[str, Any
         dashboard_host="127.0.0.1",
         configure_logging=False,
         log_to_driver=False,
+        _temp_dir=str(folder),
     )
     return dict(context.address_info)
 

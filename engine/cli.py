@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,13 +17,17 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+SHOW_CURSOR = "\033[?25h"
+"""What terminals take for it (DEC private mode 25)."""
+
 
 class Commands(click.Group):
     """Tells a user's mistakes (exit code 2, no traceback) from ours (exit code 1, the whole traceback)."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _second_interrupt_ends():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             ctx.exit(130)
@@ -31,15 +39,39 @@ class Commands(click.Group):
             ctx.exit(code)
 
 
+@contextmanager
+def _second_interrupt_ends() -> Iterator[None]:
+    """A block in which the first Ctrl-C stops in good order, and the second is left to the kernel, which ends us."""
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if sys.stderr.isatty():
+            sys.stderr.write(SHOW_CURSOR)  # which a moving line had hidden
+        click.echo("stopping; once more to end at once", err=True)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+
+
 def _exit_code(error: Exception) -> int | None:
     """2 for a mistake of the user's, 1 for a failure that says itself what it was, None for an error of ours."""
     from actors.dispatch import HostLostError
+    from actors.distil_plan import DistillationError
     from actors.orders import StepError
+    from actors.runner import MemoryLostError
     from engine.errors import NoRoom, mistakes
 
     if isinstance(error, mistakes()):
         return 2
-    return 1 if isinstance(error, StepError | HostLostError | NoRoom) else None
+    return 1 if isinstance(error, StepError | HostLostError | MemoryLostError | DistillationError | NoRoom) else None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,40 +94,85 @@ def _configured(command: Command) -> Command:
     return click.argument("configuration", metavar="PRESET|FILE")(_overrides(command))
 
 
+_code = click.option(
+    "--code",
+    multiple=True,
+    metavar="MODULE",
+    help="Module of your own that the run's folder names; no other is imported. Repeatable.",
+)
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
 @cli.command()
 @_configured
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder, new or empty. [runs/NAME-seed-SEED]")
+@click.option(
+    "--out",
+    metavar="FOLDER|URI",
+    help="The run's folder, new or empty; or a URI that fsspec knows, to which it is copied at the end (MLflow is then "
+    "told only where mlflow.tracking_uri names a store). [runs/NAME-seed-SEED]",
+)
 @click.option("--profile", is_flag=True, help="Write profile.json into the folder: a time line for ui.perfetto.dev.")
 @_as_json
-def run(configuration: str, overrides: tuple[str, ...], out: Path | None, profile: bool, as_json: bool) -> None:
+def run(configuration: str, overrides: tuple[str, ...], out: str | None, profile: bool, as_json: bool) -> None:
     """Run a configuration, and keep all that is known of it in a folder."""
     from engine.config import load
     from engine.launch import free_folder, launch
+    from engine.places import folder_for, is_uri
     from engine.progress import Terminal, console
     from engine.trace import Trace
 
     config = load(configuration, overrides)
-    folder = out or free_folder(configuration, config.seed)
-    with Terminal(console(as_json)) as terminal:
+    place = out or str(free_folder(configuration, config.seed))
+    if is_uri(place) and config.mlflow.tracking_uri is None:  # a store beside the folder would be gone with it
+        config = config.model_copy(update={"mlflow": config.mlflow.model_copy(update={"enabled": False})})
+    with folder_for(place) as folder, Terminal(console(as_json)) as terminal:
         result = launch(config, configuration, folder, terminal, Trace() if profile else None)
     if as_json:
         _print_json(dict(result.values))
+    elif is_uri(place):
+        click.echo(f"copied to: {place}")
+
+
+@cli.command()
+@_configured
+@click.option("--address", required=True, metavar="URL", help="Of the cluster's dashboard, as http://HOST:8265.")
+@click.option(
+    "--out",
+    required=True,
+    metavar="FOLDER|URI",
+    help="Where the job keeps the run's folder: an absolute path on storage that the nodes share, or a URI.",
+)
+@click.option(
+    "--fetch", "fetched", type=click.Path(path_type=Path), metavar="DIR", help="Copy the run's folder here afterwards."
+)
+def submit(configuration: str, overrides: tuple[str, ...], address: str, out: str, fetched: Path | None) -> None:
+    """Run a configuration as a job on a cluster (Ray Jobs), show its progress, and end with its exit code.
+
+    The current folder travels with it, but for what its .rayignore and .gitignore name, hidden files, data/, runs/,
+    tests/ and the like.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise click.UsageError("Ray is not installed, which sends jobs: pip install 'ray[default,data,train]'")
+    from engine.submitting import submit as send
+
+    code = send(configuration, overrides, address, out, fetched, lambda text: click.echo(text, nl=False))
+    if code:
+        click.get_current_context().exit(code)
 
 
 @cli.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @_overrides
+@_code
 @_as_json
-def resume(folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def resume(folder: Path, overrides: tuple[str, ...], code: tuple[str, ...], as_json: bool) -> None:
     """Go on with a run that ended before its last round, in whatever way. It ends as if nothing had happened."""
     from engine.launch import resume as go_on
     from engine.progress import Terminal, console
 
     with Terminal(console(as_json)) as terminal:
-        result = go_on(folder, overrides, terminal)
+        result = go_on(folder, overrides, terminal, code)
     if result is None:
         click.echo(f"{folder} is finished; to go on beyond its last round, raise their number with --set rounds=N")
     elif as_json:
@@ -241,11 +318,12 @@ def doctor(as_json: bool) -> None:
 @click.option("--step", required=True, help="Name of the step.")
 @click.option("--client", type=int, required=True, help="Number of the client.")
 @click.option("--pdb", "debug", is_flag=True, help="Open Python's debugger where the step raises.")
-def replay(folder: Path, round_number: int, step: str, client: int, debug: bool) -> None:
+@_code
+def replay(folder: Path, round_number: int, step: str, client: int, debug: bool, code: tuple[str, ...]) -> None:
     """Perform one failed step of a run again, alone and in this process."""
     from engine.replay import replay as perform
 
-    reply = perform(folder, round_number, step, client, debug=debug)
+    reply = perform(folder, round_number, step, client, debug=debug, code=code)
     click.echo(f"step {step} of client {client} ran through this time")
     for name, value in reply.metrics.items():
         click.echo(f"  {name} = {value:g}")

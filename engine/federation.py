@@ -80,6 +80,7 @@ class Federation:
             seed=config.seed,
             device=config.runner.device,
             widths=config.clients.redrawn(),
+            stack=config.clients.stack,
         )
         shards = ShardArrays.of(dataset.train_images, dataset.train_labels, partition.rows)
         if config.method.type.personal:

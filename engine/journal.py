@@ -15,21 +15,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from actors.orders import Failure, Outcome
-from actors.runner import Errand, Runner
-from algorithms.core.distillation import Distillation, unheard
+from actors.runner import UNHEARD, Errand, Listener, Runner
+from actors.vetting import refuse_faults
+from algorithms.core.distillation import Distillation
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.records import flatten, rebuild
 from engine.sealed import is_whole, seal, stem_of, unseal
 
 log = logging.getLogger(__name__)
 
-Told = Callable[[int], None]
-"""Hears how many steps of a student are done."""
-
-Distil = Callable[[Distillation, Told, Path], dict[str, Tensor]]
+Distil = Callable[[Distillation, Listener, Path], dict[str, Tensor]]
 """Performs a distillation; it may keep checkpoints in a folder, and finds there those of an unfinished one."""
 
 
@@ -55,7 +54,7 @@ class Journal:
             worth: whether something that took so many seconds and has so many bytes is written down.
         """
         self._runner, self._folder, self._worth = runner, folder, worth
-        self._distil: Distil = distil or (lambda job, told, _: runner.distil(job, told))
+        self._distil: Distil = distil or (lambda job, listener, _: runner.distil(job, listener))
         self._round = folder
         self._found: dict[str, Path] = {}
         self._finished: Counter[str] = Counter()
@@ -77,7 +76,7 @@ class Journal:
         found = {client: path for client, name in names.items() if (path := self._whole(name))}
         missing = tuple(client for client in errand.clients if client not in found)
         asked = self._runner.run(replace(errand, clients=missing)) if missing else iter(())
-        return self._outcomes(errand.clients, names, found, asked)
+        return self._outcomes(errand, names, found, asked)
 
     def _name(self, what: str) -> str:
         """Steps that a client has finished before in this round are told apart by a number."""
@@ -92,18 +91,22 @@ class Journal:
 
     def _outcomes(
         self,
-        clients: Collection[int],
+        errand: Errand,
         names: Mapping[int, str],
         found: Mapping[int, Path],
         asked: Iterator[Outcome | Failure],
     ) -> Iterator[Outcome | Failure]:
-        for client in clients:
-            outcome = self._recalled(client, found[client]) if client in found else next(asked)
+        for client in errand.clients:
+            known = self._recalled(errand, client, found[client]) if client in found else None
+            outcome = known or (next(self._alone(errand, client)) if client in found else next(asked))
             if isinstance(outcome, Outcome):
                 self._finished[names[client].rpartition("-")[0]] += 1
-                if client not in found:
+                if known is None:
                     self._keep(names[client], outcome)
             yield outcome
+
+    def _alone(self, errand: Errand, client: int) -> Iterator[Outcome | Failure]:
+        return self._runner.run(replace(errand, clients=(client,)))
 
     def _keep(self, name: str, outcome: Outcome) -> None:
         if not self._worth(outcome.seconds, sum(outcome.payload.nbytes().values())):
@@ -112,21 +115,29 @@ class Journal:
         tensors, tree = flatten(replace(outcome, memory=memory))
         seal(self._round, name, tree, tensors)
 
-    def _recalled(self, client: int, path: Path) -> Outcome:
-        tree, tensors = unseal(path)
-        if tree["memory"] is not None:
-            self._runner.remember(client, _values(tree["memory"], tensors))
-        parts = {kind: _values(contents, tensors) for kind, contents in tree["payload"]["parts"].items()}
-        return Outcome(client, Payload(parts), None, tree["metrics"], tree["seconds"], tree["lost"])
+    def _recalled(self, errand: Errand, client: int, path: Path) -> Outcome | None:
+        """What a file holds, looked at as if the client had just sent it; None where it cannot be used."""
+        try:
+            tree, tensors = unseal(path)
+            parts = {kind: _values(contents, tensors) for kind, contents in tree["payload"]["parts"].items()}
+            memory = None if tree["memory"] is None else _values(tree["memory"], tensors)
+            outcome = Outcome(client, Payload(parts), None, tree["metrics"], tree["seconds"], tree["lost"])
+            refuse_faults(outcome.payload, errand.message(client))
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+            log.warning("%s cannot be used (%r); what it held is done again", path, error)
+            return None
+        if memory is not None:
+            self._runner.remember(client, memory)
+        return outcome
 
-    def distil(self, job: Distillation, told: Told = unheard) -> dict[str, Tensor]:
+    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
         name = self._name("student")
         self._finished["student"] += 1
         path = self._whole(name)
         if path is not None:
             return _values(*unseal(path))
         begun = time.perf_counter()
-        student = self._distil(job, told, self._round / name)
+        student = self._distil(job, listener, self._round / name)
         if self._worth(time.perf_counter() - begun, sum(t.nbytes for t in student.values())):
             tensors, tree = flatten(student)
             seal(self._round, name, tree, tensors)

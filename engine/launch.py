@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
-import shlex
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,25 +19,28 @@ from torch import Tensor
 from actors.clock import PhaseClock
 from actors.distil_plan import DistilResources
 from actors.orders import StepError
-from actors.runner import Runner
-from algorithms.core.distillation import Distillation, distil_here
+from actors.runner import Listener, MemoryLostError, Runner, distil_inline
+from algorithms.core.distillation import Distillation
 from clusters.nodes import Node
 from engine import tracking
 from engine.checking import check
 from engine.checkpoint import Keep
-from engine.config import RunConfig
+from engine.config import RunConfig, to_tree
 from engine.errors import NoRoom, mistakes
 from engine.federation import Federation
 from engine.folder import FolderWatcher, RunFolder, read
-from engine.journal import Distil, Journal, Told
+from engine.journal import Distil, Journal
 from engine.keeping import Keeper
-from engine.planning import PlanReport, pipeline_of, plan
+from engine.own_code import options, refuse_unnamed, resume_command
+from engine.planning import PlanReport, plan
 from engine.records import Result, RunStart, Watcher
 from engine.replay import save_failed_order
 from engine.report import ReportWatcher, write_report
 from engine.resuming import changed, same_data
 from engine.simulation import Setting, run_start, simulate
 from engine.trace import Trace
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def look_ahead(config: RunConfig) -> PlanReport:
 
 
 def _nodes_ahead(config: RunConfig) -> Sequence[Node]:
-    if config.runner.kind == "inline" or config.runner.address is None:
+    if config.runner.kind == "inline" or _starts_its_own(config.runner.address):
         return (this_machine(),)
     from clusters.session import attach_or_start
 
@@ -82,6 +85,13 @@ def _nodes_ahead(config: RunConfig) -> Sequence[Node]:
         attach_or_start(config.runner.address, log=Path(place) / "ray.log") as cluster,
     ):
         return cluster.nodes
+
+
+def _starts_its_own(address: str | None) -> bool:
+    """Whether a run on Ray starts a cluster, as `clusters.session.attach_or_start` does where there is none."""
+    import ray
+
+    return not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
 
 
 def this_machine() -> Node:
@@ -118,12 +128,13 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher, trac
             raise
 
 
-def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Result | None:
+def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Collection[str] = ()) -> Result | None:
     """Go on with a run that ended before its last round, in whatever way; None where it is finished.
 
     Args:
         folder: of the run.
         overrides: `key=value` of what is to differ from now on; see `engine.resuming`.
+        code: modules of one's own that may be imported where the folder names them; see `engine.own_code`.
 
     Raises:
         UserError and its like: for what a person can put right; the run stays as it is.
@@ -133,6 +144,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher) -> Resul
     files = RunFolder.of_run(folder)
     with files.held():
         config, differing = changed(files, overrides)
+        refuse_unnamed(to_tree(config), code)
         finished = files.rounds_finished()
         if finished is not None and finished >= config.rounds:
             _round_off(files)
@@ -165,13 +177,25 @@ class _Telling:
     clock: PhaseClock
 
 
-def _carried(federation: Federation, files: RunFolder, telling: _Telling, others: Sequence[Watcher]) -> Result:
-    """A run from where its folder has it to its end."""
+def _carried(
+    federation: Federation,
+    files: RunFolder,
+    telling: _Telling,
+    others: Sequence[Watcher],
+    lost: Sequence[tuple[int, ...]] = (),
+) -> Result:
+    """A run from where its folder has it to its end.
+
+    Args:
+        lost: for each time that clients' memories were lost and the run taken up again, whose they were.
+    """
     config, folder = federation.config, files.path
     watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files), *others]
     try:
         _fetch_mlflow(config)
         with logged_to(folder / "run.log"), _staged(federation, folder, telling.clock) as stage:
+            if lost:
+                log.warning("%s; the run goes on from its last checkpoint", MemoryLostError(lost[-1]))
             if config.mlflow.enabled:
                 telling.clock.switch("start:mlflow")
                 watchers.insert(-1, tracking.connect(config.mlflow.tracking_uri, folder))
@@ -182,18 +206,35 @@ def _carried(federation: Federation, files: RunFolder, telling: _Telling, others
             keep = Keep(config.checkpoint.last, config.checkpoint.every)
             setting = Setting(telling.preset, stage.placement, stage.hosts, telling.clock)
             start = _start(federation, folder, stage, telling)
-            return simulate(federation, journal, start, setting, watchers, Keeper(files.checkpoints, journal, keep))
+            keeper = Keeper(files.checkpoints, journal, keep)
+            return simulate(federation, journal, start, setting, watchers, keeper, lost[-1] if lost else ())
+    except MemoryLostError as error:
+        if config.failures.policy().decide("memory_lost", len(lost)) == "stop":
+            _tell_failed(watchers, error)
+            raise
+        gone = error.clients
     except BaseException as error:
-        for watcher in watchers:
-            watcher.failed(error)
+        _tell_failed(watchers, error)
         if isinstance(error, StepError):
-            raise StepError(error.failure, save_failed_order(folder, error.failure)) from None
+            command = save_failed_order(folder, error.failure)
+            raise StepError(error.failure, command and command + options(to_tree(config))) from None
         if isinstance(error, Exception) and is_full(error):
             raise NoRoom(
                 f"there is no room left, on the disk of {folder} or of Ray's own files: {error}\n"
-                f"what was written whole stays; make room, then go on with `tessera resume {shlex.quote(str(folder))}`"
+                f"what was written whole stays; make room, {_go_on(folder, config)}"
             ) from error
         raise
+    again = replace(telling, clock=telling.clock.anew())
+    return _carried(federation, files, again, others, (*lost, gone))
+
+
+def _tell_failed(watchers: Sequence[Watcher], error: BaseException) -> None:
+    for watcher in watchers:
+        watcher.failed(error)
+
+
+def _go_on(folder: Path, config: RunConfig) -> str:
+    return f"then go on with `{resume_command(folder, to_tree(config))}`"
 
 
 def _fetch_mlflow(config: RunConfig) -> None:
@@ -205,11 +246,10 @@ def _fetch_mlflow(config: RunConfig) -> None:
 
 
 def is_full(error: Exception) -> bool:
-    """Whether a disk, or Ray's object store with the disk that it spills to, ran full."""
+    """Whether a disk ran full."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    of_ray = type(error).__name__ in ("OutOfDiskError", "ObjectStoreFullError")
-    return of_ray or "No space left on device" in str(error)
+    return not isinstance(error, NoRoom) and "No space left on device" in str(error)
 
 
 @contextmanager
@@ -245,48 +285,55 @@ def _start(federation: Federation, folder: Path, stage: _Stage, telling: _Tellin
 def _staged(federation: Federation, folder: Path, clock: PhaseClock) -> Iterator[_Stage]:
     """The runner that the configuration asks for, closed at the end."""
     if federation.config.runner.kind == "inline":
-        facts = {"runner": "inline: one step after another in this process"}
-        yield _Stage(federation.inline(), None, 0, facts, distil=lambda job, told, _: distil_here(job, told))
+        report = plan(federation, (this_machine(),), psutil.virtual_memory().available)
+        facts = {"runner": "inline: one step after another in this process", **report.facts()}
+        yield _Stage(federation.inline(), None, 0, facts, distil=lambda job, listener, _: distil_inline(job, listener))
         return
     clock.switch("start:ray")
     with _on_ray(federation, folder, clock) as stage:
         yield stage
 
 
-def _distilled(job: Distillation, told: Told, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
+def _distilled(job: Distillation, listener: Listener, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
     """A distillation on Ray; its checkpoints are kept until it is done."""
     from actors.distillation import distil_on_ray
 
-    student = distil_on_ray(job, resources, storage, told)
+    student = distil_on_ray(job, resources, storage, listener)
     shutil.rmtree(storage, ignore_errors=True)
     return student
 
 
 @contextmanager
 def _on_ray(federation: Federation, folder: Path, clock: PhaseClock) -> Iterator[_Stage]:
-    from actors.ray_runner import RayRunner
+    from actors.ray_runner import RayRunner, full_store
     from clusters.session import attach_or_start
 
     runner = federation.config.runner
     log = folder / "run.log"
+    free = psutil.virtual_memory().available
+    if _starts_its_own(runner.address):
+        plan(federation, (this_machine(),), free)  # what cannot run is refused before anything starts
     with attach_or_start(runner.address, log=log, data_bytes=federation.shards.nbytes) as cluster:
         clock.switch("start:hosts")
-        report = plan(federation, cluster.nodes, psutil.virtual_memory().available)
+        report = plan(federation, cluster.nodes, free)
         placement = report.placement
         assert placement is not None
         policy = federation.config.failures.policy()
         carried = RayRunner(federation.casting, federation.shards, placement, policy=policy)
-        retries = policy.max_retries if policy.on_host_lost == "retry" else 0
-        pipeline = replace(pipeline_of(federation), retries=retries)
+        pipeline = replace(runner.distillation.resources(), retries=policy.retries("worker_lost"))
         try:
             where = "started here" if cluster.started else cluster.address
-            facts = {"runner": f"Ray, {where}", "placement": f"{placement.kind}: {placement.reason}"}
+            facts = {"runner": f"Ray, {where}", **report.facts()}
             yield _Stage(
                 carried,
                 placement.kind,
                 placement.hosts,
                 facts,
-                distil=lambda job, told, storage: _distilled(job, told, pipeline, storage),
+                distil=lambda job, listener, storage: _distilled(job, listener, pipeline, storage),
             )
+        except Exception as error:
+            if (words := full_store(error)) is not None:
+                raise NoRoom(f"{words}; {_go_on(folder, federation.config)}") from error
+            raise
         finally:
             carried.close()

@@ -4,45 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from actors.distil_plan import DistilResources
-from actors.placement import PROCESS_BYTES, Placement, PlacementError, Request, decide
-from algorithms.core.contract import Holding
-from algorithms.core.seeds import torch_seeded
-from algorithms.nets import Classifier, build
+from actors.distil_plan import KINDS, DistilResources, fits
+from actors.placement import LIBRARY_BYTES, Placement, PlacementError, Request, decide, rooms
+from algorithms.core.contract import Holding, Teaching
 from clusters.nodes import Node
+from engine.config import RunnerConfig
 from engine.errors import ConfigError, Problem
 from engine.federation import Federation
+from engine.memory import (
+    COPIES,
+    JOB_BYTES,
+    JOB_PROCESSES,
+    RAY_BYTES,
+    NetPlan,
+    Sizes,
+    driver_base,
+    net_plan,
+    of_process,
+    sizes,
+)
 from engine.units import size
-
-COPIES = 5
-"""States of a network that a host has at once while it trains: received, trained, gradients, momentum, sent."""
-
-DRIVER_BYTES = 600 * 2**20
-"""What the driver takes before it holds any data: Python with torch, Ray, MLflow and matplotlib imported, measured."""
-
-
-@dataclass(frozen=True)
-class NetPlan:
-    """One of the clients' networks.
-
-    Attributes:
-        clients: how many have it.
-        bytes: of its state dict.
-        training_bytes: that a host needs to train it: states, and activations of a batch; a rough guess.
-    """
-
-    name: str
-    clients: int
-    parameters: int
-    bytes: int
-    training_bytes: int
 
 
 @dataclass(frozen=True)
@@ -61,12 +46,40 @@ class Traffic:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Processes of one kind.
+
+    Attributes:
+        processes: how many; of Ray's own, which are many small ones, 0 stands for some.
+        cpus, gpus: that each reserves with Ray.
+        bytes: predicted of each at its largest, what it has in common with others included.
+        own: of all of them together, without that.
+    """
+
+    name: str
+    processes: int
+    cpus: float
+    gpus: float
+    bytes: int
+    own: int
+
+
+@dataclass(frozen=True)
 class Memory:
-    """Predicted bytes of the driver, of one host and of the object store (0 inline); and the machine's free memory."""
+    """Predicted bytes.
+
+    Attributes:
+        driver: of its process, at its largest, as `peak_rss_mb` in result.json counts it.
+        host: of one host's process, likewise; 0 inline.
+        object_store: of each machine; 0 inline.
+        together: of all processes and object stores.
+        free: of the driver's machine, before the run.
+    """
 
     driver: int
     host: int
     object_store: int
+    together: int
     free: int
 
 
@@ -78,6 +91,7 @@ class PlanReport:
         placement: None where the run stays in this process.
         holdings: what the server comes to hold besides its models.
         batches: mini-batches of all asked clients in a round, on average.
+        parts: all processes.
     """
 
     method: str
@@ -89,12 +103,18 @@ class PlanReport:
     placement: Placement | None
     nets: tuple[NetPlan, ...]
     holdings: tuple[Holding, ...]
+    parts: tuple[Part, ...]
     memory: Memory
     traffic: tuple[Traffic, ...]
 
     def tree(self) -> dict[str, Any]:
         """As JSON has it."""
         return dataclasses.asdict(self)
+
+    def facts(self) -> dict[str, str]:
+        """What a person is told of it when the run starts, in words by name."""
+        hosts = {"placement": f"{self.placement.kind}: {self.placement.reason}"} if self.placement else {}
+        return {**hosts, **_distillation_fact(self.parts), "memory": _memory_fact(self)}
 
 
 def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport:
@@ -105,14 +125,20 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
         free: bytes of memory that are free on the driver's machine.
 
     Raises:
-        ConfigError: the hosts that are asked for do not fit.
+        ConfigError: the hosts that are asked for, or the distillation beside them, do not fit; or this process, which
+            is to do all the work, does not.
     """
     config, casting = federation.config, federation.casting
-    nets = tuple(_net_plan(federation, name, count) for name, count in _net_counts(federation).items())
+    nets = tuple(net_plan(federation, name, width, count) for (name, width), count in _variants(federation).items())
     cohort = config.clients.cohort or len(casting.clients)
-    ray = config.runner.kind == "ray"
     holdings = holdings_of(federation)
-    placement = _placed(federation, request_of(federation, nets, holdings), nodes) if ray else None
+    needed = sizes(federation, nets, holdings, teaching_of(federation))
+    placement = None
+    if config.runner.kind == "ray":
+        placement = _placed(federation, request_of(federation, needed), nodes)
+    elif needed.driver > free:
+        raise ConfigError([_too_large_batch(config.clients.batch, nets, needed.driver, free)])
+    parts = tuple(_parts(federation, placement, needed))
     return PlanReport(
         method=config.method.name,
         runner=config.runner.kind,
@@ -123,7 +149,8 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
         placement=placement,
         nets=nets,
         holdings=holdings,
-        memory=_memory(federation, nets, holdings, cohort, free),
+        parts=parts,
+        memory=_memory(parts, needed, len(nodes), free),
         traffic=tuple(_traffic(federation, nets, holdings, cohort)),
     )
 
@@ -133,30 +160,83 @@ def _placed(federation: Federation, request: Request, nodes: Sequence[Node]) -> 
         return decide(request, nodes)
     except PlacementError as error:
         runner = federation.config.runner
-        key, value = ("placement", runner.placement) if runner.hosts is None else ("hosts", runner.hosts)
-        raise ConfigError([Problem(f"runner.{key}", value, str(error))]) from error
+        raise ConfigError([Problem(*_blamed(runner, request, nodes), str(error))]) from error
 
 
-def request_of(federation: Federation, nets: Sequence[NetPlan], holdings: Sequence[Holding]) -> Request:
+def _too_large_batch(batch: int, nets: Sequence[NetPlan], needed: int, free: int) -> Problem:
+    """Clients that train in this process need more than is free, whatever the data take."""
+    largest = max(nets, key=lambda net: net.training_bytes)
+    each = (largest.training_bytes - COPIES * largest.bytes) / batch
+    fitting = max(0, int((free - (needed - each * batch)) / each))
+    reason = (
+        f"this process needs {size(needed)} to train {largest.name}, and {size(free)} are free: {fitting} would fit"
+    )
+    return Problem("clients.batch", batch, reason)
+
+
+def _blamed(runner: RunnerConfig, request: Request, nodes: Sequence[Node]) -> tuple[str, Any]:
+    """The key whose value does not fit, and the value."""
+    if request.pipeline and fits(request.pipeline, rooms(nodes)):
+        return "runner.distillation", runner.distillation.model_dump()
+    if runner.hosts is not None:
+        return "runner.hosts", runner.hosts
+    return "runner.placement", runner.placement
+
+
+def request_of(federation: Federation, needed: Sizes) -> Request:
     """What a run asks of a cluster."""
     runner = federation.config.runner
-    pipeline = pipeline_of(federation)
-    held = [pipeline.samplers, pipeline.teachers, pipeline.trainers]
+    parts = tuple(_parts(federation, None, needed))
     return Request(
         clients=len(federation.casting.clients),
         kind=runner.placement,
         hosts=runner.hosts,
         cpus_per_host=runner.cpus,
         gpus_per_host=runner.gpus,
-        bytes_per_host=_host_bytes(nets, holdings),
-        pipeline_cpus=sum(actors.count * actors.cpus for actors in held),
-        pipeline_gpus=sum(actors.count * actors.gpus for actors in held),
+        bytes_per_host=needed.host,
+        bytes_per_node=LIBRARY_BYTES + needed.store,
+        bytes_beside=sum(part.own for part in parts),
+        pipeline=pipeline_of(federation),
     )
 
 
-def pipeline_of(federation: Federation) -> DistilResources:
-    """What a distillation holds beside the hosts."""
-    return federation.config.runner.distillation.resources()
+def teaching_of(federation: Federation) -> Teaching | None:
+    """The distillation that the method comes to ask for."""
+    casting = federation.casting
+    return federation.config.method.type.teaching(casting.config, casting.task, casting.clients)
+
+
+def pipeline_of(federation: Federation) -> DistilResources | None:
+    """What a distillation holds beside the hosts; None where there is none."""
+    return federation.config.runner.distillation.resources() if teaching_of(federation) else None
+
+
+def _parts(federation: Federation, placement: Placement | None, needed: Sizes) -> Iterator[Part]:
+    """All processes, those of the hosts where they are placed."""
+    if federation.config.runner.kind == "inline":
+        yield Part("this process", 1, 0, 0, needed.driver, needed.driver)
+        return
+    yield Part("driver", 1, 0, 0, needed.driver, needed.driver - LIBRARY_BYTES)
+    if placement is not None:
+        whole = of_process(needed.host, needed.data)
+        yield Part("host", placement.hosts, placement.cpus, placement.gpus, whole, placement.hosts * needed.host)
+    pipeline = pipeline_of(federation)
+    if pipeline is not None:
+        for kind, own in zip(KINDS, (needed.sampler, needed.teacher, needed.trainer), strict=True):
+            actors = pipeline.by_kind()[kind]
+            yield Part(KINDS[kind], actors.count, actors.cpus, actors.gpus, of_process(own), actors.count * own)
+        each = JOB_BYTES // JOB_PROCESSES
+        yield Part("Ray Train and Data", JOB_PROCESSES, 0, 0, of_process(each), JOB_BYTES)
+    if federation.config.runner.address is None:
+        yield Part("Ray itself", 0, 0, 0, RAY_BYTES, RAY_BYTES)
+
+
+def _memory(parts: Sequence[Part], needed: Sizes, machines: int, free: int) -> Memory:
+    shared = machines * (LIBRARY_BYTES + needed.store) if needed.host else 0
+    together = sum(part.own for part in parts) + shared
+    return Memory(
+        needed.driver, of_process(needed.host, needed.data) if needed.host else 0, needed.store, together, free
+    )
 
 
 def holdings_of(federation: Federation) -> tuple[Holding, ...]:
@@ -168,8 +248,10 @@ def holdings_of(federation: Federation) -> tuple[Holding, ...]:
 def too_large(federation: Federation, free: int) -> list[Problem]:
     """Why the server's side does not fit into memory, with the number that would; empty where it does."""
     holdings = holdings_of(federation)
-    room = free - _driver_base(federation)
+    room = free - driver_base(federation)
     needed = sum(h.count * h.bytes for h in holdings)
+    if room < 0:
+        return [_too_much_data(federation, free)]
     if needed <= room:
         return []
     largest = max(holdings, key=lambda h: h.count * h.bytes)
@@ -182,64 +264,24 @@ def too_large(federation: Federation, free: int) -> list[Problem]:
     return [Problem("partition.clients", len(federation.casting.clients), reason)]
 
 
-def _net_counts(federation: Federation) -> Counter[str]:
-    return Counter(client.net for client in federation.casting.clients)
+def _too_much_data(federation: Federation, free: int) -> Problem:
+    rows = len(federation.shards.images)
+    needed = driver_base(federation)
+    each = federation.shards.nbytes / rows
+    fitting = max(0, int(rows - (needed - free) / each))
+    reason = (
+        f"the driver needs {size(needed)} with {rows} training images in memory, and {size(free)} are free: "
+        f"{fitting} images would fit"
+    )
+    return Problem("data.limit", federation.config.data.limit, reason)
 
 
-def _net_plan(federation: Federation, name: str, clients: int) -> NetPlan:
-    task = federation.casting.task
-    with torch_seeded(0):
-        net = build(name, task.shape, task.classes)
-    state = sum(map(_bytes, net.state_dict().values()))
-    activations = activation_bytes(net, task.shape) * federation.config.clients.batch
-    parameters = sum(p.numel() for p in net.parameters())
-    return NetPlan(name, clients, parameters, state, COPIES * state + activations)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def activation_bytes(net: Classifier, shape: tuple[int, int, int]) -> int:
-    """Bytes that training one example takes, roughly: the output of every innermost module, and its gradient."""
-    total = 0
-
-    def note(_: nn.Module, __: Any, output: Any) -> None:
-        nonlocal total
-        total += _bytes(output) if isinstance(output, Tensor) else 0
-
-    hooks = [m.register_forward_hook(note) for m in net.modules() if not list(m.children())]
-    net.eval()
-    with torch.no_grad():
-        net(torch.zeros(1, *shape))
-    for hook in hooks:
-        hook.remove()
-    return 2 * total
-
-
-def _host_bytes(nets: Sequence[NetPlan], holdings: Sequence[Holding]) -> int:
-    """A pooled host keeps one network of each kind; it trains the largest, or what is sent once and its adversary."""
-    made = max((h.bytes for h in holdings if h.kind), default=0)
-    training = max(max(net.training_bytes for net in nets), 2 * COPIES * made)
-    return PROCESS_BYTES + sum(net.bytes for net in nets) + training
-
-
-def _driver_base(federation: Federation) -> int:
-    public = federation.dataset.public
-    data = federation.shards.nbytes + federation.dataset.test_images.nbytes
-    return DRIVER_BYTES + data + (public.images.nbytes if public else 0)
-
-
-def _memory(
-    federation: Federation, nets: Sequence[NetPlan], holdings: Sequence[Holding], cohort: int, free: int
-) -> Memory:
-    ray = federation.config.runner.kind == "ray"
-    models = sum(3 * net.bytes for net in nets)
-    driver = _driver_base(federation) + models + sum(h.count * h.bytes for h in holdings)
-    sent = sum(net.bytes for net in nets) + cohort * max(net.bytes for net in nets)
-    if not ray:
-        return Memory(driver + max(net.training_bytes for net in nets), 0, 0, free)
-    return Memory(driver, _host_bytes(nets, holdings), federation.shards.nbytes + sent, free)
+def _variants(federation: Federation) -> dict[tuple[str, float], float]:
+    """How many clients have each network at each width; on average, where widths are drawn anew in every round."""
+    casting = federation.casting
+    found = Counter((client.net, client.width) for client in casting.variants())
+    drawn = len(casting.widths) or 1
+    return {variant: count / drawn if count % drawn else count // drawn for variant, count in found.items()}
 
 
 def _batches(federation: Federation) -> float:
@@ -256,7 +298,7 @@ def _traffic(
     """What is known of each declared kind: weights from the networks, the rest from what the server comes to hold."""
     kinds = federation.config.method.type.kinds(federation.casting.config)
     clients = len(federation.casting.clients)
-    weights = sum(net.bytes * net.clients for net in nets) * cohort // clients
+    weights = round(sum(net.bytes * net.clients for net in nets) * cohort / clients)
     counts = 8 * federation.casting.task.classes * cohort
     known = {"examples": 8 * cohort, "loss": 8 * cohort, "label_counts": counts, "weights": weights}
     once = {h.kind: h.count * h.bytes for h in holdings if h.kind}
@@ -280,27 +322,47 @@ def lines(report: PlanReport) -> Iterator[str]:
         yield f"placement: {report.placement.kind}: {report.placement.reason}"
     yield "networks:"
     for net in report.nets:
-        yield f"    {net.name}: {net.clients} clients, {net.parameters:,} parameters, {size(net.bytes)}"
-    yield "memory, predicted:"
-    for name, count in _memory_lines(report).items():
-        yield f"    {name}: {size(count)}"
-    for holding in report.holdings:
-        yield f"    of the driver's, {holding.count} {holding.name} of {size(holding.bytes)}"
+        width = "" if net.width == 1 else f" at width {net.width:g}"
+        yield f"    {net.name}{width}: {net.clients:g} clients, {net.parameters:,} parameters, {size(net.bytes)}"
+    yield from _table(report.parts)
+    yield from _memory_lines(report)
     yield "sent:"
     for part in report.traffic:
         amount = "depends on the data" if part.bytes is None else size(part.bytes)
         yield f"    {'to the server' if part.direction == 'up' else 'to clients'}, {part.kind}: {amount}, {part.when}"
 
 
-def _memory_lines(report: PlanReport) -> Mapping[str, int]:
+def _table(parts: Sequence[Part]) -> Iterator[str]:
+    yield f"{'processes:':<24}{'number':>8}{'CPUs each':>12}{'GPUs each':>12}{'memory each':>14}"
+    for part in parts:
+        shares = f"{part.cpus:g}" if part.cpus else "-", f"{part.gpus:g}" if part.gpus else "-"
+        number = str(part.processes or "some")
+        memory = size(part.bytes) + ("" if part.processes else ", all")
+        yield f"    {part.name:<20}{number:>8}{shares[0]:>12}{shares[1]:>12}{memory:>14}"
+
+
+def _memory_lines(report: PlanReport) -> Iterator[str]:
     memory = report.memory
-    if report.placement is None:
-        return {"this process": memory.driver, "free": memory.free}
-    total = memory.driver + memory.object_store + memory.host * report.placement.hosts
-    return {
-        "driver": memory.driver,
-        f"each of {report.placement.hosts} hosts": memory.host,
-        "object store": memory.object_store,
-        "all together": total,
-        "free on this machine": memory.free,
-    }
+    yield "memory, predicted:"
+    for holding in report.holdings:
+        yield f"    of the driver's, {holding.count} {holding.name} of {size(holding.bytes)}"
+    if report.placement:
+        yield f"    object store: {size(memory.object_store)}"
+    yield f"    all together, what processes share counted once: {size(memory.together)}"
+    yield f"    free on this machine: {size(memory.free)}"
+
+
+def _distillation_fact(parts: Sequence[Part]) -> dict[str, str]:
+    found = [
+        f"{part.processes} {part.name}{'' if part.processes == 1 else 's'} of {part.cpus:g} CPU"
+        + (f" and {part.gpus:g} GPU" if part.gpus else "")
+        for part in parts
+        if part.name in KINDS.values()
+    ]
+    return {"distillation": f"{', '.join(found)}, beside the hosts"} if found else {}
+
+
+def _memory_fact(report: PlanReport) -> str:
+    memory, hosts = report.memory, report.placement.hosts if report.placement else 0
+    each = f" (driver {size(memory.driver)}, each host {size(memory.host)})" if hosts else ""
+    return f"about {size(memory.together)} will be used{each}; {size(memory.free)} are free"

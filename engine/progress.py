@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -17,8 +16,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from actors.delivery import FaultEntry
+from actors.delivery import NOBODY, FaultEntry
 from actors.failures import said
+from engine.own_code import resume_command
 from engine.records import Result, RoundRecord, RunStart, StageRecord
 from engine.tracking import default_uri, ui_command
 from engine.units import duration, percent, size
@@ -99,7 +99,7 @@ class Terminal:
     def failed(self, error: BaseException) -> None:
         self._stop()
         if self._start:
-            self._print(f"to go on with this run: tessera resume {shlex.quote(str(self._start.folder))}")
+            self._print(f"to go on with this run: {resume_command(self._start.folder, self._start.config)}")
 
     def _say(self, text: str) -> None:
         """Write the moving line, where there is one."""
@@ -192,10 +192,14 @@ def fault_lines(faults: Sequence[FaultEntry]) -> list[str]:
     found: dict[tuple[str, str], list[int]] = {}
     for fault in faults:
         found.setdefault((fault.phase, said(fault.fault, fault.action)), []).append(fault.client)
-    return [
-        f"{step}: {words}: client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}"
-        for (step, words), clients in found.items()
-    ]
+    return [f"{step}: {words}{_of(clients)}" for (step, words), clients in found.items()]
+
+
+def _of(clients: Sequence[int]) -> str:
+    """Whose step it was; nothing where it was the server's own work."""
+    if NOBODY in clients:
+        return f" {len(clients)} times" if len(clients) > 1 else ""
+    return f": client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}"
 
 
 def summary(values: Mapping[str, Any], start: RunStart) -> Table:

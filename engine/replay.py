@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pdb
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from actors.orders import Failure, Order
+from actors.stacking import loop_of
 from actors.worker import Worker
 from algorithms.core.contract import Reply
 from algorithms.core.payload import Payload
 from algorithms.core.records import flatten, rebuild
 from algorithms.core.seeds import Seed
-from engine.config import load
+from engine.config import load, to_tree
 from engine.errors import UserError
 from engine.federation import Federation
 from engine.folder import settle
+from engine.own_code import refuse_unnamed
 
 _HEADER = "tessera"
 
@@ -56,6 +59,8 @@ def read_failed_order(folder: Path, round: int, step: str, client: int) -> Order
     Raises:
         ReplayError: there is no such file, or it is damaged.
     """
+    if not step.isidentifier():
+        raise ReplayError(f"{step!r} is no name of a step")
     path = _path(folder, round, step, client)
     if not path.exists():
         kept = sorted(p.stem for p in folder.glob("failures/*.safetensors"))
@@ -84,14 +89,21 @@ def _values(tree: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: rebuild(Any, value, tensors) for name, value in tree.items()}
 
 
-def replay(folder: Path, round: int, step: str, client: int, *, debug: bool = False) -> Reply:
+def replay(
+    folder: Path, round: int, step: str, client: int, *, debug: bool = False, code: Collection[str] = ()
+) -> Reply:
     """Perform a failed step of a run again, from the run's own configuration and data.
+
+    Args:
+        code: modules of one's own that may be imported where the folder names them; see `engine.own_code`.
 
     What the step raises is raised here; with `debug`, Python's debugger is opened first, where it was raised.
     """
     order = read_failed_order(folder, round, step, client)
-    federation = Federation.gather(load(str(folder / "config.yaml")))
-    worker = Worker(federation.casting, federation.shards)
+    config = load(str(folder / "config.yaml"))
+    refuse_unnamed(to_tree(config), code)
+    federation = Federation.gather(config)
+    worker = Worker(federation.casting, federation.shards, loop_of(federation.casting))
     try:
         return worker.reply(order)
     except Exception as error:

@@ -13,7 +13,7 @@ from actors.clock import PhaseClock
 from actors.delivery import Book, ClientMetric, Delivery, settled
 from actors.failures import FailurePolicy
 from actors.orders import Casting, find_method
-from actors.runner import Errand, Runner
+from actors.runner import Errand, Listener, Runner
 from actors.worker import OWN, one_thread
 from algorithms.core.contract import ClientSpec, Plan
 from algorithms.core.distillation import Distillation
@@ -214,8 +214,11 @@ class Rounds:
         def told(done: int) -> None:
             self._tell("distillation", done, job.steps)
 
+        def replaced(kind: str) -> None:
+            self.book.note_replaced(self.next, "distillation", kind)
+
         told(0)
-        return self._runner.distil(job, told)
+        return self._runner.distil(job, Listener(told, replaced))
 
     def _tell(self, phase: str, done: int, total: int) -> None:
         self.clock.switch(f"server:{phase}")

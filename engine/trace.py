@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from actors.delivery import StepSpan
+from actors.orders import Span
 from engine.records import Result, RoundRecord, RunStart, StageRecord
 
 FILE = "profile.json"
@@ -33,6 +34,7 @@ class Trace:
         self._file: TextIO | None = None
         self._waiting = [_named("driver", _DRIVER), _line("rounds", _ROUNDS), _line("phases", _PHASES)]
         self._hosts: dict[str, int] = {}
+        self._ends: dict[str, list[float]] = {}
         # The clock of phases counts from a moment of its own; hosts tell the time of day.
         self._midnight = time.time() - time.perf_counter()
         self._round_began = time.perf_counter()
@@ -45,9 +47,10 @@ class Trace:
             self._add(shown, _DRIVER, _PHASES, self._midnight + begun, self._midnight + ended, {})
 
     def started(self, start: RunStart) -> None:
-        self._file = (start.folder / FILE).open("w")
-        self._file.write("[\n")
         self._round_began = time.perf_counter()
+        if self._file is None:  # a run that is taken up again after a loss goes on in the same file
+            self._file = (start.folder / FILE).open("w")
+            self._file.write("[\n")
 
     def step(self, round: int, step: str, done: int, asked: int) -> None:
         """Hosts tell more of it."""
@@ -75,7 +78,15 @@ class Trace:
             self._hosts[span.host] = len(self._hosts) + 1
             self._waiting.append(_named(f"host {span.host}", self._hosts[span.host]))
         facts = {"client": step.client, "round": round + 1}
-        self._add(f"{step.phase} {step.client}", self._hosts[span.host], 0, span.begun, span.ended, facts)
+        line = self._free_line(span)
+        self._add(f"{step.phase} {step.client}", self._hosts[span.host], line, span.begun, span.ended, facts)
+
+    def _free_line(self, span: Span) -> int:
+        """The first of a host's lines on which nothing goes on any more: clients that are stacked take turns."""
+        ends = self._ends.setdefault(span.host, [])
+        line = next((n for n, end in enumerate(ends) if end <= span.begun), len(ends))
+        ends[line : line + 1] = [span.ended]
+        return line
 
     def _add(self, name: str, process: int, line: int, begun: float, ended: float, facts: Mapping[str, Any]) -> None:
         times = {"ts": round(1e6 * begun), "dur": round(1e6 * (ended - begun))}

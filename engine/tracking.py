@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import posixpath
 import re
 import shlex
 import statistics
@@ -294,8 +295,10 @@ def _batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def _name(text: str) -> str:
-    """A name that MLflow takes."""
-    return re.sub(r"[^\w.\-:/ ]", "_", text)
+    """A name that MLflow takes: no sign of markup, and no path that leads elsewhere."""
+    name = re.sub(r"[^\w.\-:/ ]", "_", text)
+    leads_astray = posixpath.normpath(name) != name or name.startswith(("/", "."))
+    return re.sub(r"[./]", "_", name) if leads_astray else name
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,23 @@ from hypothesis import settings
 # Several test processes with as many threads as cores each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What a cluster performs as a job is called `python`: let that be the one which performs the tests.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("tessera", deadline=None)
 settings.load_profile("tessera")
 
-WITH_RAY = {"actors/test_distillation.py", "algorithms/test_mosaic_on_ray.py", "clusters/test_session.py"}
+WITH_RAY = {
+    "actors/test_distillation.py",
+    "algorithms/test_mosaic_on_ray.py",
+    "clusters/test_leaving_nothing.py",
+    "clusters/test_session.py",
+    "clusters/test_three_hosts.py",
+    "engine/test_full_store.py",
+    "engine/test_lost_node.py",
+    "engine/test_resume_on_ray.py",
+}
 """Test files that start Ray themselves; the others do it through `ray_cluster`."""
 
 

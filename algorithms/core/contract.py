@@ -158,6 +158,25 @@ class Holding:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """A distillation that a method comes to ask for (`kit.distil`), as far as it is known before any start.
+
+    Attributes:
+        students: networks that are taught, one after another.
+        batch: images in a step.
+        kept: batches that come again in later steps, which are kept until then.
+        source: bytes of what images are generated with.
+        teacher: bytes of what labels them.
+    """
+
+    students: tuple[str, ...]
+    batch: int
+    kept: int
+    source: int
+    teacher: int
+
+
 class Method(Generic[StateT]):
     """Base of all methods. A subclass gives Config, State, `kinds`, `start`, `round` and `predictor`.
 
@@ -202,6 +221,11 @@ class Method(Generic[StateT]):
     def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
         """What the server comes to hold besides its models; () for most methods."""
         return ()
+
+    @classmethod
+    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Teaching | None:
+        """The distillation that the method comes to ask for; None for most methods, which ask for none."""
+        return None
 
     def start(self, clients: Sequence[ClientSpec]) -> StateT:
         """The state before the first round, for all clients of the federation."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from algorithms.core.training import Correction
 
@@ -12,7 +12,7 @@ from algorithms.core.training import Correction
 def constant(terms: Sequence[Tensor]) -> Correction:
     """Add the same tensors to the gradients at every step: the gradient of the linear loss <terms, w>."""
 
-    def correct(parameters: Sequence[nn.Parameter]) -> None:
+    def correct(parameters: Sequence[Tensor]) -> None:
         for parameter, term in zip(parameters, terms, strict=True):
             if parameter.grad is not None:
                 parameter.grad.add_(term)
@@ -28,7 +28,7 @@ def proximal(strength: float, anchor: Sequence[Tensor]) -> Correction:
         anchor: one tensor per trainable parameter, on its device, sharing no memory with it.
     """
 
-    def correct(parameters: Sequence[nn.Parameter]) -> None:
+    def correct(parameters: Sequence[Tensor]) -> None:
         for parameter, centre in zip(parameters, anchor, strict=True):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - centre, alpha=strength)

@@ -8,17 +8,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from algorithms.core.contract import ClientSpec, Holding
+from algorithms.core.contract import ClientSpec, Holding, Teaching
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.task import ImageTask
 from algorithms.nets import Classifier, build
 from algorithms.nets.dcgan import DCGenerator
+
+SUMS = 4
+"""Times an expert's bytes that forming it takes: the last one is still there, and its sums are of 64 bits."""
 
 
 def holdings(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
     """Every client's generator, at its largest, and the experts."""
     nets = {name: _network(name, task) for name in sorted({client.net for client in clients})}
     return (*_generators(config, task, clients, nets), *_experts(config, task, clients, nets))
+
+
+def teaching(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Teaching:
+    """Every network is taught from all generators, by the experts without the sums that they were made from."""
+    held = holdings(config, task, clients)
+    student = config.student or clients[0].net
+    again = config.distinct is not None and config.distinct < config.distil_steps
+    return Teaching(
+        students=tuple(sorted({student, *(client.net for client in clients)})),
+        batch=config.distil_batch,
+        kept=config.distinct if again else 0,
+        source=sum(h.count * h.bytes for h in held if h.kind),
+        teacher=sum(h.count * h.bytes for h in held if not h.kind) // SUMS,
+    )
 
 
 def _network(name: str, task: ImageTask) -> Classifier:
@@ -50,7 +67,6 @@ def _generators(
 def _experts(
     config: Any, task: ImageTask, clients: Sequence[ClientSpec], nets: dict[str, Classifier]
 ) -> tuple[Holding, ...]:
-    """Where a new set of experts is formed, the last one is still there, and its sums are of 64 bits: four times."""
     counts = {
         "class": dict.fromkeys(nets, task.classes),
         "client": {name: sum(client.net == name for client in clients) for name in nets},
@@ -58,6 +74,6 @@ def _experts(
         "replay": {},
     }[config.experts]
     return tuple(
-        Holding("", f"experts of {name}, with the sums they are made from,", count, 4 * state_bytes(nets[name]))
+        Holding("", f"experts of {name}, with the sums they are made from,", count, SUMS * state_bytes(nets[name]))
         for name, count in counts.items()
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from actors.clock import PhaseClock
 from actors.jobs import Tell
 from actors.recall import RecallingLoop, RecallingRunner, Store
+from actors.stacking import loop_of
 from actors.wire import read_only_accepted
 from engine.compare.spec import Cell
 from engine.data import DataSet
@@ -84,11 +85,11 @@ def carry(cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell) -
         store: of trained networks, shared by all cells of the seed.
     """
     clock = PhaseClock("start:data")
-    loop = RecallingLoop(store, dataset.fingerprint)
     with tempfile.TemporaryDirectory(prefix="tessera-") as place, read_only_accepted():
         folder = Path(place) / cell.name
         files = RunFolder.create(folder)
         federation = Federation.of(cell.config, dataset)
+        loop = RecallingLoop(store, dataset.fingerprint, loop_of(federation.casting))
         federation.partition.save(files.partition, dataset.fingerprint)
         simulate(
             federation,

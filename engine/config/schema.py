@@ -116,6 +116,13 @@ class ClientsConfig(Section):
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay of local SGD")
     clip: float | None = Field(default=None, gt=0, description="largest 2-norm of a gradient; null leaves it as it is")
 
+    stack: int = Field(
+        default=1,
+        ge=1,
+        description="clients trained at once where that is faster (networks of linear layers alone); any number above "
+        "1 gives the same results, which differ from those of 1 in their last digits",
+    )
+
     def work(self) -> Work:
         """The same as the training loop takes it."""
         return Work(

@@ -136,6 +136,10 @@ def _rows(split: Split, rows: np.ndarray) -> Split:
 def _checked(config: DataConfig, train: Split, test: Split) -> tuple[str, ...]:
     """The class names, once the two halves are known to fit each other."""
     names = train.class_names or ()
+    unprintable = [name for name in names if not name.isprintable()]
+    if unprintable:
+        problem = f"the class name {unprintable[0]!r} has characters that cannot be printed"
+        raise DataError("data.source", config.source, problem, "rename the class")
     if test.class_names not in (None, names):
         problem = f"training classes are {_few(names)} but test classes are {_few(test.class_names)}"
         raise DataError("data.source", config.source, problem, "write the same class names into both")

@@ -82,6 +82,9 @@ def _check_columns(config: DataConfig, path: Path, schema: pa.Schema) -> None:
     image = schema.field("image").type
     if not pa.types.is_struct(image) or image.get_field_index("bytes") < 0:
         raise DataError("data.source", config.source, f"{path}: image is {image}, not struct<bytes, path>", remedy)
+    encoded = image.field("bytes").type
+    if not (pa.types.is_binary(encoded) or pa.types.is_large_binary(encoded)):
+        raise DataError("data.source", config.source, f"{path}: image.bytes is {encoded}, not binary", remedy)
     label = schema.field("label").type
     if not pa.types.is_integer(label):
         raise DataError("data.source", config.source, f"{path}: label is {label}, not an integer", remedy)
@@ -123,5 +126,13 @@ def _hub_names(description: Any) -> Any:
 
 
 def _plain_columns(schema: pa.Schema) -> list[str]:
-    """Columns of words or numbers; lists and structs tell clients apart in no obvious way."""
-    return [f.name for f in schema if f.name not in ("image", "label") and not pa.types.is_nested(f.type)]
+    """Columns of words or numbers; lists and structs tell clients apart in no obvious way.
+
+    Types that a library adds to Arrow are passed over: reading a value of one runs that library's code, and Ray Data
+    has a type whose values are pickles.
+    """
+    return [f.name for f in schema if f.name not in ("image", "label") and _is_plain(f.type)]
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return not (pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType))

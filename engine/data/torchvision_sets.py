@@ -1,14 +1,18 @@
 """torchvision's data sets, read from a local root or downloaded by torchvision.
 
-Its CIFAR10 and CIFAR100 are pickles, which torchvision opens only if their MD5 sums are those of the published files;
-nothing else is unpickled. `parquet:` sources hold no code at all.
+Its CIFAR10 and CIFAR100 are published as pickles. They are read with an unpickler that knows numpy's arrays and nothing
+else, so that a file can name no code; torchvision also holds them to the MD5 sums of the published ones.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,11 +57,34 @@ def _opened(config: DataConfig, half: Half) -> Any:
     options = _options(config, maker, half, part)
     root = Path(os.path.expandvars(str(config.root))).expanduser()
     try:
-        return maker(root=root, download=config.download, **options)
-    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        with _arrays_alone():
+            return maker(root=root, download=config.download, **options)
+    except (RuntimeError, OSError, ValueError, ImportError, pickle.UnpicklingError) as error:
         reason = f"torchvision cannot open {name} under data.root = {root} ({error})"
         remedy = "set data.root to the folder that holds it, or data.download: true where there is a network"
         raise DataError("data.source", config.source, reason, remedy) from error
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads dicts, lists, text, numbers and numpy arrays; a file that names anything else is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        arrays = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
+        if module.partition(".")[0] == "numpy" and name in arrays:
+            return arrays[name]
+        raise pickle.UnpicklingError(f"it names {module}.{name}, and only numpy's arrays are read")
+
+
+@contextmanager
+def _arrays_alone() -> Iterator[None]:
+    """A block in which torchvision's CIFAR reads with `_Arrays`."""
+    cifar: Any = torchvision().datasets.cifar
+    kept = cifar.pickle
+    cifar.pickle = SimpleNamespace(load=lambda file, encoding: _Arrays(file, encoding=encoding).load())
+    try:
+        yield
+    finally:
+        cifar.pickle = kept
 
 
 def _maker(config: DataConfig, name: str) -> Any:

@@ -88,7 +88,10 @@ class Partition:
         rows, clients, metadata = _columns(path)
         _refuse_other_data(path, metadata.get("data", data_fingerprint), data_fingerprint)
         dealt = _grouped(path, rows, clients, examples)
-        loaded = cls(dealt, metadata.get("kind", "file"), int(metadata.get("moved", "0")))
+        kind, moved = metadata.get("kind", "file"), metadata.get("moved", "0")
+        if not (kind.isidentifier() and moved.isdecimal()):
+            raise _wrong(path, f"its metadata says kind = {kind!r}, moved = {moved!r}", "make the partition anew")
+        loaded = cls(dealt, kind, int(moved))
         if metadata.get("fingerprint", loaded.fingerprint) != loaded.fingerprint:
             raise _wrong(path, "the rows are not those its fingerprint was taken of", "make the partition anew")
         return loaded
@@ -118,7 +121,8 @@ def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
             raise _wrong(path, f"it has no column {name}, but {', '.join(table.column_names)}", remedy)
         if not pa.types.is_integer(table.schema.field(name).type) or table[name].null_count:
             raise _wrong(path, f"its column {name} does not hold an integer everywhere", remedy)
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    found = (table.schema.metadata or {}).items()
+    metadata = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in found}
     return table["row"].to_numpy().astype(np.int64), table["client"].to_numpy().astype(np.int64), metadata
 
 

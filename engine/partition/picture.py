@@ -68,10 +68,15 @@ def label_map(counts: np.ndarray, class_names: Sequence[str], kind: str, notes: 
     FigureCanvasAgg(figure)
     map_axes, size_axes = figure.subplots(2, 1, sharex=True, height_ratios=[height, 1])
     total = f"{clients:,} clients, {counts.sum():,} examples, {len(class_names)} classes"
-    map_axes.set_title("\n".join([f"{kind}: {total}", *notes]), loc="left", fontsize=10)
+    map_axes.set_title("\n".join([f"{_plain(kind)}: {total}", *map(_plain, notes)]), loc="left", fontsize=10)
     _draw_map(figure, map_axes, counts, class_names)
     _draw_sizes(size_axes, counts.sum(axis=0))
     return figure
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib sees no formula: two dollar signs begin one, and a wrong one is an error."""
+    return text.replace("$", r"\$")
 
 
 def _draw_map(figure: Figure, axes: Axes, counts: np.ndarray, class_names: Sequence[str]) -> None:
@@ -82,7 +87,7 @@ def _draw_map(figure: Figure, axes: Axes, counts: np.ndarray, class_names: Seque
     bar.ax.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("class")
     step = -(-len(class_names) // 50)
-    axes.set_yticks(range(0, len(class_names), step), [name[:24] for name in class_names[::step]], fontsize=8)
+    axes.set_yticks(range(0, len(class_names), step), [_plain(name[:24]) for name in class_names[::step]], fontsize=8)
     axes.tick_params(axis="x", labelbottom=False)
     if len(class_names) <= _FEW_CLASSES and counts.shape[1] <= _FEW_CLIENTS:
         for (label, client), count in np.ndenumerate(counts):

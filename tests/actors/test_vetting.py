@@ -62,6 +62,30 @@ def test_forms_are_compared_under_one_kind_and_name_alone():
     assert list(faults(Payload.of(weights={"v": torch.zeros(3)}, control={"w": torch.zeros(3)}), received)) == []
 
 
+@pytest.mark.parametrize(
+    ("tensor", "form"),
+    [
+        (torch.zeros(2, dtype=torch.complex64), "complex64 of shape (2,)"),
+        (torch.eye(2).to_sparse(), "sparse_coo float32 of shape (2, 2)"),
+        (torch.zeros(2, device="meta"), "float32 of shape (2,) without values"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "qint8 of shape (2,)"),
+    ],
+)
+def test_only_dense_tensors_of_real_numbers_travel(tensor, form):
+    (fault,) = faults(Payload.of(generator={"g": tensor}), EMPTY)
+    assert fault == f"generator.g is {form}, and only dense tensors of real numbers travel"
+
+
+def test_a_plain_number_fits_into_64_bits():
+    assert list(faults(Payload.of(examples={"n": 2**63 - 1, "m": -(2**63)}), EMPTY)) == []
+    assert list(faults(Payload.of(examples={"n": 2**63}), EMPTY)) == ["examples.n is a number beyond 64 bits"]
+
+
+def test_names_are_text():
+    (fault,) = faults(Payload({"examples": {7: 1}}), EMPTY)
+    assert fault == "examples has the name 7, which is a int and no text"
+
+
 def test_many_faults_are_five_and_a_number():
     sent = Payload.of(weights={f"w{number}": torch.tensor(NAN) for number in range(9)})
     with pytest.raises(BadUpdate) as caught:

@@ -110,7 +110,7 @@ def test_what_an_inline_step_returns_is_no_longer_its_networks(monkeypatch):
         reply = Toy.walk(method, client)
         return replace(reply, payload=Payload.of(weights={"w": kept.add_(1)}), memory={"m": kept})
 
-    monkeypatch.setitem(runner._worker._steps, "walk", lend)
+    monkeypatch.setitem(runner._crew._worker._steps, "walk", lend)
     outcomes = list(runner.run(Errand("walk", (0, 1), ZEROS, Seed(3, 0))))
     assert [sent(o)[0] for o in outcomes] == [1, 2]
     assert [m["m"][0] for m in runner.memories().values()] == [1, 2]

@@ -353,6 +353,19 @@ def test_without_ray_inline_runs_work_and_others_are_refused(kind, code):
     assert ("Ray is not installed" in done.stderr) == (kind == "ray")
 
 
+def test_without_ray_nothing_is_submitted():
+    asked = ["submit", "fedavg-digits", "--address", "http://127.0.0.1:1", "--out", "/shared/x"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RAY, *asked],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Ray is not installed" in done.stderr
+
+
 def test_the_command_ends_with_its_exit_code():
     running = process("run", "nothing-here")
     out, err = running.communicate(timeout=120)

@@ -1,5 +1,6 @@
 """The journal: what a round had finished stands for doing it again, to the bit, and is checked before it is used."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +8,10 @@ from hypothesis import strategies as st
 from actors.orders import Failure, Outcome
 from actors.runner import Errand, InlineRunner
 from algorithms.core.payload import Payload
-from algorithms.core.records import digest
+from algorithms.core.records import digest, flatten
 from algorithms.core.seeds import Seed
 from engine.journal import Journal, worth_keeping
+from engine.sealed import seal, unseal
 from tests.support import play, tiny_casting, tiny_shards
 
 CLIENTS = 4
@@ -151,3 +153,24 @@ def test_writing_takes_a_small_part_of_the_time_it_saves(seconds, bytes):
     """At 100 MB/s and 5 ms a file."""
     if worth_keeping(seconds, bytes):
         assert bytes / 100e6 + 0.005 <= 0.06 * seconds
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"weights": {"w": torch.full((4,), float("nan"))}},
+        {"weights": {"w": torch.zeros(5)}},
+        {"code": {"w": torch.zeros(4)}},
+    ],
+)
+def test_what_a_file_holds_is_looked_at_as_if_the_client_had_just_sent_it(tmp_path, parts):
+    list(journal(Asked(), tmp_path).run(errand()))
+    (path,) = (p for p in sorted(tmp_path.rglob("walk-000002-*")))
+    tree, _ = unseal(path)
+    path.unlink()
+    tensors, changed = flatten({"payload": {"parts": parts}})
+    others = {name: None if name == "memory" else value for name, value in tree.items() if name != "payload"}
+    seal(path.parent, "walk-000002-0", {**others, **changed}, tensors)
+    runner, undisturbed = Asked(), Asked()
+    assert told(journal(runner, tmp_path).run(errand())) == told(undisturbed.run(errand()))
+    assert runner.clients == [("walk", 2)]

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from actors.placement import PROCESS_BYTES
+from actors.placement import LIBRARY_BYTES, PROCESS_BYTES
 from algorithms.nets import build
 from clusters.nodes import Node
 from engine.checking import check
 from engine.config import resolve
 from engine.errors import ConfigError
 from engine.federation import Federation
-from engine.planning import activation_bytes, lines, plan
+from engine.memory import DRIVER_BYTES, JOB_BYTES, JOB_PROCESSES, MLFLOW_BYTES, RAY_BYTES, activation_bytes
+from engine.planning import lines, plan
+from engine.units import size
 from tests.engine.test_config import changed
 
 GIB = 2**30
@@ -71,13 +73,13 @@ def test_on_ray_the_plan_says_who_runs_where_and_why():
     federation = gathered(runner={"kind": "ray", "placement": "pooled", "hosts": 2})
     report = plan(federation, MACHINE, 8 * GIB)
     assert (report.placement.kind, report.placement.hosts) == ("pooled", 2)
-    # The distillation's three actors hold 0.25 + 0.25 + 0.5 of the two CPUs; the hosts share the rest.
-    assert report.placement.cpus == pytest.approx((2 - 1.0) / 2)
-    assert report.memory.host > PROCESS_BYTES
+    # FedAvg never distils, so the hosts share both CPUs.
+    assert report.placement.cpus == 1
+    assert report.memory.host > PROCESS_BYTES + LIBRARY_BYTES
     assert report.memory.object_store >= federation.shards.nbytes
     text = "\n".join(lines(report))
     assert "placement: pooled: 2 hosts for 4 clients" in text
-    assert "each of 2 hosts" in text
+    assert [line.split()[:3] for line in text.splitlines() if line.startswith("    host ")] == [["host", "2", "1"]]
 
 
 def test_more_hosts_than_fit_are_refused_with_the_number_that_would():
@@ -117,7 +119,7 @@ def test_more_generators_than_memory_allows_are_refused_with_the_number_that_fit
         )
         if h.name == "generators"
     }
-    base = 600 * 2**20 + federation.shards.nbytes + federation.dataset.test_images.nbytes
+    base = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + federation.dataset.test_images.nbytes
     experts = 10 * 4 * 4 * PARAMETERS
     for room, fitting in (3 * each, 3), (3 * each - 1, 2):
         reason = refused(federation, base + experts + room)["partition.clients"]
@@ -161,3 +163,119 @@ def test_plans_can_be_written_as_json():
     tree = report.tree()
     assert tree["placement"]["kind"] in ("dedicated", "pooled")
     assert replace(report, rounds=9).tree() == {**tree, "rounds": 9}
+
+
+MOSAIC = {"name": "mosaic", "warmup": 2, "gan_width": 16, "latent": 100, "distil_batch": 64, "distinct": 4}
+
+
+def test_a_distillation_is_in_the_plan_beside_the_hosts():
+    runner = {"kind": "ray", "hosts": 2, "distillation": {"samplers": 2}}
+    federation = gathered(method=MOSAIC, runner=runner)
+    report = plan(federation, (Node(cpus=4, gpus=0, memory=16 * GIB),), 8 * GIB)
+    found = {part.name: (part.processes, part.cpus, part.gpus) for part in report.parts}
+    # Two samplers of a quarter, a teacher of a quarter and a train worker of a half leave 2.75 CPUs to two hosts.
+    assert found == {
+        "driver": (1, 0, 0),
+        "host": (2, 1, 0),
+        "sampler": (2, 0.25, 0),
+        "teacher": (1, 0.25, 0),
+        "train worker": (1, 0.5, 0),
+        "Ray Train and Data": (JOB_PROCESSES, 0, 0),
+        "Ray itself": (0, 0, 0),
+    }
+    assert report.facts()["distillation"] == (
+        "2 samplers of 0.25 CPU, 1 teacher of 0.25 CPU, 1 train worker of 0.5 CPU, beside the hosts"
+    )
+
+
+def test_a_method_that_never_distils_has_no_workers_for_it():
+    report = plan(gathered(runner={"kind": "ray"}), MACHINE, 8 * GIB)
+    assert [part.name for part in report.parts] == ["driver", "host", "Ray itself"]
+    assert "distillation" not in report.facts()
+
+
+def test_ray_is_not_counted_where_it_runs_already():
+    report = plan(gathered(runner={"kind": "ray", "address": "10.0.0.1:6379"}), MACHINE, 8 * GIB)
+    assert [part.name for part in report.parts] == ["driver", "host"]
+
+
+def test_all_together_counts_what_processes_share_once():
+    report = plan(gathered(method=MOSAIC, runner={"kind": "ray", "hosts": 2}), MACHINE, 8 * GIB)
+    by_name = {part.name: part for part in report.parts}
+    shared = LIBRARY_BYTES + report.memory.object_store
+    assert report.memory.together == shared + sum(part.own for part in report.parts)
+    assert (by_name["Ray itself"].own, by_name["Ray Train and Data"].own) == (RAY_BYTES, JOB_BYTES)
+    # One host has its libraries, and the clients' images that it maps, in common with the other.
+    mapped = LIBRARY_BYTES + gathered().shards.nbytes
+    assert by_name["host"].own == 2 * (by_name["host"].bytes - mapped)
+
+
+def test_what_workers_of_a_distillation_hold_follows_from_shapes():
+    runner = {"kind": "ray", "hosts": 2}
+    report = plan(gathered(method=MOSAIC, runner=runner), MACHINE, 8 * GIB)
+    own = {part.name: part.own - PROCESS_BYTES for part in report.parts if part.processes == 1}
+    by_name = {holding.name.split()[0]: holding for holding in report.holdings}
+    batch = 64 * (4 * 64 + 8 + 4 * 10)  # images, labels, logits
+    outputs = 4 * (64 + 64 + 64 + 10)
+    assert own["sampler"] == 4 * by_name["generators"].bytes + 4 * batch
+    assert own["teacher"] == 10 * 4 * PARAMETERS + 2 * batch + 64 * outputs
+    # Five states; outputs and their gradients of a batch; the 4 batches that come again, and two on their way.
+    assert own["train worker"] == 5 * 4 * PARAMETERS + 64 * 2 * outputs + 6 * batch
+
+
+def test_narrow_clients_are_counted_at_their_own_width():
+    federation = gathered(method={"name": "heterofl"}, clients={"width": [1.0, 0.5]})
+    report = plan(federation, MACHINE, 8 * GIB)
+    half = 64 * 32 + 32 + 32 * 10 + 10  # 32 of the 64 hidden units
+    found = [(net.name, net.width, net.clients, net.parameters) for net in report.nets]
+    assert found == [("mlp", 1.0, 2, PARAMETERS), ("mlp", 0.5, 2, half)]
+    sent = {(part.direction, part.kind): part.bytes for part in report.traffic}
+    assert sent["down", "weights"] == 2 * 4 * PARAMETERS + 2 * 4 * half
+    assert "mlp at width 0.5: 2 clients" in "\n".join(lines(report))
+
+
+def test_widths_that_are_drawn_anew_in_every_round_are_counted_on_average():
+    widths = {"from": [1.0, 0.5, 0.25], "drawn": "every round"}
+    report = plan(gathered(method={"name": "fedrolex"}, clients={"width": widths}), MACHINE, 8 * GIB)
+    assert [(net.width, net.clients) for net in report.nets] == [(1.0, 4 / 3), (0.5, 4 / 3), (0.25, 4 / 3)]
+
+
+def test_a_distillation_that_would_wait_for_ever_is_refused_with_the_number_that_fits():
+    federation = gathered(method=MOSAIC, runner={"kind": "ray", "distillation": {"trainers": 9}})
+    with pytest.raises(
+        ConfigError, match=r"runner\.distillation = .*: .*1 sampler, 1 teacher, 3 train workers would fit"
+    ):
+        plan(federation, MACHINE, 8 * GIB)
+
+
+def test_a_machine_without_memory_for_a_host_beside_the_driver_is_refused():
+    federation = gathered(runner={"kind": "ray"})
+    small = (Node(cpus=2, gpus=0, memory=GIB),)
+    with pytest.raises(ConfigError, match=r"1 host does not fit: memory suffices for 0 \(28\d MiB each"):
+        plan(federation, small, GIB)
+
+
+def test_batches_that_do_not_fit_into_this_process_are_refused_with_the_size_that_fits():
+    federation = gathered(clients={"batch": 1000})
+    outputs = 2 * 4 * (64 + 64 + 64 + 10)  # and their gradients, of one example
+    needed = plan(federation, MACHINE, 8 * GIB).memory.driver
+    with pytest.raises(ConfigError, match=r"clients\.batch = 1000: .* are free: 899 would fit"):
+        plan(federation, MACHINE, int(needed - 100.5 * outputs))
+    assert plan(gathered(clients={"batch": 899}), MACHINE, int(needed - 100.5 * outputs))
+
+
+def test_data_that_the_driver_cannot_hold_are_refused_with_the_number_of_images_that_fit():
+    federation = gathered()
+    needed = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + federation.dataset.test_images.nbytes
+    rows = len(federation.shards.images)
+    each = federation.shards.nbytes / rows
+    reason = refused(federation, int(needed - 10.5 * each))["data.limit"]
+    assert reason.endswith(f": {rows - 11} images would fit")
+
+
+def test_the_start_of_a_run_tells_of_memory():
+    facts = plan(gathered(runner={"kind": "ray", "hosts": 2}), MACHINE, 8 * GIB).facts()
+    assert facts["placement"].startswith("pooled: 2 hosts for 4 clients")
+    assert facts["memory"].endswith("8.6 GB are free")
+    inline = plan(gathered(), MACHINE, 8 * GIB)
+    assert inline.facts() == {"memory": f"about {size(inline.memory.driver)} will be used; 8.6 GB are free"}

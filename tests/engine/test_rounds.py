@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.delivery import FaultEntry
 from actors.runner import InlineRunner
 from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import Seed
@@ -37,7 +38,7 @@ class Ear:
     """A watcher that remembers what it heard."""
 
     def __init__(self):
-        self.heard = []
+        self.heard, self.faults = [], []
 
     def step(self, round, step, done, asked):
         self.heard.append(("step", round, step, done, asked))
@@ -47,6 +48,7 @@ class Ear:
 
     def round(self, record):
         self.heard.append(("round", record.round, record.clients, len(record.entries)))
+        self.faults += record.faults
 
 
 def played(ear, **schedule):
@@ -83,6 +85,21 @@ def test_watchers_hear_how_far_a_distillation_has_come():
     Rounds(casting, Schedule(1, 4, 1), InlineRunner(casting, tiny_shards(4)), lambda predictor: known, [ear]).play()
     told = [event[1:] for event in ear.heard if event[:1] == ("step",) and event[2] == "distillation"]
     assert told == [(0, "distillation", done, 4) for done in (0, 1, 2, 3, 4)]
+
+
+def test_a_process_of_the_distillation_that_was_lost_and_replaced_is_written_down():
+    class Losing(InlineRunner):
+        def distil(self, job, listener):
+            listener.replaced("train worker")
+            return super().distil(job, listener)
+
+    casting = tiny_casting(
+        "mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8
+    )
+    known = Evaluation(accuracy=0.5, loss=1.0, per_class=np.array([0.5, 0.5, 0.5]))
+    ear = Ear()
+    Rounds(casting, Schedule(1, 4, 1), Losing(casting, tiny_shards(4)), lambda predictor: known, [ear]).play()
+    assert ear.faults == [FaultEntry(0, "distillation", -1, "worker_lost", "retry")]
 
 
 def test_watching_changes_nothing_of_the_run():

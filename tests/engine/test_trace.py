@@ -1,6 +1,7 @@
 """A run on a time line: what the trace of a run says, as Perfetto and speedscope read it."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -59,8 +60,7 @@ def test_each_host_has_a_line_of_its_own(tmp_path):
     trace = Trace()
     trace.started(start_of(tmp_path))
     spans_of = [StepSpan("train", k, Span(host, 10.0 + k, 10.5 + k)) for k, host in enumerate(["a 1", "b 2", "a 1"])]
-    record = round_record(0)
-    object.__setattr__(record, "spans", tuple(spans_of))
+    record = replace(round_record(0), spans=tuple(spans_of))
     trace.round(record)
     trace.failed(RuntimeError())
     found = [e for e in json.loads((tmp_path / "profile.json").read_text()) if e["ph"] == "X" and e["pid"]]
@@ -69,6 +69,16 @@ def test_each_host_has_a_line_of_its_own(tmp_path):
         (2, "train 1", 11_000_000, 500_000),
         (1, "train 2", 12_000_000, 500_000),
     ]
+
+
+def test_steps_of_a_host_that_overlap_lie_on_lines_of_their_own(tmp_path):
+    trace = Trace()
+    trace.started(start_of(tmp_path))
+    times = [(1.0, 4.0), (2.0, 5.0), (4.0, 6.0), (4.5, 7.0)]
+    trace.round(replace(round_record(0), spans=tuple(StepSpan("train", k, Span("a", *t)) for k, t in enumerate(times))))
+    trace.failed(RuntimeError())
+    found = [e for e in json.loads((tmp_path / "profile.json").read_text()) if e["ph"] == "X" and e["pid"]]
+    assert [e["tid"] for e in found] == [0, 1, 0, 2]
 
 
 def test_the_trace_of_a_run_that_failed_is_whole(tmp_path):

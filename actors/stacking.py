@@ -1,0 +1,127 @@
+"""Steps of several clients that meet in their training: it is done for all of them at once, and no method knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from actors.orders import Casting, Failure, Order, Outcome
+from actors.worker import Shards, Worker
+from algorithms.core.seeds import Seed
+from algorithms.core.stacking import Asked, Trained, fit_together, stackable
+from algorithms.core.task import ImageTask, Shard
+from algorithms.core.training import Correction, Fit, Objective, TrainingLoop, Work, fit
+
+
+class _Met(BaseException):
+    """A step has come to its training, which waits for that of others. No method's `except Exception` may catch it."""
+
+
+class StackedLoop:
+    """`training.fit` in stacked arithmetic wherever that is faster; elsewhere `training.fit` itself.
+
+    Between `gather` and `train` it only notes what is asked, and ends the step that asks. Steps depend on nothing but
+    their orders, so that a step performed again asks for the very same, and then finds it done.
+    """
+
+    def __init__(self) -> None:
+        self._gathering = False
+        self._stackable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+        self._asked: dict[tuple[Seed, int], tuple[nn.Module, ImageTask, Work, Asked]] = {}
+        self._done: dict[tuple[Seed, int], Trained] = {}
+
+    def __call__(
+        self,
+        net: nn.Module,
+        task: ImageTask,
+        shard: Shard,
+        work: Work,
+        seed: Seed,
+        *,
+        position: int = 0,
+        objective: Objective | None = None,
+        correct: Correction | None = None,
+    ) -> Fit:
+        if objective or not self._is_stackable(net):
+            return fit(net, task, shard, work, seed, position=position, objective=objective, correct=correct)
+        asked = Asked([p.detach().clone() for p in net.parameters()], shard, seed, position, correct)
+        if self._gathering:
+            self._asked[seed, position] = net, task, work, asked
+            raise _Met
+        trained = self._done.pop((seed, position), None) or fit_together(net, task, work, [asked])[0]
+        with torch.no_grad():
+            torch._foreach_copy_(list(net.parameters()), list(trained.parameters))
+        net.train()
+        return trained.fit
+
+    def _is_stackable(self, net: nn.Module) -> bool:
+        if net not in self._stackable:
+            self._stackable[net] = stackable(net)
+        return self._stackable[net]
+
+    def gather(self) -> None:
+        """Note from now on what is asked."""
+        self._gathering = True
+        self._asked, self._done = {}, {}
+
+    def train(self) -> None:
+        """Do what was noted, together for all who asked with the same network and work."""
+        self._gathering = False
+        alike: dict[tuple[int, Work], list[tuple[Seed, int]]] = {}
+        for place, (net, _, work, _) in self._asked.items():
+            alike.setdefault((id(net), work), []).append(place)
+        for places in alike.values():
+            net, task, work, _ = self._asked[places[0]]
+            try:
+                trained = fit_together(net, task, work, [self._asked[place][3] for place in places])
+            except Exception:  # a correction of one client: each meets its own when its step trains alone
+                continue
+            self._done.update(zip(places, trained, strict=True))
+        self._asked = {}
+
+
+def loop_of(casting: Casting) -> TrainingLoop:
+    """What trains one client alone, with the bits that it gets together with others."""
+    return StackedLoop() if casting.stack > 1 else fit
+
+
+class Crew:
+    """A worker that performs orders in groups of up to `casting.stack`.
+
+    Attributes:
+        size: of a group.
+    """
+
+    def __init__(self, casting: Casting, shards: Shards, loop: TrainingLoop | None = None) -> None:
+        """`loop` trains the clients' networks, one by one, where given."""
+        own = loop or loop_of(casting)
+        self._loop = own if isinstance(own, StackedLoop) else None
+        self._worker = Worker(casting, shards, own)
+        self.size = casting.stack if self._loop else 1
+
+    def perform(self, orders: Sequence[Order]) -> list[Outcome | Failure]:
+        """See `Worker.perform`; at most `size` orders, of different clients. The bits are those of each order alone."""
+        if self._loop is None or len(orders) == 1:
+            return [self._worker.perform(order) for order in orders]
+        clock = self._worker.clock
+        begun = clock()
+        self._loop.gather()
+        whole = [self._begun(order) for order in orders]
+        self._loop.train()
+        share = (clock() - begun) / len(orders)
+        return [_charged(one or self._worker.perform(order), share) for one, order in zip(whole, orders, strict=True)]
+
+    def _begun(self, order: Order) -> Outcome | Failure | None:
+        """A step that asks for no training is performed whole; None for one that waits."""
+        try:
+            return self._worker.perform(order)
+        except _Met:
+            return None
+
+
+def _charged(outcome: Outcome | Failure, seconds: float) -> Outcome | Failure:
+    return replace(outcome, seconds=outcome.seconds + seconds) if isinstance(outcome, Outcome) else outcome

@@ -1,0 +1,94 @@
+"""A folder for all that a cluster started here writes, and that nothing stays of it however this process ends.
+
+A process of its own waits for the end of this one, sweeps, and ends too. It sees the end of a pipe, which the kernel
+closes also where this process is killed; and it is out of reach of a Ctrl-C at the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+LONGEST = 40
+"""Characters of the folder that holds ours: Ray's sockets lie below, and a socket's path has at most 107."""
+
+_LOOKS = 200
+"""How often processes are looked for, 0.05 s apart. One that hangs in the kernel is left to it."""
+
+
+@contextmanager
+def swept_folder() -> Iterator[Path]:
+    """A new folder, gone after the block together with every process that is at home in it."""
+    folder = Path(tempfile.mkdtemp(prefix="tessera-", dir=_parent()))
+    sweeper = subprocess.Popen(
+        [sys.executable, __file__, folder, str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # a reader of our output shall not have to wait for the sweeper
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield folder
+    finally:
+        sweeper.communicate()  # closes the pipe, and waits
+
+
+def _parent() -> str:
+    asked = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return asked if len(asked) <= LONGEST else "/tmp"
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """A block in which the processes that are started have their temporary files, and those of their own, here."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+
+
+def sweep(folder: Path, spared: int) -> None:
+    """Kill the processes that are at home in a folder, but for the spared one; then remove the folder."""
+    for _ in range(_LOOKS):
+        found = [process for process in psutil.process_iter() if process.pid != spared and _at_home(process, folder)]
+        if not found:
+            break
+        for process in found:
+            with suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _at_home(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process was started with the folder as TMPDIR, or writes to files in it.
+
+    Parents do not tell, since they may have died; and some of Ray's processes write their titles over what they were
+    started with.
+    """
+    try:
+        if process.environ().get("TMPDIR") == str(folder):
+            return True
+        opened = process.open_files()
+    except (psutil.Error, OSError):  # it has ended, or is another user's
+        return False
+    return any(file.mode != "r" and Path(file.path).is_relative_to(folder) for file in opened)
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    sweep(Path(sys.argv[1]), spared=int(sys.argv[2]))

@@ -1,0 +1,58 @@
+"""Code of the user's own that a configuration names as `pkg.module:function`, and who may have it imported."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError, Problem
+
+
+def named(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Modules that a configuration, as a tree, has imported, by the key that names each."""
+    found = [*_names("clients.net", tree.get("clients", {}).get("net")), *_names("method", tree.get("method"))]
+    return {place: name.partition(":")[0] for place, name in found if _is_own(name)}
+
+
+def _is_own(name: str) -> bool:
+    return ":" in name and not name.startswith("torchvision:")
+
+
+def _names(place: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every text of a tree, keys included, by its place."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield f"{place}.{key}", key
+            yield from _names(f"{place}.{key}", item)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _names(f"{place}.{number}", item)
+
+
+def refuse_unnamed(tree: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Hold the configuration of a run's folder, which may come from somebody else, to the modules named here and now.
+
+    Raises:
+        ConfigError: it names others, none of which has been imported.
+    """
+    problems = [
+        Problem(place, module, f"this folder names code of one's own; if you trust it, add --code {module}")
+        for place, module in named(tree).items()
+        if module not in allowed
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def options(tree: Mapping[str, Any]) -> str:
+    """What a command about this configuration's folder must say to have its own code imported, a blank before it."""
+    return "".join(f" --code {shlex.quote(module)}" for module in sorted(set(named(tree).values())))
+
+
+def resume_command(folder: Path, tree: Mapping[str, Any]) -> str:
+    """What a person types to go on with the run of a folder that has this configuration."""
+    return f"tessera resume {shlex.quote(str(folder))}{options(tree)}"

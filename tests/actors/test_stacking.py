@@ -1,0 +1,125 @@
+"""Clients whose steps meet in their training: the same run for every number of them, and no method knows."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from actors.orders import Failure, Order
+from actors.runner import InlineRunner
+from actors.stacking import Crew
+from algorithms.core.payload import Payload
+from algorithms.core.seeds import Seed
+from algorithms.core.training import Work
+from tests.support import play, tiny_casting, tiny_shards
+
+CLIENTS = 7
+SHARDS = tiny_shards(CLIENTS)
+METHODS = {"fedavg": {}, "fedprox": {"mu": 0.5}, "scaffold": {}, "fednova": {}, "feddyn": {}}
+
+
+def casting(stack, method="fedavg", **config):
+    return replace(tiny_casting(method, clients=CLIENTS, **config), stack=stack)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_the_same_however_many_clients_are_trained_at_once(method):
+    """2 to 16 at once: one digest. One at a time: the same weights but for rounding."""
+    config = METHODS[method]
+    digests = {play(casting(stack, method, **config), shards=SHARDS).digest for stack in (2, 3, 16)}
+    assert len(digests) == 1
+    alone, together = (play(casting(stack, method, **config), shards=SHARDS).state.model for stack in (1, 16))
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_networks_that_are_faster_alone_are_trained_alone_with_the_bits_of_training_alone():
+    alone, together = (play(casting(stack, nets=("small_cnn",)), shards=SHARDS).digest for stack in (1, 16))
+    assert alone == together
+
+
+def test_a_loss_of_the_methods_own_is_trained_alone():
+    alone, together = (play(casting(stack, "fedrs"), shards=SHARDS).digest for stack in (1, 16))
+    assert alone == together
+
+
+def test_clients_of_different_networks_and_widths_are_stacked_with_their_likes():
+    mixed = tiny_casting("heterofl", clients=CLIENTS, nets=("mlp",))
+    narrow = tuple(replace(c, width=0.5) if c.id % 2 else c for c in mixed.clients)
+    digests = {play(replace(mixed, clients=narrow, stack=stack), shards=SHARDS).digest for stack in (2, 16)}
+    assert len(digests) == 1
+
+
+def orders(*clients):
+    received = Payload.of(weights=Crew(casting(1), SHARDS)._worker._method.kit.initial("mlp"))
+    return [Order("train", c, Seed(3, 0, "train", c), received, {}) for c in clients]
+
+
+def weights(outcome):
+    return [t.numpy().tobytes() for t in outcome.payload.tensors("weights").values()]
+
+
+def test_a_client_that_fails_fails_alone():
+    """The third has a memory that names no place in its order of examples."""
+    crew = Crew(casting(4), SHARDS)
+    whole = crew.perform(orders(0, 1, 2, 3))
+    broken = orders(0, 1, 2, 3)
+    broken[2] = replace(broken[2], memory={"position": "nowhere"})
+    found = crew.perform(broken)
+    assert isinstance(found[2], Failure)
+    assert [weights(found[i]) for i in (0, 1, 3)] == [weights(whole[i]) for i in (0, 1, 3)]
+
+
+def test_a_correction_that_raises_fails_its_own_client_alone(monkeypatch):
+    """Its exception comes out of the training of all; then each trains alone, and meets its own."""
+    crew = Crew(casting(4, "fedprox", mu=0.5), SHARDS)
+    whole = crew.perform(orders(0, 1, 2, 3))
+    method = crew._worker._method
+    given = type(method).fit
+
+    def fit(self, client, net, objective=None, correct=None):
+        def stumble(parameters):
+            raise ArithmeticError("two is one too many")
+
+        return given(self, client, net, objective, stumble if client.spec.id == 2 else correct)
+
+    monkeypatch.setattr(type(method), "fit", fit)
+    found = crew.perform(orders(0, 1, 2, 3))
+    assert isinstance(found[2], Failure)
+    assert found[2].error == "ArithmeticError: two is one too many"
+    assert [weights(found[i]) for i in (0, 1, 3)] == [weights(whole[i]) for i in (0, 1, 3)]
+
+
+def test_a_step_that_trains_nothing_is_performed_once():
+    """Each walk counts its calls in its client's memory."""
+    toy = replace(tiny_casting("tests.toys:Toy", clients=CLIENTS), stack=4)
+    runner = InlineRunner(toy, SHARDS)
+    play(toy, runner, rounds=3)
+    assert {memory["calls"] for memory in runner.memories().values()} == {3}
+
+
+def test_the_seconds_of_training_together_are_shared_by_those_who_trained(monkeypatch):
+    """A clock that moves by one second at every look: gathering and training lie between two looks of the crew."""
+    ticks = iter(range(10**6))
+    crew = Crew(casting(4), SHARDS)
+    crew._worker.clock = lambda: float(next(ticks))
+    outcomes = crew.perform(orders(0, 1, 2, 3))
+    assert len({outcome.seconds for outcome in outcomes}) == 1
+    looks_together = 4 + 1  # each of the four steps began once, and the crew looked at its end
+    assert outcomes[0].seconds == looks_together / 4 + 1
+
+
+@pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_on_ray_the_run_is_that_of_the_inline_runner(ray_cluster, hosts):
+    from actors.placement import Placement
+    from actors.ray_runner import RayRunner
+
+    of_work = Work(steps=None, epochs=1, batch=8, lr=0.1)
+    asked = replace(casting(16, work=of_work))
+    inline = play(asked, shards=SHARDS).digest
+    runner = RayRunner(asked, SHARDS, Placement("pooled", hosts, cpus=0.1, gpus=0, reason=""))
+    try:
+        assert play(asked, runner).digest == inline
+    finally:
+        runner.close()

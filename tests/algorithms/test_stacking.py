@@ -1,0 +1,101 @@
+"""Several clients trained at once: what each would have come to alone, and nobody changes another's bits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from actors.shards import ShardArrays
+from algorithms.core.corrections import proximal
+from algorithms.core.seeds import Seed
+from algorithms.core.stacking import Asked, fit_together, stackable
+from algorithms.core.training import Work, fit
+from algorithms.nets import build
+from tests.support import tiny_images, tiny_task
+
+TASK = tiny_task()
+WORK = Work(steps=7, epochs=None, batch=8, lr=0.1)
+WORKS = {
+    "steps": WORK,
+    "epochs, of which a small client's have fewer steps": replace(WORK, steps=None, epochs=2),
+    "momentum and weight decay": replace(WORK, momentum=0.9, weight_decay=0.01),
+    "clipped": replace(WORK, clip=0.05),
+}
+SIZES = (30, 11, 24, 3, 17)
+"""Of clients: their last batches of an epoch differ in size, and so does the number of steps in an epoch."""
+
+
+@pytest.fixture(scope="module")
+def shards():
+    pixels, labels = tiny_images()
+    return ShardArrays.of(pixels, labels, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]))
+
+
+@pytest.fixture(scope="module")
+def net():
+    return build("mlp", TASK.shape, TASK.classes)
+
+
+def asked(net, shards, client, correct=None, position=0):
+    return Asked(
+        [p.detach().clone() for p in net.parameters()], shards(client), Seed(1, 0, "train", client), position, correct
+    )
+
+
+def pull(net):
+    """FedProx's correction towards the weights before training."""
+    return proximal(0.5, [p.detach().clone() for p in net.parameters()])
+
+
+def bits(trained):
+    return [t.numpy().tobytes() for t in trained.parameters]
+
+
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+@pytest.mark.parametrize("corrected", [False, True])
+def test_each_client_ends_where_training_alone_ends_but_for_rounding(net, shards, work, corrected):
+    correct = pull(net) if corrected else None
+    together = fit_together(net, TASK, work, [asked(net, shards, c, correct, position=c) for c in range(len(SIZES))])
+    for client, trained in enumerate(together):
+        alone = build("mlp", TASK.shape, TASK.classes)
+        alone.load_state_dict(net.state_dict())
+        done = fit(alone, TASK, shards(client), work, Seed(1, 0, "train", client), position=client, correct=correct)
+        assert (trained.fit.steps, trained.fit.position) == (done.steps, done.position)
+        assert trained.fit.loss == pytest.approx(done.loss, rel=1e-4)
+        for ours, theirs in zip(trained.parameters, alone.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+@pytest.mark.parametrize("corrected", [False, True])
+def test_a_clients_bits_do_not_depend_on_who_is_trained_with_it(net, shards, work, corrected):
+    correct = pull(net) if corrected else None
+    everyone = [asked(net, shards, c, correct) for c in range(len(SIZES))]
+    whole = [bits(one) for one in fit_together(net, TASK, work, everyone)]
+    halves = [*fit_together(net, TASK, work, everyone[3:]), *fit_together(net, TASK, work, everyone[:3])]
+    assert [bits(one) for one in halves] == [*whole[3:], *whole[:3]]
+    assert [bits(fit_together(net, TASK, work, [one])[0]) for one in everyone] == whole
+
+
+def test_a_client_that_diverges_spoils_nobody_else(net, shards):
+    everyone = [asked(net, shards, c) for c in range(3)]
+    before = [bits(one) for one in fit_together(net, TASK, WORK, everyone)]
+    everyone[1].parameters[0].fill_(float("nan"))
+    after = fit_together(net, TASK, WORK, everyone)
+    assert not torch.isfinite(after[1].parameters[0]).any()
+    assert [bits(after[0]), bits(after[2])] == [before[0], before[2]]
+
+
+def test_the_network_that_names_the_architecture_stays_as_it_was(net, shards):
+    before = [p.detach().clone() for p in net.parameters()]
+    fit_together(net, TASK, WORK, [asked(net, shards, 0)])
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_networks_of_linear_layers_alone_all_of_them_trained_are_stacked(net):
+    assert stackable(net)
+    assert not stackable(build("small_cnn", TASK.shape, TASK.classes))
+    frozen = build("mlp", TASK.shape, TASK.classes)
+    frozen.head.bias.requires_grad_(False)
+    assert not stackable(frozen)
