@@ -37,8 +37,8 @@ types: install  ## mypy over the four packages
 
 check: lint types test  ## what CI runs
 
-bench: install  ## speed beside plain PyTorch; needs TESSERA_DATA
-	$(BIN)/python -m benchmarks.rounds
+bench: install  ## the suite of benchmarks beside its last run; needs TESSERA_DATA
+	$(BIN)/python -m benchmarks.suite
 
 clean:  ## remove the virtual environment and caches, not the runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,12 +7,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
+def _unheard(phase: str, begun: float, ended: float) -> None:
+    """Nobody listens."""
+
+
 class PhaseClock:
     """Attributes every moment to exactly one phase: the one entered last."""
 
-    def __init__(self, phase: str, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        phase: str,
+        now: Callable[[], float] = time.perf_counter,
+        told: Callable[[str, float, float], None] = _unheard,
+    ) -> None:
+        """`told(phase, begun, ended)` hears of every time that a phase goes on without another, as `now` has it."""
         self.seconds: dict[str, float] = {}
-        self._now = now
+        self._now, self._told = now, told
         self._phase, self._since = phase, now()
 
     def switch(self, phase: str) -> None:
@@ -30,6 +40,10 @@ class PhaseClock:
         finally:
             self.switch(before)
 
+    def anew(self, phase: str) -> PhaseClock:
+        """A clock that begins at nothing and tells the same listener."""
+        return PhaseClock(phase, self._now, self._told)
+
     def add(self, phase: str, seconds: float) -> None:
         """Time that went by before this clock began."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
@@ -42,4 +56,5 @@ class PhaseClock:
     def _book(self) -> None:
         now = self._now()
         self.add(self._phase, now - self._since)
+        self._told(self._phase, self._since, now)
         self._since = now

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from actors.clock import PhaseClock
 from actors.failures import Action, FailurePolicy, Fault, said
-from actors.orders import Failure, Outcome, StepError
+from actors.orders import Failure, Outcome, Span, StepError
 from actors.runner import Errand, Runner
 from algorithms.core.contract import Client, ClientSpec, Kinds, Plan, Reply, Update
 from algorithms.core.payload import EMPTY, Payload, PayloadError
@@ -61,11 +61,20 @@ class FaultEntry:
     times: int = 1
 
 
+@dataclass(frozen=True)
+class StepSpan:
+    """When and where one client's step was performed."""
+
+    phase: str
+    client: int
+    span: Span
+
+
 class Book:
     """What was sent and measured, in the order in which it happened.
 
     Attributes:
-        entries, metrics, faults: since this process began, or since the round loop took them.
+        entries, metrics, faults, spans: since this process began, or since the round loop took them.
         bytes: of the whole run, by direction and then by kind.
         client_seconds: of the whole run, by step.
     """
@@ -74,6 +83,7 @@ class Book:
         self.entries: list[Entry] = []
         self.metrics: list[ClientMetric] = []
         self.faults: list[FaultEntry] = []
+        self.spans: list[StepSpan] = []
         self.bytes: dict[str, Counter[str]] = {"up": Counter(), "down": Counter()}
         self.client_seconds: dict[str, float] = {}
 
@@ -97,8 +107,10 @@ class Book:
         log.warning("round %d, %s: a %s was lost, and another goes on in its place", round, phase, kind)
 
     def note_metrics(self, round: int, phase: str, outcome: Outcome) -> None:
-        """Write a step's metrics and seconds down."""
+        """Write a step's metrics and seconds down, and when and where it was performed."""
         self.client_seconds[phase] = self.client_seconds.get(phase, 0.0) + outcome.seconds
+        if outcome.span is not None:
+            self.spans.append(StepSpan(phase, outcome.client, outcome.span))
         for name, value in outcome.metrics.items():
             self.metrics.append(ClientMetric(round, phase, outcome.client, name, float(value)))
 

@@ -75,6 +75,20 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Span:
+    """When and where a step was performed; no result depends on it.
+
+    Attributes:
+        host: the machine's name and the process's number.
+        begun, ended: seconds since the epoch, by that machine's clock.
+    """
+
+    host: str
+    begun: float
+    ended: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What performing an order gave.
 
@@ -82,6 +96,7 @@ class Outcome:
         memory: None where the step kept the memory as it was.
         seconds: of computing, CPU time on a CPU; no result depends on it.
         lost: hosts that were lost over this step before one performed it.
+        span: None where the step was not performed in this run.
     """
 
     client: int
@@ -90,6 +105,7 @@ class Outcome:
     metrics: Mapping[str, float]
     seconds: float
     lost: int = 0
+    span: Span | None = None
 
 
 @dataclass(frozen=True)

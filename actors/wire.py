@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.orders import Failure, Outcome
+from actors.orders import Failure, Outcome, Span
 from algorithms.core.payload import Memory, Payload, Value
 
 ALIGNMENT = 64
@@ -63,6 +63,7 @@ class PackedOutcome:
     keeps: bool
     metrics: dict[str, float]
     seconds: float
+    span: Span | None
 
 
 def pack(parts: Parts) -> Packed:
@@ -131,9 +132,8 @@ def pack_outcome(outcome: Outcome | Failure) -> tuple[PackedOutcome | Failure, P
     if isinstance(outcome, Failure):
         return outcome, None
     memory = None if outcome.memory is None else pack_memory(outcome.memory)
-    head = PackedOutcome(
-        outcome.client, pack_payload(outcome.payload), memory is None, dict(outcome.metrics), outcome.seconds
-    )
+    payload, metrics = pack_payload(outcome.payload), dict(outcome.metrics)
+    head = PackedOutcome(outcome.client, payload, memory is None, metrics, outcome.seconds, outcome.span)
     return head, memory
 
 
@@ -145,7 +145,8 @@ def unpack_outcome(head: PackedOutcome | Failure) -> Outcome | Failure:
     """
     if isinstance(head, Failure):
         return head
-    return Outcome(head.client, unpack_payload(head.payload, private=True), None, head.metrics, head.seconds)
+    payload = unpack_payload(head.payload, private=True)
+    return Outcome(head.client, payload, None, head.metrics, head.seconds, span=head.span)
 
 
 def _tensor_at(place: Place, block: np.ndarray) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 import traceback
 from types import MappingProxyType
@@ -10,7 +12,7 @@ from typing import Protocol
 import torch
 
 from actors.failures import Fault
-from actors.orders import Casting, Failure, Order, Outcome, find_method
+from actors.orders import Casting, Failure, Order, Outcome, Span, find_method
 from actors.vetting import BadUpdate, refuse_faults
 from actors.wire import tensors_of
 from algorithms.core.contract import Client, Reply, steps_of
@@ -49,6 +51,7 @@ class Worker:
         self._steps = steps_of(method)
         # CPU time where the CPU computes: hosts may outnumber the cores, and waiting for one is no work.
         self.clock = time.process_time if casting.device == "cpu" else time.perf_counter
+        self._place = f"{platform.node()} {os.getpid()}"
 
     def perform(self, order: Order) -> Outcome | Failure:
         """Perform an order with one thread and torch's global generator seeded; an exception comes back as a Failure.
@@ -60,7 +63,7 @@ class Worker:
             raise PayloadError(
                 f"{self._casting.method}.{order.step} is not marked @client_side: no client may be asked to perform it"
             )
-        begun = self.clock()
+        begun, since = self.clock(), time.time()
         try:
             reply = self.reply(order)
         except Exception as error:
@@ -68,7 +71,8 @@ class Worker:
             reason = f"{type(error).__name__}: {error}"
             fault: Fault = "bad_update" if isinstance(error, BadUpdate) else "client_error"
             return Failure(order.client, self._casting.method, order.step, order.seed, reason, text, order, fault)
-        return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), self.clock() - begun)
+        span = Span(self._place, since, time.time())
+        return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), self.clock() - begun, span=span)
 
     def reply(self, order: Order) -> Reply:
         """What the step of an order returns; what it raises is raised here, for a debugger."""

@@ -1,6 +1,6 @@
 """How much of sampling and labelling the distillation pipeline hides behind the student.
 
-    python benchmarks/distillation.py [--steps 200] [--batch 128]
+    python -m benchmarks.distillation [--steps 300] [--batch 128] [--times 2]
 
 The same job as a plain loop (one thread, and as many as there are cores) and on Ray with one sampler, one teacher and
 one train worker. Generator and teacher are sized so that both together take about as long as the student's step. Two
@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from algorithms.core.distillation import Distillation, Learner, copy_of, distil_
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import Seed
 from algorithms.nets.classifier import Classifier
+from benchmarks.figures import Figure, tell
 
 SHAPE, CLASSES, LATENT = (1, 28, 28), 10, 64
 
@@ -136,35 +138,44 @@ def on_ray(job: Distillation) -> object:
         return distil_on_ray(job, DistilResources(trainers=Actors(cpus=0.5)), Path(storage))
 
 
+def figures(plain: Sequence[Pace], threaded: Sequence[Pace], piped: Sequence[Pace]) -> list[Figure]:
+    """How a step of the pipeline compares with one of the loop, and what setting up costs."""
+
+    def steps(paces: Sequence[Pace]) -> tuple[float, ...]:
+        return tuple(pace.step_ms for pace in paces)
+
+    faster = tuple(p.step_ms / r.step_ms for p, r in zip(plain, piped, strict=True))
+    loop = steps(plain)
+    return [
+        Figure("distillation: step on Ray against the plain loop", "times faster", faster, "higher", goal=1.4),
+        Figure("distillation: step on Ray", "ms", steps(piped), loops=loop),
+        Figure("distillation: step of the plain loop, all threads", "ms", steps(threaded), loops=loop),
+        Figure("distillation: setting up on Ray", "s", tuple(pace.setup_s for pace in piped)),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--times", type=int, default=2)
     asked = parser.parse_args()
     import ray
 
     with one_thread():
         job, parts = balanced_job(asked.batch, asked.steps)
-        plain = pace(distil_here, job)
-    threaded = pace(distil_here, job)
+    print(f"milliseconds of a batch: {json.dumps(parts)}", file=sys.stderr)
+    plain, threaded, piped = [], [], []
     ray.init(num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR")
     try:
-        with one_thread():
-            piped = pace(on_ray, job)
+        for _ in range(asked.times):
+            threaded.append(pace(distil_here, job))
+            with one_thread():
+                plain.append(pace(distil_here, job))
+                piped.append(pace(on_ray, job))
     finally:
         ray.shutdown()
-    figures = {
-        "cores": os.cpu_count(),
-        "batch": asked.batch,
-        "steps": asked.steps,
-        "parts_ms": parts,
-        "loop_one_thread": vars(plain),
-        "loop_all_threads": vars(threaded),
-        "ray": vars(piped),
-        "times_faster_per_step": plain.step_ms / piped.step_ms,
-        "times_faster_whole": plain.whole_s / piped.whole_s,
-    }
-    print(json.dumps(figures, indent=2))
+    tell(figures(plain, threaded, piped))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +17,18 @@ from clusters.session import attach_or_start
 
 @contextmanager
 def ray_runner(casting: Casting, shards: ShardArrays, hosts: int) -> Iterator[RayRunner]:
-    """`hosts` pooled hosts, closed with their cluster at the end."""
+    """`hosts` pooled hosts, closed with their cluster at the end; more than there are cores take turns, and it is said.
+
+    Raises:
+        PlacementError: there is no room for them; the message names how many fit.
+    """
     with (
         tempfile.TemporaryDirectory() as folder,
         attach_or_start(None, log=Path(folder) / "ray.log", data_bytes=shards.nbytes) as cluster,
     ):
-        request = Request(len(casting.clients), kind="pooled", hosts=hosts)
-        runner = RayRunner(casting, shards, decide(request, cluster.nodes))
+        placement = decide(Request(len(casting.clients), kind="pooled", hosts=hosts), cluster.nodes)
+        print(placement.reason, file=sys.stderr)
+        runner = RayRunner(casting, shards, placement)
         try:
             yield runner
         finally:

@@ -112,20 +112,22 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for 
     help="The run's folder, new or empty; or a URI that fsspec knows, to which it is copied at the end (MLflow is then "
     "told only where mlflow.tracking_uri names a store). [runs/NAME-seed-SEED]",
 )
+@click.option("--profile", is_flag=True, help="Write profile.json into the folder: a time line for ui.perfetto.dev.")
 @_as_json
-def run(configuration: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> None:
+def run(configuration: str, overrides: tuple[str, ...], out: str | None, profile: bool, as_json: bool) -> None:
     """Run a configuration, and keep all that is known of it in a folder."""
     from engine.config import load
     from engine.launch import free_folder, launch
     from engine.places import folder_for, is_uri
     from engine.progress import Terminal, console
+    from engine.trace import Trace
 
     config = load(configuration, overrides)
     place = out or str(free_folder(configuration, config.seed))
     if is_uri(place) and config.mlflow.tracking_uri is None:  # a store beside the folder would be gone with it
         config = config.model_copy(update={"mlflow": config.mlflow.model_copy(update={"enabled": False})})
     with folder_for(place) as folder, Terminal(console(as_json)) as terminal:
-        result = launch(config, configuration, folder, terminal)
+        result = launch(config, configuration, folder, terminal, Trace() if profile else None)
     if as_json:
         _print_json(dict(result.values))
     elif is_uri(place):

@@ -7,20 +7,22 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 
 import psutil
 from torch import Tensor
 
+from actors.clock import PhaseClock
 from actors.distil_plan import DistilResources
 from actors.orders import StepError
 from actors.runner import Listener, MemoryLostError, Runner, distil_inline
 from algorithms.core.distillation import Distillation
 from clusters.nodes import Node
+from engine import tracking
 from engine.checking import check
 from engine.checkpoint import Keep
 from engine.config import RunConfig, to_tree
@@ -36,7 +38,7 @@ from engine.replay import save_failed_order
 from engine.report import ReportWatcher, write_report
 from engine.resuming import changed, same_data
 from engine.simulation import Setting, run_start, simulate
-from engine.tracking import connect
+from engine.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -100,25 +102,26 @@ def this_machine() -> Node:
     return Node(float(psutil.cpu_count() or 1), float(torch.cuda.device_count()), memory.available)
 
 
-def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher) -> Result:
+def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher, trace: Trace | None = None) -> Result:
     """Run a configuration and keep everything in a folder.
 
     Args:
         preset: name or file that the configuration came from.
         folder: new or empty.
+        trace: hears of all that happens, and writes it there.
 
     Raises:
         UserError and its like: before anything is written, for what a person can put right.
         StepError: a client's step raised; its order lies in the folder, and the message says how to replay it.
     """
-    begun = time.perf_counter()
+    clock = PhaseClock("start:data", told=trace.phase) if trace else PhaseClock("start:data")
     federation = Federation.gather(config)
     check(federation)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    files = RunFolder.create(folder)
+    files, watchers = RunFolder.create(folder), [*([trace] if trace else []), terminal]
     with files.held():
         try:
-            return _carried(federation, files, _Telling(preset, {}, begun), terminal)
+            return _carried(federation, files, _Telling(preset, {}, clock), watchers)
         except mistakes():
             if not (folder / "config.yaml").exists():
                 _discard(folder, missing)
@@ -137,7 +140,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Co
         UserError and its like: for what a person can put right; the run stays as it is.
         StepError: as `launch`.
     """
-    begun = time.perf_counter()
+    clock = PhaseClock("start:data")
     files = RunFolder.of_run(folder)
     with files.held():
         config, differing = changed(files, overrides)
@@ -149,7 +152,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Co
         federation = Federation.gather(config)
         check(federation)
         same_data(files, federation)
-        return _carried(federation, files, _Telling(files.preset(), differing, begun), terminal)
+        return _carried(federation, files, _Telling(files.preset(), differing, clock), [terminal])
 
 
 def _round_off(files: RunFolder) -> None:
@@ -166,19 +169,19 @@ class _Telling:
     Attributes:
         preset: name or file that the configuration came from.
         differing: what differs from how the run began, by key.
-        begun: `time.perf_counter()` when the command began.
+        clock: runs since the command began.
     """
 
     preset: str
     differing: Mapping[str, str]
-    begun: float
+    clock: PhaseClock
 
 
 def _carried(
     federation: Federation,
     files: RunFolder,
     telling: _Telling,
-    terminal: Watcher,
+    others: Sequence[Watcher],
     lost: Sequence[tuple[int, ...]] = (),
 ) -> Result:
     """A run from where its folder has it to its end.
@@ -187,19 +190,21 @@ def _carried(
         lost: for each time that clients' memories were lost and the run taken up again, whose they were.
     """
     config, folder = federation.config, files.path
-    watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files), terminal]
+    watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files), *others]
     try:
-        with logged_to(folder / "run.log"), _staged(federation, folder) as stage:
+        _fetch_mlflow(config)
+        with logged_to(folder / "run.log"), _staged(federation, folder, telling.clock) as stage:
             if lost:
                 log.warning("%s; the run goes on from its last checkpoint", MemoryLostError(lost[-1]))
             if config.mlflow.enabled:
-                watchers.insert(-1, connect(config.mlflow.tracking_uri, folder))
+                telling.clock.switch("start:mlflow")
+                watchers.insert(-1, tracking.connect(config.mlflow.tracking_uri, folder))
             federation.partition.save(files.partition, federation.dataset.fingerprint)
             journal = Journal(stage.runner, files.checkpoints, stage.distil)
             if "rounds" in telling.differing:
                 journal.drop()  # what a round asks for may depend on how many there are
             keep = Keep(config.checkpoint.last, config.checkpoint.every)
-            setting = Setting(telling.preset, stage.placement, stage.hosts, telling.begun)
+            setting = Setting(telling.preset, stage.placement, stage.hosts, telling.clock)
             start = _start(federation, folder, stage, telling)
             keeper = Keeper(files.checkpoints, journal, keep)
             return simulate(federation, journal, start, setting, watchers, keeper, lost[-1] if lost else ())
@@ -219,7 +224,8 @@ def _carried(
                 f"what was written whole stays; make room, {_go_on(folder, config)}"
             ) from error
         raise
-    return _carried(federation, files, telling, terminal, (*lost, gone))
+    again = replace(telling, clock=telling.clock.anew("start:data"))
+    return _carried(federation, files, again, others, (*lost, gone))
 
 
 def _tell_failed(watchers: Sequence[Watcher], error: BaseException) -> None:
@@ -229,6 +235,14 @@ def _tell_failed(watchers: Sequence[Watcher], error: BaseException) -> None:
 
 def _go_on(folder: Path, config: RunConfig) -> str:
     return f"then go on with `{resume_command(folder, to_tree(config))}`"
+
+
+def _fetch_mlflow(config: RunConfig) -> None:
+    """Import MLflow in a thread of its own: it takes seconds, in which Ray starts."""
+    if config.runner.kind == "ray" and config.mlflow.enabled:
+        import actors.ray_runner  # noqa: F401  # modules that two threads import at once may meet half made
+
+        Thread(target=tracking.fetch, name="mlflow").start()
 
 
 def is_full(error: Exception) -> bool:
@@ -268,14 +282,15 @@ def _start(federation: Federation, folder: Path, stage: _Stage, telling: _Tellin
 
 
 @contextmanager
-def _staged(federation: Federation, folder: Path) -> Iterator[_Stage]:
+def _staged(federation: Federation, folder: Path, clock: PhaseClock) -> Iterator[_Stage]:
     """The runner that the configuration asks for, closed at the end."""
     if federation.config.runner.kind == "inline":
         report = plan(federation, (this_machine(),), psutil.virtual_memory().available)
         facts = {"runner": "inline: one step after another in this process", **report.facts()}
         yield _Stage(federation.inline(), None, 0, facts, distil=lambda job, listener, _: distil_inline(job, listener))
         return
-    with _on_ray(federation, folder) as stage:
+    clock.switch("start:ray")
+    with _on_ray(federation, folder, clock) as stage:
         yield stage
 
 
@@ -289,7 +304,7 @@ def _distilled(job: Distillation, listener: Listener, resources: DistilResources
 
 
 @contextmanager
-def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
+def _on_ray(federation: Federation, folder: Path, clock: PhaseClock) -> Iterator[_Stage]:
     from actors.ray_runner import RayRunner, full_store
     from clusters.session import attach_or_start
 
@@ -299,6 +314,7 @@ def _on_ray(federation: Federation, folder: Path) -> Iterator[_Stage]:
     if _starts_its_own(runner.address):
         plan(federation, (this_machine(),), free)  # what cannot run is refused before anything starts
     with attach_or_start(runner.address, log=log, data_bytes=federation.shards.nbytes) as cluster:
+        clock.switch("start:hosts")
         report = plan(federation, cluster.nodes, free)
         placement = report.placement
         assert placement is not None

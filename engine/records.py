@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.delivery import Book, ClientMetric, Entry, FaultEntry
+from actors.delivery import Book, ClientMetric, Entry, FaultEntry, StepSpan
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class RoundRecord:
     Attributes:
         metrics: of the method's server side, by name.
         seconds: wall time by phase: `client:STEP` for waiting on clients, `server`, `server:PHASE`, `evaluate`.
-        entries, client_metrics, faults: what the book gained in this round, so that a watcher can write it down.
+        entries, client_metrics, faults, spans: what the book gained in this round, so that a watcher can write it down.
     """
 
     round: int
@@ -53,6 +53,7 @@ class RoundRecord:
     entries: tuple[Entry, ...]
     client_metrics: tuple[ClientMetric, ...]
     faults: tuple[FaultEntry, ...] = ()
+    spans: tuple[StepSpan, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -91,13 +91,16 @@ class Rounds:
         checkpoints: Checkpoints | None = None,
         public: Shard | None = None,
         policy: FailurePolicy | None = None,
+        clock: PhaseClock | None = None,
     ) -> None:
-        """`public` are the server's own examples; `policy` says what is done where something fails."""
+        """`public` are the server's own examples; `policy` says what is done where something fails; `clock` has run
+        since the command began."""
         self._policy = policy or FailurePolicy()
         self._casting, self._schedule, self._runner = casting, schedule, runner
         self._evaluate, self._watchers, self._checkpoints = evaluate, watchers, checkpoints
         self.book = Book()
-        self.clock = PhaseClock("start")
+        self.clock = clock or PhaseClock("start")
+        self.clock.switch("start")
         self.stages: dict[str, Evaluation] = {}
         self.metrics: dict[str, float] = {}
         self.next = 0
@@ -148,6 +151,7 @@ class Rounds:
             entries=_taken(self.book.entries),
             client_metrics=_taken(self.book.metrics),
             faults=_taken(self.book.faults),
+            spans=_taken(self.book.spans),
         )
         self.next = number + 1
         for watcher in self._watchers:

@@ -6,7 +6,6 @@ import importlib.metadata
 import platform
 import resource
 import sys
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.clock import PhaseClock
 from actors.delivery import FaultEntry
 from actors.runner import Runner
 from algorithms.core.records import digest
@@ -39,13 +39,13 @@ class Setting:
         preset: name or file that the run was started from.
         placement: `dedicated` or `pooled` with Ray, None inline.
         hosts: number of hosts, 0 inline.
-        begun: `time.perf_counter()` when the command began.
+        clock: runs since the command began.
     """
 
     preset: str
     placement: str | None
     hosts: int
-    begun: float
+    clock: PhaseClock
 
 
 def run_start(federation: Federation, folder: Path, facts: Mapping[str, str], preset: str) -> RunStart:
@@ -85,7 +85,6 @@ def simulate(
         cohort=config.clients.cohort or len(federation.casting.clients),
         every=config.evaluate.every,
     )
-    before = time.perf_counter() - setting.begun
     rounds = Rounds(
         federation.casting,
         schedule,
@@ -95,8 +94,8 @@ def simulate(
         keeper,
         public=federation.public,
         policy=config.failures.policy(),
+        clock=setting.clock,
     )
-    rounds.clock.add("start", before)
     if keeper:
         keeper.bring_back(rounds)
         for client in lost:

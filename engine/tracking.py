@@ -104,9 +104,15 @@ def connect(uri: str | None, folder: Path) -> MlflowWatcher:
     return MlflowWatcher(reach(uri, folder))
 
 
-def _client(uri: str) -> MlflowClient:
+def fetch() -> None:
+    """Import MLflow, which takes seconds."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import mlflow  # noqa: F401
+
+
+def _client(uri: str) -> MlflowClient:
+    fetch()
     from mlflow import MlflowClient
 
     for name in ("mlflow", "mlflow.store.db.utils", "alembic"):

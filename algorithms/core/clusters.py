@@ -5,9 +5,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
 
 def groups(points: np.ndarray, most: int, least: int, random_state: int) -> np.ndarray | None:
@@ -33,6 +30,11 @@ def groups(points: np.ndarray, most: int, least: int, random_state: int) -> np.n
 
 
 def _k_means(points: np.ndarray, count: int, random_state: int) -> np.ndarray:
+    # A second and a half and 80 MB, which a host that forms no groups is spared.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
     # Several threads add distances up in the order in which they finish, which moves the centres' last bits.
     with threadpool_limits(1), warnings.catch_warnings():
         # Points equal but for their last bits can leave a group empty; the caller counts.

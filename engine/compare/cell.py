@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.clock import PhaseClock
 from actors.jobs import Tell
 from actors.recall import RecallingLoop, RecallingRunner, Store
 from actors.stacking import loop_of
@@ -84,7 +84,7 @@ def carry(cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell) -
         source: what the comparison came from.
         store: of trained networks, shared by all cells of the seed.
     """
-    begun = time.perf_counter()
+    clock = PhaseClock("start:data")
     with tempfile.TemporaryDirectory(prefix="tessera-") as place, read_only_accepted():
         folder = Path(place) / cell.name
         files = RunFolder.create(folder)
@@ -95,7 +95,7 @@ def carry(cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell) -
             federation,
             RecallingRunner(federation.casting, federation.shards, loop),
             run_start(federation, folder, FACTS, source),
-            Setting(preset=source, placement=None, hosts=0, begun=begun),
+            Setting(preset=source, placement=None, hosts=0, clock=clock),
             [FolderWatcher(files), ReportWatcher(files), _Teller(tell)],
         )
         (folder / TRAINING).write_text(json.dumps({"done": loop.done, "spared": loop.spared}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from engine.data.config import DataConfig
 from engine.data.decode import rescaled
@@ -15,6 +14,8 @@ TRAIN_ROWS = 1297
 
 def read(config: DataConfig, half: Half, limit: int | None) -> Split:
     """1x8x8 images, their 17 grey levels spread over 0..255, split after one fixed permutation of the 1,797 rows."""
+    from sklearn.datasets import load_digits  # a second and a half, which no other source needs
+
     bunch = load_digits()
     order = fixed_order(len(bunch.target))
     rows = (order[:TRAIN_ROWS] if half == "train" else order[TRAIN_ROWS:])[:limit]

@@ -6,12 +6,18 @@ decided afterwards, at random. So a draw can be repeated or repaired without tou
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
 from algorithms.core.seeds import Seed
 
 DRAWS = 100
 """How often shares are drawn in the hope of `least` examples for every client; the last draw is then `repaired`."""
+
+HOPELESS = 30
+"""Clients with less than that in one draw: no other draw will have none, so the last is taken at once."""
 
 
 def equal(total: int, clients: int) -> np.ndarray:
@@ -37,12 +43,11 @@ def dirichlet(sizes: np.ndarray, clients: int, alpha: float, least: int, seed: S
     Drawn again until every client has `least` examples, at most `DRAWS` times; the last draw may not have them. It
     also serves for quantity skew, where all examples count as of one class.
     """
-    for draw in range(DRAWS):
-        random = seed.numpy("shares", draw)
-        counts = np.stack([cut(random.dirichlet(np.full(clients, alpha)), int(size)) for size in sizes], axis=1)
-        if counts.sum(axis=1).min() >= least:
-            break
-    return counts
+
+    def draw(random: np.random.Generator) -> np.ndarray:
+        return np.stack([cut(random.dirichlet(np.full(clients, alpha)), int(size)) for size in sizes], axis=1)
+
+    return _drawn(draw, least, seed)
 
 
 def dirichlet_balanced(sizes: np.ndarray, clients: int, alpha: float, least: int, seed: Seed) -> np.ndarray:
@@ -53,15 +58,27 @@ def dirichlet_balanced(sizes: np.ndarray, clients: int, alpha: float, least: int
     clients, and are drawn as one: with a small alpha all that is left to scale up may have been rounded to 0.
     Drawn again as `dirichlet`.
     """
-    for draw in range(DRAWS):
-        random = seed.numpy("shares", draw)
+
+    def draw(random: np.random.Generator) -> np.ndarray:
         counts = np.zeros((clients, len(sizes)), np.int64)
         for label in np.flatnonzero(sizes):
             below = counts.sum(axis=1) * clients < sizes.sum()
             shares = random.dirichlet(np.full(np.count_nonzero(below), alpha))
             counts[below, label] = cut(shares, int(sizes[label]))
-        if counts.sum(axis=1).min() >= least:
+        return counts
+
+    return _drawn(draw, least, seed)
+
+
+def _drawn(draw: Callable[[np.random.Generator], np.ndarray], least: int, seed: Seed) -> np.ndarray:
+    """The first draw in which every client has `least` examples, or the last one."""
+    for number in range(DRAWS):
+        counts = draw(seed.numpy("shares", number))
+        short = np.count_nonzero(counts.sum(axis=1) < least)
+        if short == 0:
             break
+        if short >= HOPELESS:
+            return draw(seed.numpy("shares", DRAWS - 1))
     return counts
 
 
@@ -73,16 +90,47 @@ def repaired(counts: np.ndarray, least: int, seed: Seed) -> np.ndarray:
     because no client gives what it needs itself; there must be `least` examples for each client.
     """
     counts = counts.copy()
+    held = counts.sum(axis=1)
+    spare = _Tally(np.maximum(held - least, 0))
     random = seed.numpy("repair")
-    for client in range(len(counts)):
-        while (lacking := least - int(counts[client].sum())) > 0:
-            spare = np.maximum(counts.sum(axis=1) - least, 0)
-            giver = random.choice(len(counts), p=spare / spare.sum())
+    for client in np.flatnonzero(held < least):
+        while (lacking := least - int(held[client])) > 0:
+            giver = spare.at(random.random())
             label = random.choice(counts.shape[1], p=counts[giver] / counts[giver].sum())
             moved = min(lacking, spare[giver], counts[giver, label])
-            counts[giver, label] -= moved
-            counts[client, label] += moved
+            for who, gained in ((giver, -moved), (client, moved)):
+                counts[who, label] += gained
+                held[who] += gained
+            spare.take(giver, moved)
     return counts
+
+
+class _Tally:
+    """Numbers that shrink, from which one is drawn in proportion without a pass over them all: by blocks, and then
+    within a block. With 100,000 clients of which most must be repaired, a pass for each move takes minutes."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        width = math.isqrt(len(numbers)) + 1
+        self._blocks = np.pad(numbers, (0, -len(numbers) % width)).reshape(-1, width)
+        self._sums = self._blocks.sum(axis=1)
+
+    def __getitem__(self, index: int) -> int:
+        return int(self._blocks[divmod(index, self._blocks.shape[1])])
+
+    def at(self, share: float) -> int:
+        """The index at which the running sum first exceeds this share, in [0, 1), of the whole sum."""
+        ends = self._sums.cumsum()
+        reached = share * ends[-1]
+        block = int(ends.searchsorted(reached, side="right"))
+        before = ends[block] - self._sums[block]
+        within = int((before + self._blocks[block].cumsum()).searchsorted(reached, side="right"))
+        return block * self._blocks.shape[1] + within
+
+    def take(self, index: int, amount: int) -> None:
+        """Make a number smaller."""
+        block, within = divmod(index, self._blocks.shape[1])
+        self._blocks[block, within] -= amount
+        self._sums[block] -= amount
 
 
 def classes(sizes: np.ndarray, clients: int, each: int, seed: Seed) -> np.ndarray:

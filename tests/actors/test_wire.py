@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.orders import Failure, Outcome
+from actors.orders import Failure, Outcome, Span
 from actors.wire import (
     ALIGNMENT,
     pack,
@@ -135,11 +135,13 @@ def test_packing_copies_so_that_later_changes_do_not_travel():
 
 
 def test_the_memory_travels_beside_the_outcome():
-    outcome = Outcome(4, Payload.of(examples={"n": 5}), {"position": 7, "m": torch.ones(2)}, {"loss": 0.5}, 0.1)
+    payload, memory = Payload.of(examples={"n": 5}), {"position": 7, "m": torch.ones(2)}
+    outcome = Outcome(4, payload, memory, {"loss": 0.5}, 0.1, span=Span("here 12", 1.0, 1.5))
     head, memory = pack_outcome(outcome)
     back = unpack_outcome(head)
     assert (back.client, back.payload.number("examples", "n"), back.memory) == (4, 5, None)
     assert (back.metrics, back.seconds, head.keeps) == ({"loss": 0.5}, 0.1, False)
+    assert back.span == outcome.span
     assert unpack_memory(memory, private=True)["position"] == 7
 
 

@@ -1,5 +1,7 @@
 """One step for one client: what it may depend on, and what it may not do."""
 
+import os
+import platform
 import warnings
 from dataclasses import replace
 
@@ -41,6 +43,12 @@ def test_the_same_order_gives_the_same_bits_whatever_was_done_before(worker):
     torch.rand(7)
     assert sent(worker.perform(order())) == first
     assert sent(Worker(CASTING, tiny_shards(4)).perform(order())) == first
+
+
+def test_an_outcome_says_when_and_where_its_step_was_performed(worker):
+    first, second = (worker.perform(order(client=client)).span for client in (0, 1))
+    assert first.begun <= first.ended <= second.begun
+    assert first.host == second.host == f"{platform.node()} {os.getpid()}"
 
 
 def test_another_client_or_round_draws_other_numbers(worker):

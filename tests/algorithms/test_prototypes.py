@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from algorithms.core import clusters
 from algorithms.core.clusters import groups
 from algorithms.core.prototypes import as_examples, collected, prototypes
 
@@ -86,12 +86,12 @@ def test_every_group_is_large_enough_and_there_are_not_too_many(points, most, le
 def test_groups_are_found_by_one_thread_however_many_are_allowed(monkeypatch):
     seen = []
 
-    class Watched(clusters.KMeans):
+    class Watched(KMeans):
         def fit(self, points):
             seen.extend(pool["num_threads"] for pool in threadpool_info())
             return super().fit(points)
 
-    monkeypatch.setattr(clusters, "KMeans", Watched)
+    monkeypatch.setattr("sklearn.cluster.KMeans", Watched)
     with threadpool_limits(4):
         groups(np.arange(20, dtype=np.float32)[:, None], 2, 1, 7)
     assert set(seen) == {1}

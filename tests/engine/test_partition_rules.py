@@ -162,3 +162,35 @@ def test_quantity_mixes_classes_at_random_and_sizes_by_alpha():
     assert even.sizes.tolist() == [250] * 4
     assert uneven.sizes.max() > 400
     assert np.ptp(even.counts(labels, 2)) < 60
+
+
+def test_where_many_clients_fall_short_the_last_draw_is_taken_at_once(monkeypatch):
+    """At alpha 0.1 nearly all of 60 examples go to a few of 60 clients."""
+    sizes, clients = np.array([60]), 60
+    last = SEED.numpy("shares", rules.DRAWS - 1).dirichlet(np.full(clients, 0.1))
+    drawn = []
+    monkeypatch.setattr(Seed, "numpy", lambda seed, *at, numpy=Seed.numpy: drawn.append(at) or numpy(seed, *at))
+
+    counts = rules.dirichlet(sizes, clients, 0.1, 1, SEED)
+
+    assert counts[:, 0].tolist() == rules.cut(last, 60).tolist()
+    assert drawn == [("shares", 0), ("shares", rules.DRAWS - 1)]
+
+
+@given(
+    numbers=st.lists(st.integers(0, 5), min_size=1, max_size=40).filter(any),
+    share=st.floats(0, 1, exclude_max=True),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_a_tally_draws_as_a_running_sum_over_all_numbers_does(numbers, share, data):
+    tally = rules._Tally(np.array(numbers))
+    giver = data.draw(st.sampled_from([i for i, n in enumerate(numbers) if n]))
+    if sum(numbers) > 1:
+        tally.take(giver, 1)
+        numbers[giver] -= 1
+
+    found = tally.at(share)
+
+    assert sum(numbers[:found]) <= share * sum(numbers) < sum(numbers[: found + 1])
+    assert [tally[i] for i in range(len(numbers))] == numbers

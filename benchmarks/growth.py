@@ -1,0 +1,122 @@
+"""Cost of asking, and of getting ready, as the population grows: clients that do nothing, 100 asked in a round.
+
+    python -m benchmarks.growth [--size CLIENTS]
+
+Populations of 100, 1,000, 10,000 and 100,000, each in a process with a Ray cluster of its own and a host for each
+core. Clients are ready when their rows are dealt from data in memory, and all is checked, planned and saved. The first
+round waits for the hosts' processes too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from actors.placement import Placement
+from actors.ray_runner import RayRunner
+from algorithms.core.task import ImageTask
+from benchmarks.figures import Figure, repeated, seconds_of, tell
+from benchmarks.idle import Idle
+from benchmarks.sizes import TooLarge, run_each
+from clusters.session import attach_or_start
+from engine.checking import check
+from engine.config import load
+from engine.data import DataSet
+from engine.federation import Federation
+from engine.launch import this_machine
+from engine.planning import plan
+from engine.records import Evaluation
+from engine.rounds import Rounds, Schedule
+from engine.simulation import run_start
+
+POPULATIONS = (100, 1_000, 10_000, 100_000)
+ASKED = 100
+ROUNDS = 10
+TIMES = 5
+
+
+def data_set(clients: int) -> DataSet:
+    """Two random grey 8x8 images for each client."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 255, (2 * clients, 1, 8, 8), dtype=np.uint8)
+    labels = draw.integers(0, 10, 2 * clients)
+    task = ImageTask(tuple("0123456789"), (1, 8, 8), mean=(0.5,), std=(0.25,))
+    return DataSet("random", task, images, labels, images[:10], labels[:10], {}, fingerprint="random")
+
+
+def dealt(clients: int, data: DataSet, folder: Path) -> Federation:
+    """The clients of a run, checked, planned and saved."""
+    overrides = ("partition.kind=iid", "partition.alpha=null", f"partition.clients={clients}")
+    federation = Federation.of(load("fedavg-digits", (*overrides, f"clients.cohort={ASKED}")), data)
+    check(federation)
+    plan(federation, (this_machine(),), psutil.virtual_memory().available)
+    federation.partition.save(folder / "partition.parquet", data.fingerprint)
+    run_start(federation, folder, {}, "fedavg-digits")
+    return federation
+
+
+def sent(federation: Federation) -> Rounds:
+    """A round loop with hosts that start, over clients that do nothing."""
+    casting = replace(federation.casting, method="benchmarks.idle:Idle", config=Idle.Config())
+    hosts = Placement("pooled", os.cpu_count() or 1, cpus=0.5, gpus=0.0, reason="one for each core")
+    runner = RayRunner(casting, federation.shards, hosts)
+    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(10))
+    return Rounds(casting, Schedule(10**6, ASKED, 10**6), runner, lambda _: unseen, [])
+
+
+def measure(clients: int) -> list[Figure]:
+    """All figures of one population."""
+    data, name = data_set(clients), f"growth, {clients:,} clients"
+    with (
+        tempfile.TemporaryDirectory() as place,
+        attach_or_start(None, log=Path(place) / "ray.log", data_bytes=data.train_images.nbytes),
+    ):
+        ready = repeated(
+            f"{name}: ready", "s", lambda: seconds_of(lambda: dealt(clients, data, Path(place))), 3, goal=5
+        )
+        begun = time.perf_counter()
+        run = sent(dealt(clients, data, Path(place)))
+        run.play(until=1)
+        first = time.perf_counter() - begun
+
+        def ms_each() -> float:
+            return 1e3 * seconds_of(lambda: run.play(until=run.next + ROUNDS)) / (ROUNDS * ASKED)
+
+        asking = repeated(f"{name}: each one asked", "ms", ms_each, TIMES, goal=0.3)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return [
+        asking,
+        ready,
+        Figure(f"{name}: ready, hosts started and first round", "s", (first,)),
+        Figure(f"{name}: driver's peak memory", "MiB", (peak,), goal=1024),
+    ]
+
+
+def main() -> int:
+    """One population here, or each in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, help="this population alone, in this process")
+    asked = parser.parse_args()
+    if asked.size:
+        tell(measure(asked.size))
+        return 0
+    try:
+        for printed in run_each("benchmarks.growth", POPULATIONS, lambda size: f"{size:,} clients"):
+            print(printed, end="", flush=True)
+    except (TooLarge, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

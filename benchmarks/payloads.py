@@ -1,0 +1,132 @@
+"""Seconds of a round whose clients receive and send large payloads, beside copying the same bytes once per host.
+
+    python -m benchmarks.payloads [--size MB]
+
+Payloads of 1, 10, 100 and 400 MB, 20 clients, a host for each core, each size in a process with a Ray cluster of its
+own. Down, all clients receive one payload; up, each sends one of its own, of which `look_ahead` lets few wait at a
+time. The yardstick copies the payload once for each host. The object store's peak is what Ray says is used in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+import ray
+
+from actors.dispatch import AHEAD_BYTES
+from actors.orders import Casting
+from actors.shards import ShardArrays
+from algorithms.core.contract import ClientSpec
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+from benchmarks.figures import Figure, seconds_of, tell
+from benchmarks.idle import Idle
+from benchmarks.on_ray import ray_runner
+from benchmarks.sizes import TooLarge, run_each
+from engine.records import Evaluation
+from engine.rounds import Rounds, Schedule
+
+SIZES_MB = (1, 10, 100, 400)
+CLIENTS = 20
+TIMES = 3
+LOOK_SECONDS = 0.05
+
+
+@dataclass
+class StoreWatch:
+    """Looks at the object store until its block ends.
+
+    Attributes:
+        peak_mb: the most that was used at once.
+    """
+
+    peak_mb: float = 0.0
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> StoreWatch:
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        whole = ray.cluster_resources()["object_store_memory"]
+        while not self._ended.wait(LOOK_SECONDS):
+            free = ray.available_resources().get("object_store_memory", whole)
+            self.peak_mb = max(self.peak_mb, (whole - free) / 1e6)
+
+
+def casting_of(size: int) -> Casting:
+    """Clients that send back what they received, of `size` bytes."""
+    return Casting(
+        method="benchmarks.idle:Idle",
+        config=Idle.Config(bytes=size),
+        task=ImageTask(("all",), (1, 1, 1), mean=(0.0,), std=(1.0,)),
+        work=Work(steps=1, epochs=None, batch=1, lr=0.1),
+        clients=tuple(ClientSpec(k, "mlp") for k in range(CLIENTS)),
+        seed=0,
+    )
+
+
+def shards() -> ShardArrays:
+    """One pixel for each client."""
+    pixels = np.zeros((CLIENTS, 1, 1, 1), np.uint8)
+    return ShardArrays.of(pixels, np.zeros(CLIENTS, np.int64), [np.array([k]) for k in range(CLIENTS)])
+
+
+def copy_seconds(size: int, hosts: int) -> float:
+    """Copy so many bytes once for each host."""
+    block = np.ones(size, np.uint8)
+    copies = [np.ones(size, np.uint8) for _ in range(hosts)]
+    return seconds_of(lambda: [np.copyto(copy, block) for copy in copies])
+
+
+def measure(megabytes: int) -> list[Figure]:
+    """All figures of one size."""
+    size, hosts, name = megabytes * 10**6, os.cpu_count() or 1, f"payloads, {megabytes} MB"
+    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(1))
+    casting = casting_of(size)
+    with ray_runner(casting, shards(), hosts) as runner, StoreWatch() as store:
+        run = Rounds(casting, Schedule(10**6, CLIENTS, 10**6), runner, lambda _: unseen, [])
+        run.play(until=1)
+        rounds, copies = [], []
+        for _ in range(TIMES):
+            copies.append(copy_seconds(size, hosts))
+            rounds.append(seconds_of(lambda: run.play(until=run.next + 1)))
+    times = tuple(mine / theirs for mine, theirs in zip(rounds, copies, strict=True))
+    # Down once; up what may be under way, and one call of each host all the same.
+    bound = megabytes + max(AHEAD_BYTES / 1e6, 2 * hosts * megabytes) + hosts * megabytes
+    return [
+        Figure(f"{name}: a round", "s", tuple(rounds), loops=tuple(copies)),
+        Figure(f"{name}: a round against copying once per host", "times", times),
+        Figure(f"{name}: peak of the object store", "MB", (store.peak_mb,), goal=round(bound)),
+    ]
+
+
+def main() -> int:
+    """One size here, or each in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, help="this many megabytes alone, in this process")
+    asked = parser.parse_args()
+    if asked.size:
+        tell(measure(asked.size))
+        return 0
+    try:
+        for printed in run_each("benchmarks.payloads", SIZES_MB, lambda size: f"payloads of {size} MB"):
+            print(printed, end="", flush=True)
+    except (TooLarge, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
