@@ -39,6 +39,7 @@ class Ear:
 
     def __init__(self):
         self.heard = []
+        self.faults = []
 
     def step(self, round, step, done, asked):
         self.heard.append(("step", round, step, done, asked))
@@ -48,6 +49,7 @@ class Ear:
 
     def round(self, record):
         self.heard.append(("round", record.round, record.clients, len(record.entries)))
+        self.faults += record.faults
 
 
 def played(ear, **schedule):
@@ -96,9 +98,9 @@ def test_a_process_of_the_distillation_that_was_lost_and_replaced_is_written_dow
         "mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8
     )
     known = Evaluation(accuracy=0.5, loss=1.0, per_class=np.array([0.5, 0.5, 0.5]))
-    rounds = Rounds(casting, Schedule(1, 4, 1), Losing(casting, tiny_shards(4)), lambda predictor: known, [Ear()])
-    rounds.play()
-    assert rounds.book.faults == [FaultEntry(0, "distillation", -1, "worker_lost", "retry")]
+    ear = Ear()
+    Rounds(casting, Schedule(1, 4, 1), Losing(casting, tiny_shards(4)), lambda predictor: known, [ear]).play()
+    assert ear.faults == [FaultEntry(0, "distillation", -1, "worker_lost", "retry")]
 
 
 def test_watching_changes_nothing_of_the_run():
