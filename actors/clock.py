@@ -40,9 +40,9 @@ class PhaseClock:
         finally:
             self.switch(before)
 
-    def anew(self) -> PhaseClock:
-        """A clock that begins now, in this one's phase, and tells the same listener."""
-        return PhaseClock(self._phase, self._now, self._told)
+    def anew(self, phase: str) -> PhaseClock:
+        """A clock that begins at nothing and tells the same listener."""
+        return PhaseClock(phase, self._now, self._told)
 
     def add(self, phase: str, seconds: float) -> None:
         """Time that went by before this clock began."""

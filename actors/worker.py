@@ -49,9 +49,9 @@ class Worker:
         kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), device=casting.torch_device, fit=loop)
         self._method = method(casting.config, kit)
         self._steps = steps_of(method)
-        self._place = f"{platform.node()} {os.getpid()}"
         # CPU time where the CPU computes: hosts may outnumber the cores, and waiting for one is no work.
         self.clock = time.process_time if casting.device == "cpu" else time.perf_counter
+        self._place = f"{platform.node()} {os.getpid()}"
 
     def perform(self, order: Order) -> Outcome | Failure:
         """Perform an order with one thread and torch's global generator seeded; an exception comes back as a Failure.

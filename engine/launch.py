@@ -224,7 +224,7 @@ def _carried(
                 f"what was written whole stays; make room, {_go_on(folder, config)}"
             ) from error
         raise
-    again = replace(telling, clock=telling.clock.anew())
+    again = replace(telling, clock=telling.clock.anew("start:data"))
     return _carried(federation, files, again, others, (*lost, gone))
 
 

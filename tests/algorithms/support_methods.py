@@ -221,8 +221,8 @@ class BackwardsRunner(InlineRunner):
     """Performs every step when it is asked, the last client's first; yields in cohort order, as every runner must."""
 
     def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
-        done = {client: self._perform(errand, client) for client in reversed(errand.clients)}
-        return iter([done[client] for client in errand.clients])
+        done = {client: self._perform(errand, (client,)) for client in reversed(errand.clients)}
+        return iter([self._taken(*done[client]) for client in errand.clients])
 
 
 class DroppingRunner(InlineRunner):
@@ -246,15 +246,18 @@ class WatchfulRunner(InlineRunner):
         self.seen: list[tuple[str, Mapping[str, Any], str]] = []
         self.bytes: dict[tuple[str, int, str], int] = {}
 
-    def _perform(self, errand: Errand, client: int) -> Outcome | Failure:
-        received = errand.message(client)
-        self._look(f"{errand.step}: received by {client}", received.parts)
-        self._look(f"{errand.step}: remembered by {client}", self._memories.get(client, {}))
-        outcome = super()._perform(errand, client)
-        if isinstance(outcome, Outcome):
-            self._look(f"{errand.step}: sent by {client}", outcome.payload.parts)
-            self._count(errand.step, client, received, outcome.payload)
-        return outcome
+    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
+        for outcome in super().run(errand):
+            if isinstance(outcome, Outcome):
+                self._look(f"{errand.step}: sent by {outcome.client}", outcome.payload.parts)
+                self._count(errand.step, outcome.client, errand.message(outcome.client), outcome.payload)
+            yield outcome
+
+    def _perform(self, errand: Errand, clients: Sequence[int]) -> list[Outcome | Failure]:
+        for client in clients:
+            self._look(f"{errand.step}: received by {client}", errand.message(client).parts)
+            self._look(f"{errand.step}: remembered by {client}", self._memories.get(client, {}))
+        return super()._perform(errand, clients)
 
     def _look(self, where: str, value: Mapping[str, Any]) -> None:
         self.seen.append((where, value, digest(value)))

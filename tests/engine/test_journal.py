@@ -26,9 +26,9 @@ class Asked(InlineRunner):
         super().__init__(casting, tiny_shards(CLIENTS))
         self.clients, self.distilled = [], 0
 
-    def _perform(self, errand, client):
-        self.clients.append((errand.step, client))
-        return super()._perform(errand, client)
+    def _perform(self, errand, clients):
+        self.clients += [(errand.step, client) for client in clients]
+        return super()._perform(errand, clients)
 
     def distil(self, job, told=None):
         self.distilled += 1

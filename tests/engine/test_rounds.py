@@ -38,7 +38,8 @@ class Ear:
     """A watcher that remembers what it heard."""
 
     def __init__(self):
-        self.heard, self.faults = [], []
+        self.heard = []
+        self.faults = []
 
     def step(self, round, step, done, asked):
         self.heard.append(("step", round, step, done, asked))
