@@ -17,6 +17,9 @@ from algorithms.core.payload import EMPTY, Payload, PayloadError
 
 log = logging.getLogger(__name__)
 
+NOBODY = -1
+"""Stands for the server in a client's place."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -62,7 +65,7 @@ class Book:
     """What was sent and measured, in the order in which it happened.
 
     Attributes:
-        entries, metrics, faults: since this process began.
+        entries, metrics, faults: since this process began, or since the round loop took them.
         bytes: of the whole run, by direction and then by kind.
         client_seconds: of the whole run, by step.
     """
@@ -87,6 +90,11 @@ class Book:
         log.warning(
             "round %d, step %s, client %d: %s: %s", errand.seed.round, errand.step, client, said(fault, action), reason
         )
+
+    def note_replaced(self, round: int, phase: str, kind: str) -> None:
+        """Write down that a process of the server's own work was lost, and another has taken its place."""
+        self.faults.append(FaultEntry(round, phase, NOBODY, "worker_lost", "retry"))
+        log.warning("round %d, %s: a %s was lost, and another goes on in its place", round, phase, kind)
 
     def note_metrics(self, round: int, phase: str, outcome: Outcome) -> None:
         """Write a step's metrics and seconds down."""

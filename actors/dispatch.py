@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from actors.failures import FailurePolicy
@@ -109,7 +109,6 @@ class Dispatch:
         self._waiting = sorted(chunks, key=lambda chunk: chunk.start)
         self._sent: list[list[Chunk]] = [[] for _ in range(hosts)]
         self._landed: dict[int, Chunk] = {}
-        self._reborn: set[int] = set()
         self._turn = 0
         self._end = sum(len(chunk.clients) for chunk in chunks)
 
@@ -118,12 +117,17 @@ class Dispatch:
         """Whether every chunk has been taken."""
         return self._turn == self._end
 
-    def send(self) -> list[tuple[int, Chunk]]:
-        """What to send now: (host, chunk) in cohort order."""
+    def send(self, absent: Collection[int] = ()) -> list[tuple[int, Chunk]]:
+        """What to send now: (host, chunk) in cohort order.
+
+        Args:
+            absent: hosts that took the place of lost ones and still start, or wait for room to start: what any host can
+                perform goes to others, as long as there are some.
+        """
         now: list[tuple[int, Chunk]] = []
         kept: list[Chunk] = []
         for chunk in self._waiting:
-            host = self._host_with_room(chunk) if chunk.start < self._turn + self.ahead else None
+            host = self._host_with_room(chunk, absent) if chunk.start < self._turn + self.ahead else None
             if host is None:
                 kept.append(chunk)
             else:
@@ -135,7 +139,6 @@ class Dispatch:
     def landed(self, host: int, chunk: Chunk) -> None:
         """A chunk's reply has come."""
         self._sent[host].remove(chunk)
-        self._reborn.discard(host)
         self._landed[chunk.start] = chunk
 
     def under_way(self, host: int) -> Chunk | None:
@@ -152,7 +155,6 @@ class Dispatch:
             HostLostError: the policy says stop.
         """
         sent, self._sent[host] = self._sent[host], []
-        self._reborn.add(host)
         if not sent:
             return Loss()
         charged, at_the_door = replace(sent[0], losses=sent[0].losses + 1), sent[1:]
@@ -173,8 +175,10 @@ class Dispatch:
             self._turn += len(chunk.clients)
         return chunk
 
-    def _host_with_room(self, chunk: Chunk) -> int | None:
-        """The one with the least to do; a replacement that still starts comes last."""
-        hosts = range(len(self._sent)) if chunk.host is None else (chunk.host,)
+    def _host_with_room(self, chunk: Chunk, absent: Collection[int]) -> int | None:
+        """The one with the least to do."""
+        everyone = range(len(self._sent))
+        there = [h for h in everyone if h not in absent] or everyone
+        hosts = there if chunk.host is None else (chunk.host,)
         free = [h for h in hosts if len(self._sent[h]) < CALLS_PER_HOST]
-        return min(free, key=lambda h: (h in self._reborn, len(self._sent[h]), h), default=None)
+        return min(free, key=lambda h: (len(self._sent[h]), h), default=None)

@@ -76,6 +76,7 @@ class _Sampler:
     def __init__(self, stages: Stages) -> None:
         from actors.distil_rows import Sampler
 
+        stages.desk.begin.remote("sampler", ray.get_runtime_context().get_actor_id())
         self._sample = Sampler(ray.get(stages.source))
         self._desk = stages.desk
 
@@ -91,6 +92,7 @@ class _Teacher:
     def __init__(self, stages: Stages) -> None:
         from actors.distil_rows import Teacher
 
+        stages.desk.begin.remote("teacher", ray.get_runtime_context().get_actor_id())
         self._label = Teacher(ray.get(stages.teacher), stages.parts)
         self._desk = stages.desk
 

@@ -137,6 +137,8 @@ def _learn(lesson: Lesson, workers: int) -> None:
     learner = Learner(job, _together(student, workers))
     _go_on(learner, student)
     kept, fresh = Kept[Part](job), _Fresh()
+    if ray.train.get_context().get_world_rank() == 0:  # where one is lost all begin anew
+        lesson.desk.begin.remote("train worker", "student")
     lesson.desk.note.remote("trained", learner.done)
     while learner.done < job.steps:
         part = kept.at(learner.done, fresh)

@@ -27,7 +27,8 @@ from ray.util.state.exception import RayStateApiException
 from torch import Tensor, nn
 
 from actors.distil_plan import DistillationError, DistilResources, Room, fits
-from algorithms.core.distillation import Distillation, unheard
+from actors.runner import UNHEARD, Listener
+from algorithms.core.distillation import Distillation
 from algorithms.core.payload import Tensors
 from algorithms.core.states import snapshot
 
@@ -38,15 +39,15 @@ NetT = TypeVar("NetT", bound=nn.Module)
 
 
 def distil_on_ray(
-    job: Distillation, resources: DistilResources, storage: Path, told: Callable[[int], None] = unheard
+    job: Distillation, resources: DistilResources, storage: Path, listener: Listener = UNHEARD
 ) -> dict[str, Tensor]:
     """Perform a distillation on the cluster this process is connected to.
 
     Args:
         storage: a folder for the student's checkpoints that every node of the train workers sees, empty, or left by
             an unfinished run of this very job, which then goes on.
-        told: hears the number of the student's steps done: when the train workers begin, a few times a second as far
-            as it has grown, and after the last step.
+        listener: hears of the steps done when the train workers begin, a few times a second as far as they have grown,
+            and after the last step.
 
     Returns:
         The student's state dict after the last step, on the CPU.
@@ -62,7 +63,7 @@ def distil_on_ray(
     desk = _start_desk()
     try:
         running = desk.perform.remote(_sent(job), resources, storage.resolve())
-        return _watched(desk, running, job.steps, resources, told)
+        return _watched(desk, running, job.steps, resources, listener)
     finally:
         ray.kill(desk)
         _release(groups)
@@ -162,11 +163,13 @@ class _News:
     Attributes:
         last: the last batch `sampled`, the last one `labelled`, the steps `trained`, as far as heard of.
         silence: seconds since any of these was heard of, or since the job began.
+        replaced: kinds of the processes that were lost and have been replaced, in the order of the replacements.
         failure: traceback of an error that would come again.
     """
 
     last: Mapping[str, int]
     silence: float
+    replaced: tuple[str, ...]
     failure: str | None
 
 
@@ -181,6 +184,8 @@ class _Desk:
         os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
         self._last: dict[str, int] = {}
         self._moved = time.monotonic()
+        self._begun: set[str] = set()
+        self._replaced: list[str] = []
         self._failure: str | None = None
 
     def perform(self, parcel: _Parcel, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
@@ -198,27 +203,37 @@ class _Desk:
         self._last[what] = number
         self._moved = time.monotonic()
 
+    def begin(self, kind: str, identity: str) -> None:
+        """Hear that a process begins. One that was lost is replaced by another with its identity."""
+        if identity in self._begun:
+            self._replaced.append(kind)
+        self._begun.add(identity)
+
     def fail(self, text: str) -> None:
         """Hear of an error that would come again."""
         self._failure = text
 
     def news(self) -> _News:
         """What was heard so far."""
-        return _News(dict(self._last), time.monotonic() - self._moved, self._failure)
+        return _News(dict(self._last), time.monotonic() - self._moved, tuple(self._replaced), self._failure)
 
 
 def _watched(
-    desk: Any, running: ray.ObjectRef[Any], steps: int, resources: DistilResources, told: Callable[[int], None]
+    desk: Any, running: ray.ObjectRef[Any], steps: int, resources: DistilResources, listener: Listener
 ) -> dict[str, Tensor]:
     """The result of a running job, or the reason why there will be none."""
-    heard = -1
+    heard, replaced, ended = -1, 0, False
     try:
-        while not ray.wait([running], timeout=_POLL_SECONDS)[0]:
+        while not ended:
+            ended = bool(ray.wait([running], timeout=_POLL_SECONDS)[0])
             news = _news_of(desk)
             _look(news, steps, resources)
-            heard = _passed_on(news.last.get("trained", -1), heard, told)
-        _passed_on(steps, heard, told)
+            heard = _passed_on(news.last.get("trained", -1), heard, listener.done)
+            for kind in news.replaced[replaced:]:
+                listener.replaced(kind)
+            replaced = len(news.replaced)
         student: dict[str, Tensor] = ray.get(running)
+        _passed_on(steps, heard, listener.done)
     except RayActorError as error:
         raise DistillationError(f"the process that led the distillation died: {error}") from error
     except RayTaskError as error:

@@ -112,6 +112,7 @@ class Fleet:
         self._given = (ray.put(casting), ray.put(shards), placement.gpus, deadline)
         self.handles: list[Any] = []
         self._starting: dict[int, tuple[ray.ObjectRef, float]] = {}
+        self._replacing: set[int] = set()
         for number in range(placement.hosts):
             self.handles.append(self._start(number))
 
@@ -134,6 +135,13 @@ class Fleet:
         if self.handles[number] is dead:
             ray.kill(dead, no_restart=True)
             self.handles[number] = self._start(number)
+            self._replacing.add(number)
+
+    def absent(self) -> set[int]:
+        """Hosts that took the place of dead ones and have not been heard of."""
+        if self._replacing:
+            self._look()
+        return self._replacing
 
     def starts(self, number: int) -> bool:
         """Whether a host has not been heard of yet, as of the last `check_started`."""
@@ -142,15 +150,15 @@ class Fleet:
     def check_started(self) -> None:
         """Look at the hosts that have not been heard of.
 
+        A pooled host that died with its node may wait for another node as long as it takes: others do its work.
+
         Raises:
             HostStartError: one has been starting for so long that the cluster cannot have room for it.
         """
-        if self._starting:
-            waiting = [ref for ref, _ in self._starting.values()]
-            up = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
-            self._starting = {n: (ref, since) for n, (ref, since) in self._starting.items() if ref not in up}
+        self._look()
         limit = START_SECONDS + SECONDS_PER_START * len(self.handles)
-        late = [n for n, (_, since) in self._starting.items() if time.monotonic() - since > limit]
+        spared = self._replacing if self.placement.kind == "pooled" and len(self._starting) < len(self.handles) else ()
+        late = [n for n, (_, since) in self._starting.items() if n not in spared and time.monotonic() - since > limit]
         if late:
             free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
             raise HostStartError(
@@ -158,6 +166,13 @@ class Fleet:
                 f"{self.placement.cpus:g} CPU and {self.placement.gpus:g} GPU, and free are {free or 'none'}; "
                 "ask for fewer hosts, or smaller shares"
             )
+
+    def _look(self) -> None:
+        """Forget the starts of the hosts that answer."""
+        waiting = [ref for ref, _ in self._starting.values()]
+        up = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]) if waiting else set()
+        self._starting = {n: (ref, since) for n, (ref, since) in self._starting.items() if ref not in up}
+        self._replacing &= self._starting.keys()
 
     def peak_rss_mb(self) -> dict[str, float]:
         """Largest resident memory by host, in MiB; a host that has died meanwhile is left out."""

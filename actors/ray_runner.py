@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
 from torch import Tensor
 
 from actors.dispatch import Chunk, Dispatch, chunk_size, chunks_for_any, chunks_for_own, look_ahead
@@ -18,10 +25,10 @@ from actors.failures import FailurePolicy
 from actors.hosts import Call, Fleet, HostStartError
 from actors.orders import Casting, Failure, Order, Outcome
 from actors.placement import Placement
-from actors.runner import Errand
+from actors.runner import UNHEARD, Errand, Listener, MemoryLostError, distil_inline
 from actors.shards import ShardArrays
 from actors.wire import Packed, PackedOutcome, pack_memory, pack_payload, unpack_memory, unpack_outcome
-from algorithms.core.distillation import Distillation, distil_here, unheard
+from algorithms.core.distillation import Distillation
 from algorithms.core.payload import Memory, Payload
 
 LOOK_SECONDS = 10.0
@@ -41,7 +48,7 @@ class RayRunner:
     """Carries errands out on hosts.
 
     Clients' memories lie in Ray's object store, owned by the driver, which passes references on and does not read
-    them: so they outlive the host that made them.
+    them: so they outlive the host that made them. A large one is lost with the node that it lies on.
     """
 
     def __init__(
@@ -50,13 +57,13 @@ class RayRunner:
         shards: ShardArrays,
         placement: Placement,
         *,
-        distil: Callable[[Distillation, Callable[[int], None]], dict[str, Tensor]] = distil_here,
+        distil: Callable[[Distillation, Listener], dict[str, Tensor]] = distil_inline,
         policy: FailurePolicy | None = None,
     ) -> None:
         """Start the hosts; returns before they have started.
 
         Args:
-            distil: performs distillation jobs, and tells of the steps done.
+            distil: performs distillation jobs.
             policy: what is done where a host is lost, and when one is held for lost.
         """
         self.policy = policy or FailurePolicy()
@@ -71,17 +78,29 @@ class RayRunner:
         journey.send()
         return journey.outcomes()
 
-    def distil(self, job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
-        return self._distil(job, told)
+    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
+        return self._distil(job, listener)
 
     def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
         held = sorted(c for c in self.memory_refs if clients is None or c in clients)
         found: dict[int, Memory] = {}
         for i in range(0, len(held), MEMORIES_AT_ONCE):
             some = held[i : i + MEMORIES_AT_ONCE]
-            packed = ray.get([self.memory_refs[c] for c in some])
+            packed = self._fetched(some)
             found.update({c: unpack_memory(p, private=True) for c, p in zip(some, packed, strict=True)})
         return found
+
+    def _fetched(self, clients: Sequence[int]) -> list[Packed]:
+        try:
+            packed: list[Packed] = ray.get([self.memory_refs[client] for client in clients])
+        except ObjectLostError as error:
+            raise self.memory_lost(error, clients) from error
+        return packed
+
+    def memory_lost(self, error: ObjectLostError, clients: Sequence[int]) -> MemoryLostError:
+        """Whose memory it was that Ray has lost: one of these clients', or of all where Ray does not say."""
+        named = [c for c in clients if c in self.memory_refs and self.memory_refs[c].hex() == error.object_ref_hex]
+        return MemoryLostError(named or clients)
 
     def remember(self, client: int, memory: Memory) -> None:
         self.memory_refs[client] = ray.put(pack_memory(memory))
@@ -120,10 +139,22 @@ class RayRunner:
 
     def blamed(self, failure: Failure, errand: Errand) -> Failure:
         """A failure with its order, which did not travel: the driver has all that it holds."""
-        ref = self.memory_refs.get(failure.client)
-        memory = unpack_memory(None if ref is None else ray.get(ref), private=True)
+        memory = self.memories((failure.client,)).get(failure.client, {})
         order = Order(errand.step, failure.client, failure.seed, errand.message(failure.client), memory)
         return replace(failure, order=order)
+
+
+def full_store(error: Exception) -> str | None:
+    """Ray's object store ran full, in words with its sizes and what helps; None where an error says something else."""
+    if not isinstance(error, OutOfDiskError | ObjectStoreFullError):
+        return None
+    sizes = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+    words = ", ".join(f"{size / 2**20:,.0f} MiB" for size in sizes)
+    return (
+        f"Ray's object store is full ({words} on its nodes), and so is the disk that it spills to, where Ray has its "
+        "temporary files. It holds clients' memories, messages and replies: make room on that disk, or start Ray with "
+        "a larger --object-store-memory or another --object-spilling-directory"
+    )
 
 
 class _Mail:
@@ -175,7 +206,7 @@ class _Journey:
     def send(self) -> None:
         """Send all that may be sent now."""
         fleet = self._runner.fleet
-        for host, chunk in self._dispatch.send():
+        for host, chunk in self._dispatch.send(fleet.absent()):
             messages, reads = self._mail.parcels(chunk.clients)
             call = Call(self._errand.step, chunk.clients, len(messages), reads, self._errand.seed)
             memories = [self._runner.memory_refs.get(client) for client in chunk.clients]
@@ -216,12 +247,14 @@ class _Journey:
         flight = self._flights[ended[0]]
         try:
             heads = ray.get(ended[0])
-        except (RayActorError, OutOfMemoryError) as error:
+        except RayTaskError as error:  # comes first: Ray makes it an instance of its cause's class too
+            if isinstance(error.cause, ObjectLostError):
+                raise self._runner.memory_lost(error.cause, flight.chunk.clients) from error
+            raise error.cause from error
+        except (RayActorError, OutOfMemoryError, ObjectLostError) as error:
             if isinstance(error, RayActorError) and error.actor_init_failed:
                 raise HostStartError(f"host {flight.host} could not start: {error}") from error
             self._host_lost(flight, str(error))
-        except RayTaskError as error:
-            raise error.cause from error
         else:
             del self._flights[ended[0]]
             self._heard[flight.host] = time.monotonic()

@@ -11,7 +11,7 @@ from torch import Tensor
 from actors.orders import Casting, Failure, Order, Outcome
 from actors.wire import pack_outcome, unpack_memory, unpack_outcome
 from actors.worker import Shards, Worker
-from algorithms.core.distillation import Distillation, distil_here, unheard
+from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.training import TrainingLoop, fit
@@ -42,8 +42,52 @@ class Errand:
         return self.seed.at(phase=self.step, client=client)
 
 
+def _unheard(what: object) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Hears of a distillation as it goes.
+
+    Attributes:
+        done: now and then, the number of the student's steps done.
+        replaced: that a process of it was lost, and which kind of process it was that another one has replaced.
+    """
+
+    done: Callable[[int], None] = _unheard
+    replaced: Callable[[str], None] = _unheard
+
+
+UNHEARD = Listener()
+
+
+def distil_inline(job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
+    """A distillation in this process."""
+    return distil_here(job, listener.done)
+
+
+class MemoryLostError(RuntimeError):
+    """What clients kept was lost with the machine that held it. A run can go on from its last checkpoint.
+
+    Attributes:
+        clients: whose memory it was.
+    """
+
+    def __init__(self, clients: Collection[int]) -> None:
+        self.clients = tuple(sorted(clients))
+        super().__init__(self.clients)
+
+    def __str__(self) -> str:
+        who = ("client " if len(self.clients) == 1 else "clients ") + ", ".join(map(str, self.clients))
+        return f"the memory of {who} was lost with the node that held it"
+
+
 class Runner(Protocol):
-    """Carries errands out and keeps the clients' memories where the steps run."""
+    """Carries errands out and keeps the clients' memories where the steps run.
+
+    All methods that need a memory raise MemoryLostError where it is lost.
+    """
 
     def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
         """Start the errand's steps now; outcomes come in cohort order, whatever finished first.
@@ -52,8 +96,8 @@ class Runner(Protocol):
         """
         ...
 
-    def distil(self, job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
-        """Perform a distillation job; `told` hears, now and then, the number of the student's steps done."""
+    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
+        """Perform a distillation job."""
         ...
 
     def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
@@ -103,8 +147,8 @@ class InlineRunner:
             self._memories[client] = unpack_memory(kept, private=False)
         return unpack_outcome(head)
 
-    def distil(self, job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
-        return distil_here(job, told)
+    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
+        return distil_inline(job, listener)
 
     def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
         return {c: m for c, m in self._memories.items() if clients is None or c in clients}

@@ -2,10 +2,12 @@
 
     python -m benchmarks.faults --faults 100 --seed 1 --out DIR
 
-Faults come after so many answers of clients as the schedule says, drawn from the seed beforehand:
+Faults come after so many signs of progress (a client's answer, steps of the student) as the schedule says, drawn from
+the seed beforehand:
 
-- host killed: SIGKILL to one of the hosts;
-- host stopped: SIGSTOP to one, which answers no more and is given up at the deadline;
+- process killed: SIGKILL to one of the hosts or, while a student is distilled, to its train worker or an actor of its
+  pipeline;
+- host stopped: SIGSTOP to a host, which answers no more and is given up at the deadline;
 - driver killed: SIGKILL to the driver, and `tessera resume`;
 - checkpoint cut: the same, with the newest checkpoint cut short before the run goes on.
 """
@@ -20,33 +22,43 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-KINDS = {"host killed": 0.76, "host stopped": 0.04, "driver killed": 0.15, "checkpoint cut": 0.05}
+KINDS = {"process killed": 0.76, "host stopped": 0.04, "driver killed": 0.15, "checkpoint cut": 0.05}
 """Every kind of fault with its share."""
 
 ALONE = ("driver killed", "checkpoint cut")
 
+PROCESSES = {"ray::Host": "host", "ray::RayTrainWorker": "train worker", "ray::MapWorker": "actor of the pipeline"}
+"""What may be hit, by the beginning of its command line."""
+
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens, so many answers after the fault before it."""
+    """What happens, so many signs of progress after the fault before it.
+
+    Attributes:
+        victim: which of the processes that may be hit, from 0 for the first to 1 for the last.
+    """
 
     kind: str
     after: int
-    host: float
+    victim: float
 
 
-def schedule(seed: int, faults: int, answers: int) -> list[Fault]:
-    """Faults spread over so many answers of clients."""
+def schedule(seed: int, faults: int, signs: int) -> list[Fault]:
+    """Faults spread over so many signs of progress."""
     draw = np.random.default_rng(seed)
     kinds = draw.choice(list(KINDS), size=faults, p=list(KINDS.values()))
-    gaps = draw.integers(1, max(2, 2 * answers // (faults + 1)), size=faults)
+    gaps = draw.integers(1, max(2, 2 * signs // (faults + 1)), size=faults)
     return [Fault(str(k), int(g), float(h)) for k, g, h in zip(kinds, gaps, draw.random(faults), strict=True)]
 
 
@@ -69,23 +81,25 @@ class Injector:
             return
         self._waited += 1
         fault = self._faults[number]
-        if self._waited >= fault.after and self._happen(fault):
+        if self._waited >= fault.after and self._happen(fault, step):
             self._waited = 0
 
-    def _happen(self, fault: Fault) -> bool:
+    def _happen(self, fault: Fault, step: str) -> bool:
         if fault.kind in ALONE:
-            self._note(fault)
+            self._note(fault.kind)
             os.kill(os.getpid(), signal.SIGKILL)
-        hosts = [p for p in psutil.Process().children(recursive=True) if "ray::Host" in " ".join(p.cmdline())]
-        if not hosts:
+        killed = fault.kind == "process killed"
+        there = _processes("ray::RayTrainWorker", "ray::MapWorker") if step == "distillation" and killed else None
+        there = there or _processes("ray::Host")
+        if not there:
             return False
-        self._note(fault)
-        of_kind = signal.SIGKILL if fault.kind == "host killed" else signal.SIGSTOP
-        os.kill(sorted(p.pid for p in hosts)[int(fault.host * len(hosts))], of_kind)
+        pid, what = there[int(fault.victim * len(there))]
+        self._note(f"{what} {'killed' if killed else 'stopped'}")
+        os.kill(pid, signal.SIGKILL if killed else signal.SIGSTOP)
         return True
 
-    def _note(self, fault: Fault) -> None:
-        self._told["done"].append(fault.kind)
+    def _note(self, kind: str) -> None:
+        self._told["done"].append(kind)
         self._write()
 
     def _write(self) -> None:
@@ -98,6 +112,18 @@ class Injector:
     def finished(self, result: Any) -> None: ...
 
     def failed(self, error: BaseException) -> None: ...
+
+
+def _processes(*beginnings: str) -> list[tuple[int, str]]:
+    """Processes of this run that can be hit: their ids, in order, and what they are."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if (title := " ".join(process.cmdline())).startswith(
+                beginnings
+            ) and process.status() != psutil.STATUS_STOPPED:
+                found.append((process.pid, next(what for start, what in PROCESSES.items() if title.startswith(start))))
+    return sorted(found)
 
 
 def _drive(out: Path, preset: str, overrides: tuple[str, ...]) -> None:
@@ -157,16 +183,37 @@ def _compare(options: argparse.Namespace) -> None:
     overrides = ("mlflow.enabled=false", "failures.max_retries=20", "failures.deadline=20", *options.overrides)
     config = load(options.preset, (*overrides, "runner.kind=inline", "runner.placement=auto", "runner.hosts=null"))
     peace = launch(config, options.preset, options.out / "peace", Injector((), options.out / "peace.json"))
-    answers = config.rounds * (config.clients.cohort or config.partition.clients or 1)
-    faults = schedule(options.seed, options.faults, answers)
+    signs = config.rounds * (config.clients.cohort or config.partition.clients or 1)
+    faults = schedule(options.seed, options.faults, signs)
     (options.out / "schedule.json").write_text(json.dumps([asdict(fault) for fault in faults]))
     kinds, again = disturbed(options.out, options.preset, overrides)
     digest = json.loads((options.out / "disturbed" / "result.json").read_text())["digest"]
-    for kind in KINDS:
-        print(f"{kind}: {kinds[kind]}")
-    print(f"faults: {sum(kinds.values())} of {len(faults)}")
-    print(f"rounds lost: 0 of {config.rounds}; begun again after the driver was killed: {again}")
-    print(f"digest: {'equal' if digest == peace.values['digest'] else 'NOT EQUAL'} ({digest[:16]})")
+    figures = {
+        "preset": options.preset,
+        "overrides": overrides,
+        "seed": options.seed,
+        "faults": dict(sorted(kinds.items())),
+        "faults_in_all": kinds.total(),
+        "rounds": config.rounds,
+        "rounds_lost": lost(options.out / "disturbed", options.out / "peace", config.rounds),
+        "rounds_begun_again": again,
+        "digest": digest,
+        "digest_equal": digest == peace.values["digest"],
+    }
+    (options.out / "faults.json").write_text(json.dumps(figures, indent=1) + "\n")
+    for kind, count in figures["faults"].items():
+        print(f"{kind}: {count}")
+    print(f"faults: {kinds.total()} of {len(faults)}")
+    print(f"rounds lost: {figures['rounds_lost']} of {config.rounds}; begun again after the driver was killed: {again}")
+    print(f"digest: {'equal' if figures['digest_equal'] else 'NOT EQUAL'} ({digest[:16]})")
+
+
+def lost(folder: Path, expected: Path, rounds: int) -> int:
+    """Rounds whose messages are not those of the run in peace, client by client and byte by byte."""
+    ours, theirs = (pq.read_table(path / "ledger.parquet") for path in (folder, expected))
+    return sum(
+        not ours.filter(here).equals(theirs.filter(here)) for here in (pc.field("round") == n for n in range(rounds))
+    )
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -80,30 +81,41 @@ def serve(pipe: Connection, problem: Problem) -> None:
         pipe.send((total, examples))
 
 
-def seconds_per_round(problem: Problem, processes: int) -> tuple[list[float], dict[str, Tensor]]:
-    """Wall seconds of each round, the first included, and the last weights."""
-    context = multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
-    workers = []
-    for _ in range(processes):
-        here, there = context.Pipe()
-        worker = context.Process(target=serve, args=(there, problem), daemon=True)
-        worker.start()
-        pipes.append(here)
-        workers.append(worker)
-    torch.manual_seed(0)
-    weights = {name: value.numpy() for name, value in network(problem.net).state_dict().items()}
-    times = []
-    for number, cohort in enumerate(problem.cohorts):
+class Yardstick:
+    """The processes, and the global weights between their rounds. A context: they end with it."""
+
+    def __init__(self, problem: Problem, processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._problem = problem
+        self._pipes: list[Connection] = []
+        self._workers = []
+        for _ in range(processes):
+            here, there = context.Pipe()
+            worker = context.Process(target=serve, args=(there, problem), daemon=True)
+            worker.start()
+            self._pipes.append(here)
+            self._workers.append(worker)
+        torch.manual_seed(0)
+        self._weights = {name: value.numpy() for name, value in network(problem.net).state_dict().items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self._pipes:
+            pipe.send(None)
+        for worker in self._workers:
+            worker.join()
+
+    def play(self, number: int) -> float:
+        """Wall seconds of a round; the first one holds what happens once."""
         begun = time.perf_counter()
-        for index, pipe in enumerate(pipes):
-            pipe.send((weights, list(cohort[index::processes]), number))
-        parts = [pipe.recv() for pipe in pipes]
+        cohort, processes = self._problem.cohorts[number], len(self._pipes)
+        for index, pipe in enumerate(self._pipes):
+            pipe.send((self._weights, list(cohort[index::processes]), number))
+        parts = [pipe.recv() for pipe in self._pipes]
         examples = sum(n for _, n in parts)
-        weights = {name: (sum(part[name] for part, _ in parts) / examples).astype(np.float32) for name in weights}
-        times.append(time.perf_counter() - begun)
-    for pipe in pipes:
-        pipe.send(None)
-    for worker in workers:
-        worker.join()
-    return times, {name: torch.from_numpy(value) for name, value in weights.items()}
+        self._weights = {
+            name: (sum(part[name] for part, _ in parts) / examples).astype(np.float32) for name in self._weights
+        }
+        return time.perf_counter() - begun

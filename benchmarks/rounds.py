@@ -82,19 +82,18 @@ def cohorts(case: Case, rounds: int) -> list[list[int]]:
     return [sorted(rng.choice(case.clients, case.cohort, replace=False).tolist()) for _ in range(rounds)]
 
 
-def yardstick(case: Case, data: DataSet, rounds: int, processes: int) -> list[float]:
-    """Plain PyTorch's seconds, round by round."""
+def problem(case: Case, data: DataSet, rounds: int) -> plain.Problem:
+    """The work as the yardstick takes it."""
     mean, std = (np.array(v, np.float32).reshape(1, -1, 1, 1) for v in (data.task.mean, data.task.std))
     images = ((data.train_images / np.float32(255)) - mean) / std
-    problem = plain.Problem(
+    return plain.Problem(
         images.astype(np.float32), data.train_labels, deal(case), cohorts(case, rounds), case.net, case.batch, LR
     )
-    return plain.seconds_per_round(problem, processes)[0]
 
 
-def tessera(case: Case, data: DataSet, rounds: int, hosts: int) -> tuple[list[float], dict[str, float]]:
-    """Tessera's seconds round by round on Ray, and the peak memory of its processes in MiB."""
-    casting = Casting(
+def casting_of(case: Case, data: DataSet) -> Casting:
+    """The work as Tessera takes it."""
+    return Casting(
         method="fedavg",
         config=FedAvg.Config(),
         task=data.task,
@@ -102,21 +101,32 @@ def tessera(case: Case, data: DataSet, rounds: int, hosts: int) -> tuple[list[fl
         clients=tuple(ClientSpec(k, case.net) for k in range(case.clients)),
         seed=0,
     )
-    shards = ShardArrays.of(data.train_images, data.train_labels, deal(case))
-    watch = Stopwatch()
-    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(10))
-    with ray_runner(casting, shards, hosts) as runner:
-        Rounds(casting, Schedule(rounds, case.cohort, rounds), runner, lambda _: unseen, [watch]).play()
-        memory = runner.peak_rss_mb()
-    return watch.seconds, memory
 
 
 def measure(case: Case, rounds: int, hosts: int) -> dict[str, Any]:
-    """Both in one run, one after the other."""
+    """Round by round in turn, so that both meet the machine in the same mood."""
     data = load(DataConfig(source=case.source, limit=case.clients * case.examples))
-    theirs = yardstick(case, data, rounds, hosts)[1:]
-    seconds, memory = tessera(case, data, rounds, hosts)
-    ours = seconds[1:]
+    casting, shards = casting_of(case, data), ShardArrays.of(data.train_images, data.train_labels, deal(case))
+    watch, theirs = Stopwatch(), []
+    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(10))
+    with (
+        plain.Yardstick(problem(case, data, rounds), hosts) as yardstick,
+        ray_runner(casting, shards, hosts) as runner,
+    ):
+        ours = Rounds(casting, Schedule(rounds, case.cohort, rounds), runner, lambda _: unseen, [watch])
+        for number in range(rounds):
+            theirs.append(yardstick.play(number))
+            ours.play(number + 1)
+        memory = runner.peak_rss_mb()
+    return figures(case, hosts, theirs[1:], watch.seconds[1:]) | {
+        "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "host_peak_mb": max(memory.values(), default=0.0),
+    }
+
+
+def figures(case: Case, hosts: int, theirs: list[float], ours: list[float]) -> dict[str, Any]:
+    """Medians, and the median of the ratios of rounds that followed each other."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {
         "case": case.letter,
         "hosts": hosts,
@@ -125,9 +135,9 @@ def measure(case: Case, rounds: int, hosts: int) -> dict[str, Any]:
         "tessera_median_s": statistics.median(ours),
         "tessera_min_s": min(ours),
         "tessera_max_s": max(ours),
-        "ratio": statistics.median(ours) / statistics.median(theirs),
-        "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "host_peak_mb": max(memory.values(), default=0.0),
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
     }
 
 

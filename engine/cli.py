@@ -64,12 +64,14 @@ def _second_interrupt_ends() -> Iterator[None]:
 def _exit_code(error: Exception) -> int | None:
     """2 for a mistake of the user's, 1 for a failure that says itself what it was, None for an error of ours."""
     from actors.dispatch import HostLostError
+    from actors.distil_plan import DistillationError
     from actors.orders import StepError
+    from actors.runner import MemoryLostError
     from engine.errors import NoRoom, mistakes
 
     if isinstance(error, mistakes()):
         return 2
-    return 1 if isinstance(error, StepError | HostLostError | NoRoom) else None
+    return 1 if isinstance(error, StepError | HostLostError | MemoryLostError | DistillationError | NoRoom) else None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -18,18 +18,15 @@ from typing import Any
 from torch import Tensor
 
 from actors.orders import Failure, Outcome
-from actors.runner import Errand, Runner
-from algorithms.core.distillation import Distillation, unheard
+from actors.runner import UNHEARD, Errand, Listener, Runner
+from algorithms.core.distillation import Distillation
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.records import flatten, rebuild
 from engine.sealed import is_whole, seal, stem_of, unseal
 
 log = logging.getLogger(__name__)
 
-Told = Callable[[int], None]
-"""Hears how many steps of a student are done."""
-
-Distil = Callable[[Distillation, Told, Path], dict[str, Tensor]]
+Distil = Callable[[Distillation, Listener, Path], dict[str, Tensor]]
 """Performs a distillation; it may keep checkpoints in a folder, and finds there those of an unfinished one."""
 
 
@@ -55,7 +52,7 @@ class Journal:
             worth: whether something that took so many seconds and has so many bytes is written down.
         """
         self._runner, self._folder, self._worth = runner, folder, worth
-        self._distil: Distil = distil or (lambda job, told, _: runner.distil(job, told))
+        self._distil: Distil = distil or (lambda job, listener, _: runner.distil(job, listener))
         self._round = folder
         self._found: dict[str, Path] = {}
         self._finished: Counter[str] = Counter()
@@ -119,14 +116,14 @@ class Journal:
         parts = {kind: _values(contents, tensors) for kind, contents in tree["payload"]["parts"].items()}
         return Outcome(client, Payload(parts), None, tree["metrics"], tree["seconds"], tree["lost"])
 
-    def distil(self, job: Distillation, told: Told = unheard) -> dict[str, Tensor]:
+    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
         name = self._name("student")
         self._finished["student"] += 1
         path = self._whole(name)
         if path is not None:
             return _values(*unseal(path))
         begun = time.perf_counter()
-        student = self._distil(job, told, self._round / name)
+        student = self._distil(job, listener, self._round / name)
         if self._worth(time.perf_counter() - begun, sum(t.nbytes for t in student.values())):
             tensors, tree = flatten(student)
             seal(self._round, name, tree, tensors)

@@ -17,7 +17,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from actors.delivery import FaultEntry
+from actors.delivery import NOBODY, FaultEntry
 from actors.failures import said
 from engine.records import Result, RoundRecord, RunStart, StageRecord
 from engine.tracking import default_uri, ui_command
@@ -192,10 +192,14 @@ def fault_lines(faults: Sequence[FaultEntry]) -> list[str]:
     found: dict[tuple[str, str], list[int]] = {}
     for fault in faults:
         found.setdefault((fault.phase, said(fault.fault, fault.action)), []).append(fault.client)
-    return [
-        f"{step}: {words}: client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}"
-        for (step, words), clients in found.items()
-    ]
+    return [f"{step}: {words}{_of(clients)}" for (step, words), clients in found.items()]
+
+
+def _of(clients: Sequence[int]) -> str:
+    """Whose step it was; nothing where it was the server's own work."""
+    if NOBODY in clients:
+        return f" {len(clients)} times" if len(clients) > 1 else ""
+    return f": client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}"
 
 
 def summary(values: Mapping[str, Any], start: RunStart) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from actors.clock import PhaseClock
 from actors.delivery import Book, ClientMetric, Delivery, settled
 from actors.failures import FailurePolicy
 from actors.orders import Casting, find_method
-from actors.runner import Errand, Runner
+from actors.runner import Errand, Listener, Runner
 from actors.worker import OWN, one_thread
 from algorithms.core.contract import ClientSpec, Plan
 from algorithms.core.distillation import Distillation
@@ -51,6 +51,16 @@ def choose(clients: Sequence[ClientSpec], count: int, seed: Seed) -> tuple[Clien
         return tuple(clients)
     picks = seed.at(phase="cohort").numpy("choose").choice(len(clients), size=count, replace=False)
     return tuple(clients[i] for i in sorted(picks.tolist()))
+
+
+RowT = TypeVar("RowT")
+
+
+def _taken(rows: list[RowT]) -> tuple[RowT, ...]:
+    """All rows, which leave the list: over a thousand rounds of a hundred clients they would take 100 MB."""
+    taken = tuple(rows)
+    rows.clear()
+    return taken
 
 
 class Checkpoints(Protocol):
@@ -120,8 +130,7 @@ class Rounds:
         if self._checkpoints:
             self._checkpoints.begin(number)
         self.clock.switch("server")
-        before, entries, noted = self.clock.read(), len(self.book.entries), len(self.book.metrics)
-        faults = len(self.book.faults)
+        before = self.clock.read()
         plan = self._plan(number)
         cohort = Delivery(plan, self._runner, self._kinds, self.book, self.clock, self._step_told, self._policy)
         self.state, metrics = self.method.round(self.state, plan, cohort)
@@ -136,9 +145,9 @@ class Rounds:
             clients=tuple(c.id for c in plan.clients),
             metrics=metrics,
             seconds={p: s for p, s in spent.items() if s > 0},
-            entries=tuple(self.book.entries[entries:]),
-            client_metrics=tuple(self.book.metrics[noted:]),
-            faults=tuple(self.book.faults[faults:]),
+            entries=_taken(self.book.entries),
+            client_metrics=_taken(self.book.metrics),
+            faults=_taken(self.book.faults),
         )
         self.next = number + 1
         for watcher in self._watchers:
@@ -201,8 +210,11 @@ class Rounds:
         def told(done: int) -> None:
             self._tell("distillation", done, job.steps)
 
+        def replaced(kind: str) -> None:
+            self.book.note_replaced(self.next, "distillation", kind)
+
         told(0)
-        return self._runner.distil(job, told)
+        return self._runner.distil(job, Listener(told, replaced))
 
     def _tell(self, phase: str, done: int, total: int) -> None:
         self.clock.switch(f"server:{phase}")

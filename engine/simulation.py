@@ -7,7 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.delivery import FaultEntry
 from actors.runner import Runner
 from algorithms.core.records import digest
 from algorithms.core.task import ImageTask, Shard
@@ -70,11 +71,13 @@ def simulate(
     setting: Setting,
     watchers: Sequence[Watcher],
     keeper: Keeper | None = None,
+    lost: Collection[int] = (),
 ) -> Result:
     """Play all rounds that are left and tell the watchers; the result is told to them too, and returned.
 
     Args:
         keeper: of the run's checkpoints; where there are some, the run goes on from the last one.
+        lost: clients whose memory was lost, so that the run goes on from there.
     """
     config = federation.config
     schedule = Schedule(
@@ -96,6 +99,8 @@ def simulate(
     rounds.clock.add("start", before)
     if keeper:
         keeper.bring_back(rounds)
+        for client in lost:
+            rounds.book.faults.append(FaultEntry(rounds.next, "memory", client, "memory_lost", "retry"))
         start = replace(start, done=rounds.next, facts={**start.facts, **_told(keeper)})
     for watcher in watchers:
         watcher.started(start)

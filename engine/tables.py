@@ -13,17 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.delivery import FaultEntry
+from actors.delivery import NOBODY, FaultEntry
 from engine.records import Evaluation, GeneratedImages, RoundRecord, StageRecord
 
 SERVER = "server"
 """Phase of the metrics of a method's server side."""
 
-NOBODY = -1
-"""Stands for the server in the column `client`."""
-
 FAULT = "fault/"
-"""Begins the names of rows that say what went wrong in a client's step: `fault/host_lost/retry`."""
+"""Begins the names of rows that say what went wrong: `fault/host_lost/retry`."""
 
 LEDGER = pa.schema(
     [
@@ -49,7 +46,8 @@ ROUNDS = pa.schema(
 """One row for each number, in four families.
 
 - of a client's step: `phase` is the step, `client` its number from 0;
-- of what went wrong in one: the same, `name` begins with `FAULT`, and the value is how often;
+- of what went wrong in one: the same, `name` begins with `FAULT`, and the value is how often; `client` is -1 where it
+  was in the server's own work, and `phase` names that;
 - of the server's side: `phase` is `server`, `client` -1;
 - of a stage on the global test set: `phase` is the stage (`global` is the model after the round), `client` -1, `name`
   is `accuracy` in [0, 1], `loss`, or `accuracy[c]` for class c from 0 (NaN where the test set has none).
@@ -116,7 +114,7 @@ def second_rows(record: RoundRecord) -> pa.Table:
 def stages_of(rounds: pa.Table) -> tuple[StageRecord, ...]:
     """The evaluations in a `ROUNDS` table, in the order in which they were made: the inverse of `metric_rows`."""
     numbers: list[tuple[int, str, list[float]]] = []
-    shown = (pc.field("client") == NOBODY) & (pc.field("phase") != SERVER)
+    shown = (pc.field("client") == NOBODY) & (pc.field("phase") != SERVER) & ~pc.starts_with(pc.field("name"), FAULT)
     for row in rounds.filter(shown).to_pylist():
         if row["name"] == "accuracy":
             numbers.append((row["round"], row["phase"], []))

@@ -26,6 +26,9 @@ WITH_RAY = {
     "clusters/test_leaving_nothing.py",
     "clusters/test_session.py",
     "clusters/test_three_hosts.py",
+    "engine/test_full_store.py",
+    "engine/test_lost_node.py",
+    "engine/test_resume_on_ray.py",
 }
 """Test files that start Ray themselves; the others do it through `ray_cluster`."""
 

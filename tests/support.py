@@ -98,6 +98,7 @@ def play(
     shards: ShardArrays | None = None,
     cohort: Callable[[int], Sequence[int]] | None = None,
     policy: FailurePolicy | None = None,
+    book: Book | None = None,
 ) -> Played:
     """Play a method's rounds through a runner, through the real delivery path.
 
@@ -106,11 +107,14 @@ def play(
         shards: `tiny_shards(number of clients)` where None; used where no runner is given.
         cohort: round number to the numbers of the clients asked; all where None.
         policy: what is done where something fails; the default one where None.
+        book: is written into also where the run fails; a new one where None.
     """
     runner = runner or InlineRunner(casting, shards or tiny_shards(len(casting.clients)))
     kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), distil=runner.distil)
     method = find_method(casting.method)(casting.config, kit)
-    book, states, metrics = Book(), [], []
+    book = book or Book()
+    states: list[Any] = []
+    metrics: list[dict[str, float]] = []
     with one_thread():
         state = method.start(casting.clients)
         for number in range(rounds):

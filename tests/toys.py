@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from algorithms.core import settings
 from algorithms.core.contract import Client, Cohort, Kinds, Method, Plan, Reply, client_side
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
+from algorithms.nets import Classifier
 
 
 def place_in_store(tensor: Tensor) -> int:
@@ -28,6 +30,18 @@ def place_in_store(tensor: Tensor) -> int:
         if "plasma" in line and low <= place < high:
             return place - low + int(offset, 16)
     return -1
+
+
+def wide(shape: tuple[int, int, int], classes: int, width: int = 1000) -> Classifier:
+    """A network that computes little and weighs much: 300 kB for 8x8 images in 10 classes."""
+    return Classifier(
+        nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), width), nn.ReLU()), nn.Linear(width, classes)
+    )
+
+
+def huge(shape: tuple[int, int, int], classes: int) -> Classifier:
+    """`wide`, of 12 MB."""
+    return wide(shape, classes, width=40_000)
 
 
 @dataclass(frozen=True)
@@ -160,6 +174,14 @@ class Toy(Method[Trace]):
             return reply
         wrong = Payload.of(weights={"w": reply.payload.tensors("weights")["w"] * float("nan")})
         return Reply(wrong, memory={"diverged": 1})
+
+    @client_side
+    def misshape(self, client: Client) -> Reply:
+        """Client 2 sends twice as many entries as it received."""
+        reply = self.walk(client)
+        if client.spec.id != 2:
+            return reply
+        return Reply(Payload.of(weights={"w": reply.payload.tensors("weights")["w"].repeat(2)}))
 
     @client_side
     def hang_once(self, client: Client) -> Reply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,13 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core.seeds import ANY_ROUND, Seed
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.sgd import SGD
+from algorithms.core.task import Augment, ImageTask, Shard
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, inputs, labels) -> scalar loss."""
 
 Correction = Callable[[Sequence[nn.Parameter]], None]
 """Changes the gradients of the given trainable parameters in place, after backward and before the step."""
+
+
+EXAMPLES_AT_ONCE = 512
+"""Made ready for the network in one pass: for small batches a pass costs more than its arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,21 @@ def pair_if_single(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return (inputs.repeat(2, *[1] * (inputs.dim() - 1)), labels.repeat(2)) if len(labels) == 1 else (inputs, labels)
 
 
+def drawn(
+    task: ImageTask, shard: Shard, batches: Batches, positions: Sequence[int], augment: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Network inputs and labels of the batches at these positions, one after another.
+
+    Many batches are made in one pass, which changes no bit; augmented ones are not, since each draws its own numbers.
+    """
+    at_once = max(1, EXAMPLES_AT_ONCE // batches.batch) if task.augment == Augment() else 1
+    for first in range(0, len(positions), at_once):
+        picks = [batches[position] for position in positions[first : first + at_once]]
+        inputs, labels = task.batch(shard, torch.cat(picks), augment)
+        sizes = [len(some) for some in picks]
+        yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
+
+
 class TrainingLoop(Protocol):
     """What `fit` is to those who call it."""
 
@@ -123,16 +143,13 @@ def fit(
     steps = work.steps if work.steps is not None else (work.epochs or 0) * batches.per_epoch
     parameters = [p for p in net.parameters() if p.requires_grad]
     device = parameters[0].device
-    optimiser = torch.optim.SGD(
-        parameters, lr=work.lr, momentum=work.momentum, weight_decay=work.weight_decay, foreach=True
-    )
+    optimiser = SGD(parameters, work.lr, work.momentum, work.weight_decay)
     augment = seed.torch("augment")
     net.train()
     total = torch.zeros((), device=device)
-    for step in range(steps):
-        inputs, labels = pair_if_single(*task.batch(shard, batches[position + step], augment))
-        inputs, labels = inputs.to(device), labels.to(device)
-        optimiser.zero_grad(set_to_none=True)
+    for inputs, labels in drawn(task, shard, batches, range(position, position + steps), augment):
+        inputs, labels = pair_if_single(inputs.to(device), labels.to(device))
+        optimiser.zero_grad()
         loss = objective(net, inputs, labels) if objective else task.loss(net(inputs), labels)
         loss.backward()
         if correct:

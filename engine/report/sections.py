@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.delivery import NOBODY
 from actors.failures import said
 from algorithms.core.payload import KINDS
 from engine.config.reading import dump
@@ -280,7 +281,8 @@ def faults(runs: Runs) -> Element | None:
 def _faults(run: StoredRun) -> Element | None:
     found: dict[str, list[str]] = {}
     for fault in faults_of(run.rounds):
-        place = f"round {fault.round + 1}, {fault.phase}, client {fault.client}"
+        who = "" if fault.client == NOBODY else f", client {fault.client}"
+        place = f"round {fault.round + 1}, {fault.phase}{who}"
         found.setdefault(said(fault.fault, fault.action), []).append(place)
     return _terms({words: "; ".join(places) for words, places in found.items()}) if found else None
 

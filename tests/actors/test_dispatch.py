@@ -111,13 +111,26 @@ def test_a_call_that_waited_at_the_door_is_not_charged_with_the_loss():
     assert plan.send() == [(0, Chunk(0, (4,), losses=1)), (0, Chunk(1, (5,), losses=0))]
 
 
-def test_other_hosts_get_the_lost_clients_before_the_replacement_that_still_starts():
+def test_other_hosts_get_the_lost_clients_and_not_the_replacement_that_still_starts():
     plan = dispatch(chunks_for_any(range(4), 1), hosts=2)
     sent = plan.send()
     plan.landed(*sent[0])
     plan.landed(*sent[2])
     plan.lost(1, "killed")
-    assert [(host, chunk.start) for host, chunk in plan.send()] == [(0, 1), (0, 3)]
+    assert [(host, chunk.start) for host, chunk in plan.send(absent={1})] == [(0, 1), (0, 3)]
+
+
+def test_a_replacement_gets_no_call_while_others_are_there_and_its_share_as_soon_as_it_is():
+    plan = dispatch(chunks_for_any(range(8), 1), hosts=2)
+    plan.send()
+    plan.lost(1, "killed")
+    assert plan.send(absent={1}) == []
+    assert [host for host, _ in plan.send()] == [1, 1]
+
+
+def test_where_all_hosts_still_start_they_are_waited_for():
+    plan = dispatch(chunks_for_any(range(2), 1), hosts=2)
+    assert [host for host, _ in plan.send(absent={0, 1})] == [0, 1]
 
 
 def test_the_replacement_gets_the_clients_that_are_its_own():

@@ -18,6 +18,7 @@ from actors.distil_plan import Actors, DistillationError, DistilResources
 from actors.distil_rows import Teacher, as_column, parts
 from actors.distil_trainer import Feed
 from actors.distillation import _passed_on, distil_on_ray, stillness
+from actors.runner import Listener
 from actors.worker import one_thread
 from algorithms.core.distillation import Kept, distil_here, generate, label
 from tests.distil_toys import Noise, toy_job, toy_loss, toy_net
@@ -30,8 +31,8 @@ def single_thread():
         yield
 
 
-def distilled(job, storage, **resources):
-    return distil_on_ray(job, DistilResources(**resources), storage)
+def distilled(job, storage, replaced=print, **resources):
+    return distil_on_ray(job, DistilResources(**resources), storage, Listener(replaced=replaced))
 
 
 def wait_until_all_is_given_back():
@@ -47,7 +48,10 @@ def entries_differ(left, right):
 @pytest.mark.slow
 def test_one_train_worker_has_the_loops_bits(ray_cluster, tmp_path):
     job, heard = toy_job(student=toy_net(2, dropout=0.5)), []
-    assert entries_differ(distil_on_ray(job, DistilResources(), tmp_path, heard.append), distil_here(job)) == []
+    assert (
+        entries_differ(distil_on_ray(job, DistilResources(), tmp_path, Listener(done=heard.append)), distil_here(job))
+        == []
+    )
     # What lies between depends on when it is looked at.
     assert (heard[0], heard[-1]) == (0, job.steps)
     assert heard == sorted(set(heard))
@@ -103,8 +107,10 @@ def test_a_killed_sampler_and_a_killed_train_worker_cost_steps_and_change_no_bit
     changes = {"steps": 9, "distinct": 4, "freeze_norm": True}
     source, loss = DeadlyNoise(note=tmp_path / "sampler"), SixthCallFails(tmp_path / "trainer", deadly=True)
     job = toy_job(source=source, loss=loss, **changes)
-    student = distilled(job, tmp_path / "storage", checkpoint_every=2)
+    replaced = []
+    student = distilled(job, tmp_path / "storage", replaced.append, checkpoint_every=2)
     assert source.note.exists()
+    assert replaced == ["sampler", "train worker"]
     assert loss.calls() in ([6, 5], [6, 7])
     assert entries_differ(student, distil_here(toy_job(**changes))) == []
 
@@ -178,6 +184,8 @@ class Tally:
 
     def note(self, what, number):
         self._counts[what] += 1
+
+    def begin(self, kind, identity): ...
 
     def sampled(self):
         return self._counts["sampled"]

@@ -32,6 +32,21 @@ def test_a_step_is_tried_again_as_often_as_the_policy_says_and_not_once_more(fau
     assert policy.decide(fault, tried) == ("retry" if tried < most else "stop")
 
 
+@pytest.mark.parametrize(("on_host_lost", "retries"), [("retry", 3), ("leave out", 0), ("stop", 0)])
+def test_a_process_of_the_distillation_is_replaced_where_hosts_are_and_never_left_out(on_host_lost, retries):
+    policy = FailurePolicy(on_host_lost=on_host_lost, max_retries=3)
+    assert policy.retries("worker_lost") == retries
+    assert policy.decide("worker_lost", retries) == "stop"
+
+
+@pytest.mark.parametrize(("on_host_lost", "retries"), [("retry", 3), ("leave out", 3), ("stop", 0)])
+def test_a_lost_memory_is_brought_back_also_where_clients_are_left_out_as_the_next_round_needs_it(
+    on_host_lost, retries
+):
+    policy = FailurePolicy(on_host_lost=on_host_lost, max_retries=3)
+    assert [policy.decide("memory_lost", tried) for tried in range(retries + 1)] == retries * ["retry"] + ["stop"]
+
+
 @given(st.sampled_from(FAULTS), st.integers(0, 20))
 def test_who_may_be_left_out_is_left_out_however_often_it_was_tried(fault, tried):
     assert FailurePolicy(**{f"on_{fault}": "leave out"}).decide(fault, tried) == "leave out"

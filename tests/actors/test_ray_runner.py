@@ -14,14 +14,14 @@ ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportE
 
 from actors import hosts as hosts_module
 from actors import ray_runner as runner_module
-from actors.delivery import FaultEntry
+from actors.delivery import Book, FaultEntry
 from actors.dispatch import HostLostError
 from actors.failures import FailurePolicy
 from actors.hosts import Host, HostStartError
 from actors.orders import Outcome, StepError
 from actors.placement import Placement
 from actors.ray_runner import RayRunner
-from actors.runner import Errand, InlineRunner
+from actors.runner import Errand, InlineRunner, Listener
 from algorithms.core.payload import Payload, PayloadError
 from algorithms.core.seeds import Seed
 from tests.support import play, tiny_casting, tiny_shards
@@ -259,6 +259,42 @@ def test_after_a_failure_the_hosts_go_on(two_hosts_afresh):
     assert play(toy(), two_hosts_afresh, rounds=1).digest == play(toy(), shards=SHARDS, rounds=1).digest
 
 
+def ended(casting, runner, policy):
+    """How two rounds ended: digests, or the error's first line; and what the book says of faults."""
+    book = Book()
+    try:
+        played = play(casting, runner, rounds=2, policy=policy, book=book)
+    except StepError as error:
+        return str(error).splitlines()[0], book.faults
+    return played.digests, book.faults
+
+
+@pytest.mark.parametrize("action", ["retry", "leave out", "stop"])
+@pytest.mark.parametrize(
+    ("step", "fault"), [("stumble", "client_error"), ("diverge", "bad_update"), ("misshape", "bad_update")]
+)
+def test_what_goes_wrong_in_a_step_comes_to_the_same_on_ray_as_inline(two_hosts_afresh, step, fault, action):
+    policy = FailurePolicy(**{f"on_{fault}": action}, max_retries=2)
+    end, faults = ended(toy(step), two_hosts_afresh, policy)
+    assert (end, faults) == ended(toy(step), InlineRunner(toy(step), SHARDS), policy)
+    if action == "leave out":
+        assert faults == [FaultEntry(number, step, 2, fault, "leave out") for number in (0, 1)]
+    else:
+        assert faults == (2 * [FaultEntry(0, step, 2, fault, "retry")] if action == "retry" else [])
+        assert any(word in end for word in ("two is one too many", "NaN", "of shape (8,), but float32 of shape (4,)"))
+
+
+def test_a_step_that_raises_once_and_is_tried_again_has_the_same_bits_on_ray(ray_cluster, tmp_path):
+    casting, policy = toy("stumble_once", file=str(tmp_path / "mark")), FailurePolicy(on_client_error="retry")
+    runner = RayRunner(casting, SHARDS, pooled(2), policy=policy)
+    try:
+        remote = play(casting, runner, rounds=3, policy=policy)
+    finally:
+        runner.close()
+    assert remote.digests == play(casting, shards=SHARDS, rounds=3).digests  # the mark is there: nobody stumbles
+    assert remote.book.faults == [FaultEntry(1, "stumble_once", 2, "client_error", "retry")]
+
+
 @pytest.mark.parametrize(("step", "what"), [("scribble", "received weights.w"), ("scribble_memory", "memory.drift")])
 def test_a_step_that_writes_into_what_it_was_given_fails(two_hosts_afresh, step, what):
     list(two_hosts_afresh.run(errand("walk")))
@@ -388,10 +424,10 @@ def test_a_runner_may_be_closed_twice(ray_cluster):
 
 
 def test_distillation_is_done_by_whoever_was_given_for_it(ray_cluster):
-    asked, told = [], print
+    asked, listener = [], Listener()
     runner = RayRunner(toy(), SHARDS, pooled(1), distil=lambda *asking: asked.append(asking) or {"w": torch.ones(1)})
     try:
-        assert runner.distil("a job", told) == {"w": torch.ones(1)}
+        assert runner.distil("a job", listener) == {"w": torch.ones(1)}
     finally:
         runner.close()
-    assert asked == [("a job", told)]
+    assert asked == [("a job", listener)]

@@ -10,7 +10,7 @@ from actors.distil_plan import DistilResources
 from actors.distillation import distil_on_ray
 from actors.placement import Placement
 from actors.ray_runner import RayRunner
-from algorithms.core.distillation import distil_here
+from actors.runner import distil_inline
 from tests.algorithms.test_mosaic import RECIPES, casting
 from tests.support import play, tiny_shards
 
@@ -19,7 +19,7 @@ def place(kind: str, hosts: int) -> Placement:
     return Placement(kind, hosts, cpus=0.1, gpus=0, reason="")
 
 
-def on_ray(recipe: str, placement: Placement, distil=distil_here):
+def on_ray(recipe: str, placement: Placement, distil=distil_inline):
     settings = casting(clients=4, **RECIPES[recipe])
     runner = RayRunner(settings, tiny_shards(4), placement, distil=distil)
     try:
@@ -47,7 +47,7 @@ def test_mosaics_steps_on_ray_give_the_digests_of_the_inline_run(ray_cluster, re
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["dcgan", "mixed", "features"])
 def test_with_its_distillation_as_a_ray_job_too_mosaic_has_the_digests_of_the_inline_run(ray_cluster, tmp_path, recipe):
-    def distil(job, told):
-        return distil_on_ray(job, DistilResources(), tmp_path, told)
+    def distil(job, listener):
+        return distil_on_ray(job, DistilResources(), tmp_path, listener)
 
     assert on_ray(recipe, place("pooled", 2), distil).digests == inline(recipe).digests

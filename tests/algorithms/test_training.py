@@ -8,14 +8,14 @@ from torch import nn
 
 from algorithms.core.seeds import Seed
 from algorithms.core.task import Augment, ImageTask, Shard
-from algorithms.core.training import Batches, Work, fit, pair_if_single
+from algorithms.core.training import Batches, Work, drawn, fit, pair_if_single
 
 SEED = Seed(3, round=0, phase="train", client=1)
 TASK = ImageTask(class_names=("a", "b"), shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
 
 
 def shard(count):
-    images = torch.arange(count * 4, dtype=torch.uint8).reshape(count, 1, 2, 2)
+    images = torch.arange(count * 4).to(torch.uint8).reshape(count, 1, 2, 2)
     return Shard(images=images, labels=torch.arange(count) % 2, rows=torch.arange(count))
 
 
@@ -76,6 +76,17 @@ def test_one_step_is_gradient_descent_on_cross_entropy():
     expected = -0.5 * torch.tensor([[-0.5, 0.5, 0, 0], [0.5, -0.5, 0, 0]]) / 2
     assert torch.allclose(net[1].weight.detach(), expected)
     assert done.loss == pytest.approx(torch.log(torch.tensor(2.0)).item())
+
+
+def test_batches_made_ready_together_are_those_made_ready_alone():
+    """2,000 examples in batches of 7, more than are made ready at once: the bits of each batch, in its place."""
+    data, batches = shard(2000), Batches(2000, 7, SEED)
+    together = list(drawn(TASK, data, batches, range(3, 300), torch.Generator()))
+    assert len(together) == 297
+    for position, (inputs, labels) in enumerate(together, start=3):
+        alone = TASK.batch(data, batches[position])
+        assert torch.equal(inputs, alone[0])
+        assert torch.equal(labels, alone[1])
 
 
 def test_epochs_are_counted_in_batches():

@@ -77,6 +77,20 @@ def test_test_examples_are_dealt_once_each_in_proportion_to_the_training_example
         assert np.abs(np.array(dealt) - shares).max() <= 1, label
 
 
+class Ledger:
+    """A watcher that keeps what was sent."""
+
+    def __init__(self):
+        self.entries = []
+
+    def step(self, round, step, done, asked): ...
+
+    def stage(self, record): ...
+
+    def round(self, record):
+        self.entries += record.entries
+
+
 def test_a_personal_method_is_evaluated_client_by_client_and_weighted_by_examples():
     federation = gathered("fedbn")
 
@@ -89,22 +103,24 @@ def test_a_personal_method_is_evaluated_client_by_client_and_weighted_by_example
                     object.__setattr__(outcome, "metrics", {**outcome.metrics, "accuracy": outcome.client / 10})
                 yield outcome
 
-    runner = Known(federation.casting, federation.shards)
-    rounds = Rounds(federation.casting, Schedule(1, 4, 1), runner, federation.evaluate, [])
+    runner, ledger = Known(federation.casting, federation.shards), Ledger()
+    rounds = Rounds(federation.casting, Schedule(1, 4, 1), runner, federation.evaluate, [ledger])
     rounds.play()
     sizes = [len(federation.shards.test(k)) for k in range(4)]
     expected = sum(k / 10 * n for k, n in enumerate(sizes)) / sum(sizes)
     assert rounds.stages[GLOBAL].accuracy == pytest.approx(expected)
-    assert not [entry for entry in rounds.book.entries if entry.phase == "evaluate_own"]
+    assert not [entry for entry in ledger.entries if entry.phase == "evaluate_own"]
 
 
 # --- Clients of several widths --------------------------------------------------------------------------------------
 
 
-def played(federation, rounds=3):
+def played(federation, rounds=3, watchers=()):
     """All its rounds, in this process."""
     schedule = Schedule(rounds, len(federation.casting.clients), rounds)
-    run = Rounds(federation.casting, schedule, federation.inline(), federation.evaluate, [], public=federation.public)
+    run = Rounds(
+        federation.casting, schedule, federation.inline(), federation.evaluate, watchers, public=federation.public
+    )
     run.play()
     return run
 
@@ -122,9 +138,10 @@ def test_a_width_for_all_goes_to_every_client():
 def test_widths_drawn_in_every_round_are_the_same_on_both_sides():
     """Client k's bytes down tell the width that the server drew, those up the width that the client drew."""
     drawn = {"width": {"from": [1, 0.5, 0.25], "drawn": "every round"}}
-    run = played(gathered("fedrolex", drawn))
+    ledger = Ledger()
+    run = played(gathered("fedrolex", drawn), watchers=[ledger])
     sent = {}
-    for entry in run.book.entries:
+    for entry in ledger.entries:
         if (entry.phase, entry.kind) == ("train", "weights"):
             sent.setdefault((entry.round, entry.client), {})[entry.direction] = entry.bytes
     assert all(both["up"] == both["down"] for both in sent.values())

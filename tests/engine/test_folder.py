@@ -258,7 +258,11 @@ def faulty(*faults):
     return replace(round_record(0), faults=faults)
 
 
-FAULTS = (FaultEntry(0, "train", 1, "host_lost", "retry", 2), FaultEntry(0, "train", 0, "bad_update", "leave out"))
+FAULTS = (
+    FaultEntry(0, "train", 1, "host_lost", "retry", 2),
+    FaultEntry(0, "train", 0, "bad_update", "leave out"),
+    FaultEntry(0, "distillation", -1, "worker_lost", "retry"),
+)
 
 
 def test_what_went_wrong_is_in_the_rows_of_its_round():
@@ -268,6 +272,7 @@ def test_what_went_wrong_is_in_the_rows_of_its_round():
     assert [(row["client"], row["name"], row["value"]) for row in named] == [
         (1, "fault/host_lost/retry", 2.0),
         (0, "fault/bad_update/leave out", 1.0),
+        (-1, "fault/worker_lost/retry", 1.0),
     ]
     assert [stage.stage for stage in tables.stages_of(rounds)] == ["global"]
 
@@ -279,5 +284,6 @@ def test_what_went_wrong_is_in_the_report(tmp_path):
     assert "What went wrong" in page
     assert "host lost, tried again" in page
     assert "round 1, train, client 1" in page
+    assert "round 1, distillation<" in page
     write_report([stored(tmp_path / "clean")], tmp_path / "clean.html")
     assert "What went wrong" not in (tmp_path / "clean.html").read_text()

@@ -56,9 +56,11 @@ def test_what_goes_wrong_has_a_line_for_each_kind_with_its_clients(monkeypatch):
     terminal = Terminal(console, Clock())
     terminal.started(start_of(Path("here")))
     lost = [FaultEntry(1, "train", client, "host_lost", "retry") for client in (3, 4)]
+    lost += 2 * [FaultEntry(1, "distillation", -1, "worker_lost", "retry")]
     terminal.round(replace(round_record(1), faults=(*lost, FaultEntry(1, "train", 7, "bad_update", "leave out"))))
     assert written(console).splitlines()[3:] == [
         "    0:00  round 2/3  train: host lost, tried again: clients 3, 4",
+        "    0:00  round 2/3  distillation: process lost, tried again 2 times",
         "    0:00  round 2/3  train: update refused, left out: client 7",
     ]
 

@@ -7,10 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from actors.runner import InlineRunner, MemoryLostError
 from engine.cli import cli
+from engine.config import load
 from engine.errors import ConfigError, UserError
 from engine.folder import FolderError, RunFolder
-from engine.launch import resume
+from engine.launch import launch, resume
+from engine.tables import faults_of
 from engine.tracking import connect
 from tests.engine.kills import Killer, gone_on, killed, whole
 
@@ -46,10 +49,10 @@ def result_of(folder):
     return json.loads((folder / "result.json").read_text())
 
 
-def assert_same_run(folder, expected):
-    """Digest, numbers and tables are those of a run that nobody disturbed."""
+def assert_same_run(folder, expected, besides=()):
+    """Digest, numbers and tables are those of a run that nobody disturbed; `besides` are keys that may differ."""
     ours, theirs = result_of(folder), result_of(expected)
-    repeatable = ours.keys() - {"seconds", "peak_rss_mb"}
+    repeatable = ours.keys() - {"seconds", "peak_rss_mb", *besides}
     assert {key: ours[key] for key in repeatable} == {key: theirs[key] for key in repeatable}
     for name in ("ledger", "rounds"):
         assert pq.read_table(folder / f"{name}.parquet").equals(pq.read_table(expected / f"{name}.parquet")), name
@@ -199,6 +202,44 @@ def test_the_run_goes_on_in_the_same_run_of_mlflow(tmp_path):
     assert [run.info.status for run in runs] == ["FINISHED"]
     heard = watcher._client.get_metric_history(runs[0].info.run_id, "bytes/up")
     assert [metric.step for metric in heard] == [0, 1, 2]
+
+
+class Forgetful(InlineRunner):
+    """Loses what clients 1 and 3 remember, once, in the third round."""
+
+    lost = False
+
+    def run(self, errand):
+        if errand.seed.round == 2 and not Forgetful.lost:
+            Forgetful.lost = True
+            raise MemoryLostError([3, 1])
+        return super().run(errand)
+
+
+def test_a_run_whose_clients_memories_are_lost_goes_on_from_its_last_checkpoint(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr("engine.federation.InlineRunner", Forgetful)
+    monkeypatch.setattr(Forgetful, "lost", False)
+    preset, overrides = FEDAVG
+    expected = undisturbed[preset][0]
+    launch(load(preset, overrides), preset, tmp_path / "run", Killer(None))
+    assert Forgetful.lost
+    assert result_of(tmp_path / "run")["digest"] == result_of(expected)["digest"]
+    ledgers = [pq.read_table(folder / "ledger.parquet") for folder in (tmp_path / "run", expected)]
+    assert ledgers[0].equals(ledgers[1])
+    rounds = pq.read_table(tmp_path / "run" / "rounds.parquet")
+    assert [(f.client, f.fault, f.action) for f in faults_of(rounds)] == [
+        (1, "memory_lost", "retry"),
+        (3, "memory_lost", "retry"),
+    ]
+    assert "the memory of clients 1, 3 was lost" in (tmp_path / "run" / "run.log").read_text()
+
+
+def test_where_the_policy_stops_at_lost_hosts_it_stops_at_lost_memories_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.federation.InlineRunner", Forgetful)
+    monkeypatch.setattr(Forgetful, "lost", False)
+    preset, overrides = FEDAVG
+    with pytest.raises(MemoryLostError, match="the memory of clients 1, 3 was lost with the node that held it"):
+        launch(load(preset, (*overrides, "failures.on_host_lost=stop")), preset, tmp_path / "run", Killer(None))
 
 
 def test_the_preset_is_remembered(tmp_path):

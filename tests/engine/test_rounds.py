@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.delivery import FaultEntry
 from actors.runner import InlineRunner
 from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import Seed
@@ -85,11 +86,35 @@ def test_watchers_hear_how_far_a_distillation_has_come():
     assert told == [(0, "distillation", done, 4) for done in (0, 1, 2, 3, 4)]
 
 
+def test_a_process_of_the_distillation_that_was_lost_and_replaced_is_written_down():
+    class Losing(InlineRunner):
+        def distil(self, job, listener):
+            listener.replaced("train worker")
+            return super().distil(job, listener)
+
+    casting = tiny_casting(
+        "mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8
+    )
+    known = Evaluation(accuracy=0.5, loss=1.0, per_class=np.array([0.5, 0.5, 0.5]))
+    rounds = Rounds(casting, Schedule(1, 4, 1), Losing(casting, tiny_shards(4)), lambda predictor: known, [Ear()])
+    rounds.play()
+    assert rounds.book.faults == [FaultEntry(0, "distillation", -1, "worker_lost", "retry")]
+
+
 def test_watching_changes_nothing_of_the_run():
     from algorithms.core.records import digest
 
     seen, unseen = played(Ear(), rounds=2, cohort=4, every=1), played(Ear(), rounds=2, cohort=4, every=2)
     assert digest(seen.state) == digest(unseen.state)
+
+
+def test_what_a_round_has_sent_goes_to_the_watchers_and_is_kept_no_longer():
+    """4 clients get weights, and send weights and their number of examples: 12 entries a round."""
+    ear = Ear()
+    rounds = played(ear, rounds=3, cohort=4, every=3)
+    assert [event[3] for event in ear.heard if event[0] == "round"] == [12, 12, 12]
+    assert (rounds.book.entries, rounds.book.metrics, rounds.book.faults) == ([], [], [])
+    assert rounds.book.bytes["up"].keys() == {"weights", "examples"}
 
 
 def test_the_clock_tells_clients_from_evaluation():
