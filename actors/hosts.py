@@ -121,6 +121,8 @@ class Fleet:
             self.handles.append(self._start(number))
 
     def _start(self, number: int) -> Any:
+        # Spread over the nodes by what each wants. A placement group would hold all hosts back until there is room for
+        # every one; so those that have started get work, and the place of a lost one is sought anew.
         wants = self._actor.options(
             num_cpus=self.placement.cpus, num_gpus=self.placement.gpus, scheduling_strategy="SPREAD"
         )

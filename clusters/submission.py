@@ -41,6 +41,9 @@ EXCLUDES = (
 STOP_SECONDS = 60
 """A job that is stopped has this long to write down where it is; then it is killed."""
 
+ANSWER_SECONDS = 30.0
+"""A dashboard on a busy machine has this long for its first answer."""
+
 _ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
 """Ray's own way to stop a job is SIGTERM and, three seconds later, SIGKILL."""
 
@@ -153,7 +156,8 @@ def _refuse_silence(address: str) -> None:
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
-    except OSError as error:
+        requests.get(f"{address}/api/version", timeout=ANSWER_SECONDS)
+    except OSError as error:  # those of requests are such
         raise ClusterError(
             f"no dashboard answers at {address}: {(error.strerror or str(error)).lower()}. `ray start --head` prints "
             "its address; where it listens on the head's loopback alone, lead a port there: "

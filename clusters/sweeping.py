@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-LONGEST = 40
-"""Characters of the folder that holds ours: Ray's sockets lie below, and a socket's path has at most 107."""
+LONGEST = 24
+"""Characters of the folder that holds ours: Ray's sockets lie 81 below it, and a socket's path has at most 107."""
 
 _LOOKS = 200
 """How often processes are looked for, 0.05 s apart. One that hangs in the kernel is left to it."""

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ["run", "fedavg-digits", "--set", "mlflow.enabled=false", "--set", "clients.steps=1", "--set"]
 MARK = "TESSERA_TEST_MARK"
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 HANGING = """
 import sys, threading, ray

@@ -14,6 +14,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportE
 
 from clusters.chatter import collect, logged, quiet
 from clusters.session import ClusterError, attach_or_start, store_bytes
+from clusters.sweeping import LONGEST, swept_folder
 
 ROOT = Path(__file__).parent.parent.parent
 GIB = 2**30
@@ -83,6 +84,18 @@ def test_the_address_of_a_client_server_is_refused_with_what_to_give_instead(tmp
 def test_the_object_store_holds_the_data_but_never_more_than_its_share_of_memory():
     assert store_bytes(memory=100 * GIB, data=3 * GIB) == 5 * GIB
     assert store_bytes(memory=10 * GIB, data=3 * GIB) == 3 * GIB
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_rays_sockets_lie_where_a_socket_may_lie_however_deep_the_temporary_folder_is(tmp_path, monkeypatch, deep):
+    asked = tmp_path / "a-folder-far-below-where-temporary-files-are" if deep else Path("/tmp")
+    asked.mkdir(exist_ok=True)
+    monkeypatch.setenv("RAY_TMPDIR", str(asked))
+    with swept_folder() as folder:
+        assert folder.parent == Path("/tmp")
+        longest = folder / "session_2026-12-31_23-59-59_999999_4194304" / "sockets" / "plasma_store"
+        assert len(str(longest)) + LONGEST - len("/tmp") <= 107
+    assert not folder.exists()
 
 
 START = """

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import zipfile
@@ -144,6 +145,14 @@ def test_where_connections_break_everything_is_told_once_and_the_exit_code_is_th
 def test_an_address_where_no_dashboard_answers_is_named_with_the_way_out(tmp_path, address, said):
     with pytest.raises(ClusterError, match=said):
         submit(["true"], tmp_path, address)
+
+
+def test_what_listens_but_never_answers_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters.submission, "ANSWER_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"no dashboard answers at {address}: .*timed out"):
+            submit(["true"], tmp_path, address)
 
 
 def refused(**changes) -> str:
