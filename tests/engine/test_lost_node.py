@@ -56,6 +56,7 @@ def test_a_node_lost_in_mid_run_with_clients_memories_changes_nothing_of_the_run
     cluster.remove_node(other, allow_graceful=False)
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
+    assert "Unhandled error" not in said
     assert run(tmp_path / "whole", "runner.kind=inline").wait() == 0
     ours, theirs = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "whole"))
     assert ours["digest"] == theirs["digest"]
