@@ -26,6 +26,9 @@ START_SECONDS = 120.0
 
 SECONDS_PER_START = 5.0
 
+ANSWER_SECONDS = 30.0
+"""A host that has nothing to do and does not answer for so long was stopped, or its node hangs."""
+
 
 class HostStartError(RuntimeError):
     """A host could not start; the message says why and what to do."""
@@ -181,12 +184,16 @@ class Fleet:
         self._replacing &= self._starting.keys()
 
     def peak_rss_mb(self) -> dict[str, float]:
-        """Largest resident memory by host, in MiB; a host that has died meanwhile is left out."""
-        refs = {f"host {n}": handle.peak_rss_mb.remote() for n, handle in enumerate(self.handles)}
+        """Largest resident memory by host, in MiB; a host that has died meanwhile or does not answer is left out."""
+        away = self.absent()
+        refs = {f"host {n}": handle.peak_rss_mb.remote() for n, handle in enumerate(self.handles) if n not in away}
+        waiting = list(refs.values())
+        answered = set(ray.wait(waiting, num_returns=len(waiting), timeout=ANSWER_SECONDS)[0]) if waiting else set()
         peaks: dict[str, float] = {}
         for name, ref in refs.items():
             try:
-                peaks[name] = ray.get(ref)
+                if ref in answered:
+                    peaks[name] = ray.get(ref)
             except RayActorError:
                 continue
         return peaks

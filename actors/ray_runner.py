@@ -249,6 +249,7 @@ class _Journey:
             heads = ray.get(ended[0])
         except RayTaskError as error:  # comes first: Ray makes it an instance of its cause's class too
             if isinstance(error.cause, ObjectLostError):
+                self._flights.clear()  # now, while what Ray says of the others goes to the log
                 raise self._runner.memory_lost(error.cause, flight.chunk.clients) from error
             raise error.cause from error
         except (RayActorError, OutOfMemoryError, ObjectLostError) as error:

@@ -3,6 +3,7 @@
 # ruff: noqa: E402 (where Ray is not installed the file is skipped before it imports what needs Ray)
 import os
 import re
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -341,6 +342,24 @@ def test_a_host_killed_in_the_middle_of_a_step_changes_nothing(ray_cluster, tmp_
     assert remote.digests == play(casting, shards=shards, rounds=3).digests  # the mark is there: nobody dies inline
 
 
+def test_others_do_the_work_of_a_host_that_finds_no_room_to_start_again(ray_cluster, tmp_path, monkeypatch):
+    casting, shards = toy("die_once", clients=4, file=str(tmp_path / "killed")), tiny_shards(4)
+    runner = RayRunner(casting, shards, pooled(2))
+    try:
+        while len(runner.peak_rss_mb()) < 2:  # until both have started, or the test's time is over
+            pass
+        runner.fleet.placement = replace(runner.fleet.placement, cpus=1000)
+        monkeypatch.setattr(hosts_module, "START_SECONDS", 0.0)
+        monkeypatch.setattr(hosts_module, "SECONDS_PER_START", 0.0)
+        monkeypatch.setattr(runner_module, "LOOK_SECONDS", 0.1)
+        remote = play(casting, runner, rounds=3)
+        assert len(runner.fleet.absent()) == 1
+        assert len(runner.peak_rss_mb()) == 1  # who is away is not waited for
+    finally:
+        runner.close()
+    assert remote.digests == play(casting, shards=shards, rounds=3).digests
+
+
 def test_a_client_that_kills_every_host_stops_the_run_and_is_named(ray_cluster):
     runner = RayRunner(toy("die_always"), SHARDS, pooled(2), policy=FailurePolicy(max_retries=1))
     try:
@@ -382,6 +401,17 @@ def test_a_host_that_never_answers_is_lost_at_the_deadline_and_its_step_done_els
     assert remote.digests == play(casting, shards=shards, rounds=2).digests
     stacks = [path.read_text() for path in Path(ray_cluster_logs()).glob("worker-*.err")]
     assert any("Timeout (0:00:05)!" in text and "in hang_once" in text for text in stacks) or step == "stop_once"
+
+
+def test_a_host_that_was_stopped_after_its_work_does_not_hold_up_the_end_of_the_run(ray_cluster, monkeypatch):
+    runner = RayRunner(toy("pid", clients=2), SHARDS, pooled(1))
+    try:
+        pids = {int(pid) for _, pid, _ in rows(play(toy("pid", clients=2), runner, rounds=1))}
+        os.kill(pids.pop(), signal.SIGSTOP)
+        monkeypatch.setattr(hosts_module, "ANSWER_SECONDS", 0.5)
+        assert runner.peak_rss_mb() == {}
+    finally:
+        runner.close()
 
 
 def ray_cluster_logs():

@@ -37,11 +37,12 @@ sys.exit(code)
 def on_small_store(spill, folder, *before):
     command = [sys.executable, "-m", "engine", "run", *ASKED, "--out", str(folder)]
     return subprocess.run(
-        [*before, sys.executable, "-c", CLUSTER, str(spill), *command], capture_output=True, text=True, timeout=240
+        [*before, sys.executable, "-c", CLUSTER, str(spill), *command], capture_output=True, text=True, timeout=400
     )
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_does_not_fit_into_the_store_is_spilled_and_the_run_is_the_same(tmp_path):
     (tmp_path / "spill").mkdir()
     ended = on_small_store(tmp_path / "spill", tmp_path / "run")
@@ -53,6 +54,7 @@ def test_what_does_not_fit_into_the_store_is_spilled_and_the_run_is_the_same(tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not ALLOWED, reason="this machine lets nobody mount a small disk of their own (unshare -rm)")
 def test_a_full_store_on_a_full_disk_ends_the_run_with_its_size_and_the_way_out(tmp_path):
     (tmp_path / "spill").mkdir()

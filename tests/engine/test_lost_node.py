@@ -21,7 +21,7 @@ SCAFFOLD = (
 )
 """A control variate of this network has 300 kB, too many to travel within a reply: it stays on its host's node."""
 
-LOOKS = 1200
+LOOKS = 3000
 """A tenth of a second apart, before a run is held for stuck."""
 
 
@@ -44,6 +44,7 @@ def cluster():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_node_lost_in_mid_run_with_clients_memories_changes_nothing_of_the_run(tmp_path, cluster):
     other = cluster.add_node(num_cpus=1)
     process = run(tmp_path / "run", f"runner.address={cluster.address}")
@@ -53,8 +54,9 @@ def test_a_node_lost_in_mid_run_with_clients_memories_changes_nothing_of_the_run
         time.sleep(0.1)
     assert process.poll() is None, process.stdout.read()
     cluster.remove_node(other, allow_graceful=False)
-    said, _ = process.communicate(timeout=240)
+    said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
+    assert "Unhandled error" not in said
     assert run(tmp_path / "whole", "runner.kind=inline").wait() == 0
     ours, theirs = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "whole"))
     assert ours["digest"] == theirs["digest"]

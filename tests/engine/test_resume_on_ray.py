@@ -46,6 +46,7 @@ def killed_when(there, arguments, log):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_killed_in_client_training_and_again_in_its_train_job_ends_as_if_nothing_had_happened(tmp_path):
     """The student checkpoints every 200 steps of 1000; what is resumed begins with the last of these."""
     whole, run = tmp_path / "whole", tmp_path / "run"
