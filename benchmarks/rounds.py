@@ -27,8 +27,9 @@ from algorithms.core.contract import ClientSpec
 from algorithms.core.training import Work
 from algorithms.fedavg import FedAvg
 from benchmarks import plain
+from benchmarks.data import fetched
 from benchmarks.on_ray import ray_runner
-from engine.data import DataConfig, DataError, DataSet, load
+from engine.data import DataError, DataSet
 from engine.records import Evaluation, RoundRecord
 from engine.rounds import Rounds, Schedule
 
@@ -106,7 +107,7 @@ def casting_of(case: Case, data: DataSet, stack: int) -> Casting:
 
 def measure(case: Case, rounds: int, hosts: int, stack: int) -> dict[str, Any]:
     """Round by round in turn, so that both meet the machine in the same mood."""
-    data = load(DataConfig(source=case.source, limit=case.clients * case.examples))
+    data = fetched(case.source, case.clients * case.examples)
     casting, shards = casting_of(case, data, stack), ShardArrays.of(data.train_images, data.train_labels, deal(case))
     watch, theirs = Stopwatch(), []
     unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(10))
