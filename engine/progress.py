@@ -10,16 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
-from rich.spinner import Spinner
 from rich.table import Table
-from rich.text import Text
 
 from actors.delivery import NOBODY, FaultEntry
 from actors.failures import said
 from engine.own_code import resume_command
 from engine.records import Result, RoundRecord, RunStart, StageRecord
+from engine.screen import Screen
 from engine.tracking import default_uri, ui_command
 from engine.units import duration, percent, size
 
@@ -36,96 +34,66 @@ def console(to_stderr: bool) -> Console:
 
 
 class Terminal:
-    """A watcher that writes to a console: with a moving line on a terminal, plain lines anywhere else and in CI.
+    """A watcher that writes to a console.
 
     Attributes:
-        line: what the moving line says, "" where there is none.
+        screen: with the line that moves.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console, self._clock = console, clock
-        self._moves = console.is_terminal and not os.environ.get("CI")
-        self._live: Live | None = None
-        self._spinner = Spinner("dots")
-        self.line = ""
+        self.screen, self._clock = Screen(console), clock
         self._start: RunStart | None = None
         self._accuracy: float | None = None
         self._pace = Pace(0, clock)
 
     def __enter__(self) -> Terminal:
         """Show that something goes on, until the block ends."""
-        self._say("reading the data and starting the runner")
+        self.screen.say("reading the data and starting the runner")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self.screen.stop()
 
     def started(self, start: RunStart) -> None:
         self._start = start
         self._pace = Pace(start.rounds, self._clock, start.done)
         for name, fact in start.facts.items():
-            self._print(f"{name}: {fact}")
-        self._print(f"folder: {start.folder}")
+            self.screen.print(f"{name}: {fact}")
+        self.screen.print(f"folder: {start.folder}")
         if start.done:
-            self._print(f"goes on after round {start.done} of {start.rounds}")
+            self.screen.print(f"goes on after round {start.done} of {start.rounds}")
         if start.config.get("runner", {}).get("kind") == "ray":
-            self._print(f"log of Ray: {start.log}")
-        self._say("waiting for the first client")
+            self.screen.print(f"log of Ray: {start.log}")
+        self.screen.say("waiting for the first client")
 
     def step(self, round: int, step: str, done: int, asked: int) -> None:
         self._pace.step(step, done, asked)
-        self._say(self._line(round, step, done, asked))
+        self.screen.say(self._line(round, step, done, asked))
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == GLOBAL:
             self._accuracy = record.evaluation.accuracy
         evaluation = record.evaluation
-        self._print(
+        self.screen.print(
             f"{duration(self._pace.elapsed()):>8}  round {self._of(record.round)}  {record.stage:<10}"
             f"  accuracy {percent(evaluation.accuracy)}  loss {evaluation.loss:.3f}"
         )
 
     def round(self, record: RoundRecord) -> None:
         for line in fault_lines(record.faults):
-            self._print(f"{duration(self._pace.elapsed()):>8}  round {self._of(record.round)}  {line}")
+            self.screen.print(f"{duration(self._pace.elapsed()):>8}  round {self._of(record.round)}  {line}")
         self._pace.round()
 
     def finished(self, result: Result) -> None:
-        self._stop()
+        self.screen.stop()
         if self._start:
-            self._console.print(summary(result.values, self._start))
-            self._print(closing(self._start))
+            self.screen.console.print(summary(result.values, self._start))
+            self.screen.print(closing(self._start))
 
     def failed(self, error: BaseException) -> None:
-        self._stop()
+        self.screen.stop()
         if self._start:
-            self._print(f"to go on with this run: {resume_command(self._start.folder, self._start.config)}")
-
-    def _say(self, text: str) -> None:
-        """Write the moving line, where there is one."""
-        if not self._moves:
-            return
-        self.line = text
-        self._spinner.update(text=Text(text))
-        if self._live is None:
-            # What others print would otherwise pass through the console, Ray's chatter too, which goes to a log.
-            self._live = Live(
-                self._spinner,
-                console=self._console,
-                refresh_per_second=4,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
-
-    def _stop(self) -> None:
-        if self._live:
-            self._live.stop()
-            self._live = None
-
-    def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.screen.print(f"to go on with this run: {resume_command(self._start.folder, self._start.config)}")
 
     def _of(self, round: int) -> str:
         rounds = str(self._pace.rounds)

@@ -103,7 +103,7 @@ def test_a_terminal_shows_stage_round_clients_accuracy_and_time_left(monkeypatch
     terminal.round(round_record(0))
     terminal.step(1, "train", 1, 2)
     # Two rounds of 4 s each are left of three.
-    assert terminal.line == "round 2/3 · train 1/2 · accuracy 50.0 % · about 0:08 left"
+    assert terminal.screen.line == "round 2/3 · train 1/2 · accuracy 50.0 % · about 0:08 left"
     terminal.failed(KeyboardInterrupt())
     assert "round 1/3  global" in written(console)
 
@@ -113,7 +113,7 @@ def test_the_accuracy_shown_is_that_of_the_global_model(monkeypatch):
     terminal.started(start_of(Path("here")))
     terminal.stage(StageRecord(0, "experts", evaluation(0.25)))
     terminal.step(0, "train", 1, 2)
-    assert terminal.line == "round 1/3 · train 1/2"
+    assert terminal.screen.line == "round 1/3 · train 1/2"
     terminal.failed(ValueError())
 
 
