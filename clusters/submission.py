@@ -130,6 +130,7 @@ def _quiet() -> None:
     """Ray tells of every file that does not travel, and of every connection that ends."""
     logger = logging.getLogger("ray")
     logger.handlers, logger.propagate = [logging.NullHandler()], False
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a Ctrl-C breaks a connection off without a farewell
 
 
 @contextmanager

@@ -65,13 +65,14 @@ def sweep(folder: Path, spared: int) -> None:
     """Kill the processes that are at home in a folder, but for the spared one; then remove the folder."""
     for _ in range(_LOOKS):
         found = [process for process in psutil.process_iter() if process.pid != spared and _at_home(process, folder)]
-        if not found:
-            break
         for process in found:
             with suppress(psutil.Error):
                 process.kill()
+        if not found:
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():  # a process that was ending may have written once more
+                return
         time.sleep(0.05)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _at_home(process: psutil.Process, folder: Path) -> bool:

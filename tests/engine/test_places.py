@@ -1,6 +1,7 @@
 """Places of runs: folders, and URIs that fsspec knows."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def test_what_cannot_be_sent_is_kept_and_said(memory, monkeypatch):
         play("memory://bucket/run", fills)
     kept = Path(str(caught.value).rpartition(" ")[2])
     assert (kept / "result.json").read_text() == "result.json"
+    shutil.rmtree(kept.parent)
 
 
 def test_a_taken_or_impossible_uri_is_refused_before_the_run(memory):
