@@ -397,7 +397,9 @@ def test_a_host_that_never_answers_is_lost_at_the_deadline_and_its_step_done_els
         remote = play(casting, runner, rounds=2)
     finally:
         runner.close()
-    assert remote.book.faults == [FaultEntry(0, step, 3, "host_lost", "retry")]
+    # Ray may not have sent the answer of client 1, before it on this host, when the process was stopped.
+    clients = (3,) if step == "hang_once" else (1, 3)
+    assert remote.book.faults in [[FaultEntry(0, step, client, "host_lost", "retry")] for client in clients]
     assert remote.digests == play(casting, shards=shards, rounds=2).digests
     stacks = [path.read_text() for path in Path(ray_cluster_logs()).glob("worker-*.err")]
     assert any("Timeout (0:00:05)!" in text and "in hang_once" in text for text in stacks) or step == "stop_once"
