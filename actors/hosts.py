@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 from ray.exceptions import RayActorError
 
 from actors.orders import Casting, Failure, Order
+from actors.peak import peak_rss_mb
 from actors.placement import Placement
 from actors.shards import ShardArrays
 from actors.stacking import Crew
@@ -104,7 +104,7 @@ class Host:
 
     def peak_rss_mb(self) -> float:
         """Largest resident memory of this process so far, in MiB; pages of the object store that it maps included."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return peak_rss_mb()
 
 
 class Fleet:

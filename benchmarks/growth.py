@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from actors.peak import peak_rss_mb
 from actors.placement import Placement
 from actors.ray_runner import RayRunner
 from algorithms.core.task import ImageTask
@@ -92,7 +92,7 @@ def measure(clients: int) -> list[Figure]:
             return 1e3 * seconds_of(lambda: run.play(until=run.next + ROUNDS)) / (ROUNDS * ASKED)
 
         asking = repeated(f"{name}: each one asked", "ms", ms_each, TIMES, goal=0.3)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_rss_mb()
     return [
         asking,
         ready,

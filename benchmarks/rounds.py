@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import sys
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from actors.orders import Casting
+from actors.peak import peak_rss_mb
 from actors.shards import ShardArrays
 from algorithms.core.contract import ClientSpec
 from algorithms.core.training import Work
@@ -124,7 +124,7 @@ def measure(case: Case, rounds: int, hosts: int, stack: int) -> dict[str, Any]:
         {"case": case.letter, "hosts": hosts, "stack": stack}
         | figures(theirs[1:], watch.seconds[1:])
         | {
-            "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "driver_peak_mb": peak_rss_mb(),
             "host_peak_mb": max(memory.values(), default=0.0),
         }
     )

@@ -87,6 +87,7 @@ def _attached(address: str | None, log: Path) -> Cluster:
     """The cluster that somebody in this process has attached to before, as in a notebook. It is left as it is."""
     there = ray.get_runtime_context().gcs_address
     if address not in (None, "auto", there):
+        _found(address)
         raise ClusterError(f"{address} cannot be joined: this process is attached to {there} already")
     return Cluster(there, False, nodes_of(ray.nodes()), log, "")
 

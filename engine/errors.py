@@ -57,7 +57,7 @@ class ConfigError(UserError):
 def shown(value: Any) -> str:
     """A value in one line of at most 80 characters, as YAML's flow style reads it."""
     text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= 80 else f"{text[:39]}...{text[-38:]}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import resource
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 
 from actors.clock import PhaseClock
 from actors.delivery import FaultEntry
+from actors.peak import peak_rss_mb
 from actors.runner import Runner
 from algorithms.core.records import digest
 from algorithms.core.task import ImageTask, Shard
@@ -137,7 +136,7 @@ def _values(federation: Federation, runner: Runner, setting: Setting, rounds: Ro
         "bytes_by_kind": {kind: {"up": up[kind], "down": down[kind]} for kind in sorted(up.keys() | down.keys())},
         "seconds": _seconds(rounds.clock.read(), rounds.book.client_seconds),
         "virtual_seconds": None,
-        "peak_rss_mb": {"driver": _peak_mb(), "host_max": max(hosts.values(), default=None)},
+        "peak_rss_mb": {"driver": peak_rss_mb(), "host_max": max(hosts.values(), default=None)},
         "digest": digest(rounds.state),
         "versions": versions(),
     }
@@ -151,12 +150,6 @@ def _seconds(phases: Mapping[str, float], client_work: Mapping[str, float]) -> d
         groups["clients" if name == "client" else name] += seconds
     detail = {phase: seconds for phase, seconds in phases.items() if ":" in phase}
     return {"total": sum(phases.values()), **groups, **detail, "client_work": sum(client_work.values())}
-
-
-def _peak_mb() -> float:
-    """Largest resident memory of this process, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 def versions() -> dict[str, str]:

@@ -33,8 +33,10 @@ WITH_RAY = {
 """Test files that start Ray themselves; the others do it through `ray_cluster`."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with Ray run in one process, one after another: two clusters at a time would fight for two cores."""
+    """Tests with Ray run in one process, one after another: two clusters at a time would fight for two cores, and for
+    the one port at which a machine's agent takes jobs."""
     here = Path(__file__).parent
     for item in items:
         file = item.path.relative_to(here).as_posix()

@@ -58,7 +58,7 @@ def test_a_run_killed_in_client_training_and_again_in_its_train_job_ends_as_if_n
         tmp_path / "first.log",
     )
     left += killed_when(
-        lambda: list(run.glob("checkpoints/round-000001/student-0/student/*/student.pt")),
+        lambda: list(run.glob("checkpoints/round-000001/student-0/student/*/student.safetensors")),
         ["resume", run],
         tmp_path / "second.log",
     )
