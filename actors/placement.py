@@ -9,9 +9,8 @@ from typing import Literal
 from actors.distil_plan import DistilResources, Left, Room, fits, packs
 from clusters.nodes import Node
 
-PROCESS_BYTES = 280 * 2**20
-"""What a host has to itself before it holds any network, measured: Python, Ray, torch with its optimisers, and, with
-methods that need it, scikit-learn."""
+PROCESS_BYTES = 200 * 2**20
+"""What a host has to itself before it holds any network, measured: Python, Ray and torch without its optimisers."""
 
 LIBRARY_BYTES = 180 * 2**20
 """Pages of compiled libraries that a host maps, measured; all processes of a machine have them in common."""

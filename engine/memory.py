@@ -31,6 +31,9 @@ MLFLOW_BYTES = 120 * MIB
 RAY_BYTES = 570 * MIB
 """What the processes of a Ray cluster take that is started for one run, measured: head, node manager, dashboard."""
 
+WORKER_BYTES = 280 * MIB
+"""What a process of the distillation has to itself, measured: torch with its optimisers."""
+
 DIRECT_BYTES = 100 * 1024
 """Replies up to this size do not pass through the object store; Ray's own limit."""
 
@@ -138,7 +141,7 @@ def sizes(
     if federation.config.runner.kind == "inline":
         working = max(*(net.training_bytes for net in nets), _made(holdings), trainer)
         return Sizes(driver + working, 0, 0, 0, 0, 0, 0)
-    process = PROCESS_BYTES if teaching else 0
+    process = WORKER_BYTES if teaching else 0
     return Sizes(
         driver=driver,
         host=PROCESS_BYTES + sum(net.bytes for net in nets) + max(*(n.training_bytes for n in nets), _made(holdings)),
@@ -195,11 +198,12 @@ def _batch_bytes(federation: Federation, teaching: Teaching) -> int:
 def _store(
     federation: Federation, nets: Sequence[NetPlan], holdings: Sequence[Holding], teaching: Teaching | None
 ) -> int:
-    """The data, what clients keep, and what a round sends and receives or a distillation needs, whichever is more."""
+    """The data, what clients keep, and what a round sends (while the last one's is still there) and receives, or a
+    distillation needs, whichever is more."""
     cohort = federation.config.clients.cohort or len(federation.casting.clients)
     largest = max([*(net.bytes for net in nets), *(h.bytes for h in holdings if h.kind)])
     replies = min(AHEAD_BYTES, cohort * largest) if largest > DIRECT_BYTES else 0
-    passing = max(sum(net.bytes for net in nets) + replies, _job(federation, teaching) if teaching else 0)
+    passing = max(2 * sum(net.bytes for net in nets) + replies, _job(federation, teaching) if teaching else 0)
     return federation.shards.nbytes + _kept_by_clients(federation, holdings) + passing
 
 

@@ -87,11 +87,11 @@ def test_dedicated_placement_does_not_take_a_number_of_hosts():
 
 
 def test_dedicated_clients_that_memory_does_not_hold_are_refused_with_the_number_that_fits():
-    with pytest.raises(PlacementError, match=r"100 clients .* memory suffices for 57 \(280 MiB each, 15.8 GiB free"):
+    with pytest.raises(PlacementError, match=r"100 clients .* memory suffices for 81 \(200 MiB each, 15.8 GiB free"):
         decide(Request(clients=100, kind="dedicated"), LAPTOP)
-    # Libraries are there once; 57.87 hosts fit beside them.
-    assert (16 * GIB - LIBRARY_BYTES) // PROCESS_BYTES == 57
-    assert decide(Request(clients=57, kind="dedicated"), LAPTOP).hosts == 57
+    # Libraries are there once; 81.02 hosts fit beside them.
+    assert (16 * GIB - LIBRARY_BYTES) // PROCESS_BYTES == 81
+    assert decide(Request(clients=81, kind="dedicated"), LAPTOP).hosts == 81
 
 
 def test_the_driver_and_all_else_take_memory_from_hosts_where_there_is_one_machine():
@@ -102,7 +102,7 @@ def test_the_driver_and_all_else_take_memory_from_hosts_where_there_is_one_machi
 
 def test_a_machine_too_small_for_one_host_is_refused():
     with pytest.raises(
-        PlacementError, match=r"1 host does not fit: memory suffices for 0 \(280 MiB each, 0.0 GiB free"
+        PlacementError, match=r"1 host does not fit: memory suffices for 0 \(200 MiB each, 0.0 GiB free"
     ):
         decide(Request(clients=3), (Node(4, 0, LIBRARY_BYTES),))
 

@@ -13,7 +13,7 @@ from engine.checking import check
 from engine.config import resolve
 from engine.errors import ConfigError
 from engine.federation import Federation
-from engine.memory import DRIVER_BYTES, JOB_BYTES, JOB_PROCESSES, MLFLOW_BYTES, RAY_BYTES, activation_bytes
+from engine.memory import DRIVER_BYTES, JOB_BYTES, JOB_PROCESSES, MLFLOW_BYTES, RAY_BYTES, WORKER_BYTES, activation_bytes
 from engine.planning import lines, plan
 from engine.units import size
 from tests.engine.test_config import changed
@@ -213,7 +213,7 @@ def test_all_together_counts_what_processes_share_once():
 def test_what_workers_of_a_distillation_hold_follows_from_shapes():
     runner = {"kind": "ray", "hosts": 2}
     report = plan(gathered(method=MOSAIC, runner=runner), MACHINE, 8 * GIB)
-    own = {part.name: part.own - PROCESS_BYTES for part in report.parts if part.processes == 1}
+    own = {part.name: part.own - WORKER_BYTES for part in report.parts if part.processes == 1}
     by_name = {holding.name.split()[0]: holding for holding in report.holdings}
     batch = 64 * (4 * 64 + 8 + 4 * 10)  # images, labels, logits
     outputs = 4 * (64 + 64 + 64 + 10)
@@ -251,7 +251,7 @@ def test_a_distillation_that_would_wait_for_ever_is_refused_with_the_number_that
 def test_a_machine_without_memory_for_a_host_beside_the_driver_is_refused():
     federation = gathered(runner={"kind": "ray"})
     small = (Node(cpus=2, gpus=0, memory=GIB),)
-    with pytest.raises(ConfigError, match=r"1 host does not fit: memory suffices for 0 \(28\d MiB each"):
+    with pytest.raises(ConfigError, match=r"1 host does not fit: memory suffices for 0 \(20\d MiB each"):
         plan(federation, small, GIB)
 
 
