@@ -13,7 +13,15 @@ from engine.checking import check
 from engine.config import resolve
 from engine.errors import ConfigError
 from engine.federation import Federation
-from engine.memory import DRIVER_BYTES, JOB_BYTES, JOB_PROCESSES, MLFLOW_BYTES, RAY_BYTES, WORKER_BYTES, activation_bytes
+from engine.memory import (
+    DRIVER_BYTES,
+    JOB_BYTES,
+    JOB_PROCESSES,
+    MLFLOW_BYTES,
+    RAY_BYTES,
+    WORKER_BYTES,
+    activation_bytes,
+)
 from engine.planning import lines, plan
 from engine.units import size
 from tests.engine.test_config import changed
