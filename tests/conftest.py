@@ -25,7 +25,6 @@ WITH_RAY = {
     "algorithms/test_mosaic_on_ray.py",
     "clusters/test_leaving_nothing.py",
     "clusters/test_session.py",
-    "clusters/test_three_hosts.py",
     "engine/test_full_store.py",
     "engine/test_lost_node.py",
     "engine/test_resume_on_ray.py",

@@ -19,6 +19,7 @@ from tests.clusters.network import Host, Network, network, why_not
 REASON = why_not()
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("network"),  # beside the other tests with Ray: these have addresses and ports of their own
     pytest.mark.skipif(bool(REASON), reason=REASON),
     pytest.mark.timeout(600),
 ]
