@@ -32,7 +32,7 @@ class Casting:
         clients: every client of the federation, by number; see `client` for their widths.
         seed: of the run.
         device: `cpu` or `cuda`.
-        stack: clients whose networks are trained at once where that is faster; above 1 their bits are others.
+        stack: clients whose networks are trained at once where they are stackable; above 1 their bits are others.
         widths: fractions from which every client's width is drawn anew in each round; none: its own.
     """
 

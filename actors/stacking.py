@@ -22,7 +22,7 @@ class _Met(BaseException):
 
 
 class StackedLoop:
-    """`training.fit` in stacked arithmetic wherever that is faster; elsewhere `training.fit` itself.
+    """`training.fit` in stacked arithmetic where networks are stackable; elsewhere `training.fit` itself.
 
     Between `gather` and `train` it only notes what is asked, and ends the step that asks. Steps depend on nothing but
     their orders, so that a step performed again asks for the very same, and then finds it done.

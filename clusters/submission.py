@@ -69,6 +69,8 @@ class Job:
             details = self._client.get_job_info(self.id)
             if JobStatus(details.status).is_terminal():
                 break
+        # The last lines come too late for whoever follows, where the job ends before they were sent.
+        tell(self._client.get_job_logs(self.id)[self._told :])
         if details.driver_exit_code is not None:
             return int(details.driver_exit_code)
         if details.status == JobStatus.SUCCEEDED:

@@ -1,7 +1,7 @@
 """Several clients trained at once: their networks of one architecture stacked, each step one call for all of them.
 
-For networks of a few linear layers, calling the arithmetic takes longer than the arithmetic. Convolutions are better
-off alone on a CPU: stacked, two of them took a third longer.
+For networks of a few linear layers, calling the arithmetic takes about as long as the arithmetic. Convolutions are
+better off alone on a CPU: stacked, two of them took a third longer.
 """
 
 from __future__ import annotations

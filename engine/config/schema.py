@@ -119,7 +119,7 @@ class ClientsConfig(Section):
     stack: int = Field(
         default=1,
         ge=1,
-        description="clients trained at once where that is faster (networks of linear layers alone); any number above "
+        description="clients trained at once, where their networks are linear layers alone; any number above "
         "1 gives the same results, which differ from those of 1 in their last digits",
     )
 
