@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -254,7 +255,7 @@ def test_ctrl_c_stops_the_job_in_good_order(ray_cluster, mine, tmp_path):
     said, err = sent.communicate(timeout=200)
     assert sent.returncode == 130
     assert "is told to stop" in said
-    assert (out / "config.yaml").exists()  # for `tessera resume`
+    assert f"to go on with this run: tessera resume {shlex.quote(str(out))}" in said
     assert err == "stopping; once more to end at once\nstopped\n"
 
 
