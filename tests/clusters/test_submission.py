@@ -92,9 +92,9 @@ def test_a_configuration_and_settings_stay_what_they_are_whatever_they_look_like
 
 
 class Broken:
-    """A client whose connection breaks twice; each new one tells the log from its beginning."""
+    """A client whose connection breaks twice; each new one tells the log from its beginning, the last not to its end."""
 
-    log, parts = "one\ntwo\nthree\n", [["one\n"], ["one\n", "two\nth"], ["one\ntwo\n", "three\n"]]
+    log, parts = "one\ntwo\nthree\nfour\n", [["one\n"], ["one\n", "two\nth"], ["one\ntwo\n", "three\n"]]
 
     def __init__(self, status, code):
         self._status, self._code, self._times = status, code, 0
@@ -105,6 +105,9 @@ class Broken:
             yield part
         if self._times < 3:
             raise RuntimeError("WebSocket connection closed unexpectedly")
+
+    def get_job_logs(self, job):
+        return self.log
 
     def get_job_info(self, job):
         ended = self._times == 3
@@ -129,7 +132,8 @@ def test_where_connections_break_everything_is_told_once_and_the_exit_code_is_th
 
     monkeypatch.setattr(clusters.submission.asyncio, "sleep", at_once)
     told = []
-    assert Job(Broken(status, exit_code), "job-1").follow(told.append) == code
+    job = Job(Broken(status, exit_code), "job-1")
+    assert job.follow(told.append) == code
     assert "".join(told) == Broken.log + last
 
 
