@@ -9,7 +9,6 @@ round waits for the hosts' processes too.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -24,9 +23,9 @@ from actors.peak import peak_rss_mb
 from actors.placement import Placement
 from actors.ray_runner import RayRunner
 from algorithms.core.task import ImageTask
-from benchmarks.figures import Figure, repeated, seconds_of, tell
+from benchmarks.figures import Figure, repeated, seconds_of
 from benchmarks.idle import Idle
-from benchmarks.sizes import TooLarge, run_each
+from benchmarks.sizes import grow
 from clusters.session import attach_or_start
 from engine.checking import check
 from engine.config import load
@@ -101,22 +100,5 @@ def measure(clients: int) -> list[Figure]:
     ]
 
 
-def main() -> int:
-    """One population here, or each in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, help="this population alone, in this process")
-    asked = parser.parse_args()
-    if asked.size:
-        tell(measure(asked.size))
-        return 0
-    try:
-        for printed in run_each("benchmarks.growth", POPULATIONS, lambda size: f"{size:,} clients"):
-            print(printed, end="", flush=True)
-    except (TooLarge, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(grow("benchmarks.growth", __doc__, POPULATIONS, lambda size: f"{size:,} clients", measure))

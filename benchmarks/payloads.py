@@ -9,7 +9,6 @@ time. The yardstick copies the payload once for each host. The object store's pe
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import threading
@@ -24,10 +23,10 @@ from actors.shards import ShardArrays
 from algorithms.core.contract import ClientSpec
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
-from benchmarks.figures import Figure, seconds_of, tell
+from benchmarks.figures import Figure, seconds_of
 from benchmarks.idle import Idle
 from benchmarks.on_ray import ray_runner
-from benchmarks.sizes import TooLarge, run_each
+from benchmarks.sizes import grow
 from engine.records import Evaluation
 from engine.rounds import Rounds, Schedule
 
@@ -111,22 +110,5 @@ def measure(megabytes: int) -> list[Figure]:
     ]
 
 
-def main() -> int:
-    """One size here, or each in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, help="this many megabytes alone, in this process")
-    asked = parser.parse_args()
-    if asked.size:
-        tell(measure(asked.size))
-        return 0
-    try:
-        for printed in run_each("benchmarks.payloads", SIZES_MB, lambda size: f"payloads of {size} MB"):
-            print(printed, end="", flush=True)
-    except (TooLarge, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(grow("benchmarks.payloads", __doc__, SIZES_MB, lambda size: f"payloads of {size} MB", measure))

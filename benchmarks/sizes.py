@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+
+from benchmarks.figures import Figure, tell
+
+Measure = Callable[[int], Sequence[Figure]]
 
 _WORDS = ("MemoryError", "OutOfMemoryError", "ObjectStoreFullError", "OutOfDiskError", "can't allocate memory")
 """How Python, Ray and torch name it in a traceback."""
@@ -14,6 +19,27 @@ _WORDS = ("MemoryError", "OutOfMemoryError", "ObjectStoreFullError", "OutOfDiskE
 
 class TooLarge(RuntimeError):
     """Memory ran out at a size; the message names the size before it, which fitted."""
+
+
+def grow(module: str, doc: str | None, sizes: Sequence[int], words: Callable[[int], str], measure: Measure) -> int:
+    """The command of a benchmark of growing sizes: one size here, or each in a process of its own; its exit code.
+
+    Args:
+        measure: the figures of a size.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, help="this size alone, in this process")
+    asked = parser.parse_args()
+    if asked.size:
+        tell(measure(asked.size))
+        return 0
+    try:
+        for printed in run_each(module, sizes, words):
+            print(printed, end="", flush=True)
+    except (TooLarge, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def run_each(module: str, sizes: Sequence[int], words: Callable[[int], str]) -> Iterator[str]:

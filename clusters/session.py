@@ -19,8 +19,9 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from clusters.answering import why_not
 from clusters.chatter import collect, logged, quiet
+from clusters.environment import variable
 from clusters.nodes import Node, nodes_of
-from clusters.sweeping import swept_folder, temporary_files_in
+from clusters.sweeping import swept_folder
 
 STORE_BYTES = 2 * 2**30
 """Of the object store beside the data: room for messages, replies and memories. Ray spills what is more to disk."""
@@ -109,7 +110,7 @@ def _started(cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -> 
     """A cluster of this process alone."""
     with swept_folder() as folder:
         try:
-            with quiet(log), temporary_files_in(folder):
+            with quiet(log), variable("TMPDIR", str(folder)):  # Ray's processes and theirs keep what they write there
                 info = _start(cpus, gpus, data_bytes, folder)
             yield _cluster(info, True, log)
         finally:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import shlex
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +16,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from clusters.answering import SECONDS
+from clusters.environment import variable
 from clusters.session import ClusterError
 
 EXCLUDES = (
@@ -115,7 +114,7 @@ def submit(words: Sequence[str], folder: Path, address: str) -> Job:
         "env_vars": _ENVIRONMENT,
     }
     try:
-        with _this_address(address):
+        with variable("RAY_API_SERVER_ADDRESS", address):  # Ray's job client prefers it to what it is given
             client = JobSubmissionClient(address)
         job = client.submit_job(entrypoint=shlex.join(words), runtime_env=environment)
     except ray.exceptions.AuthenticationError as error:
@@ -133,20 +132,6 @@ def _quiet() -> None:
     logger = logging.getLogger("ray")
     logger.handlers, logger.propagate = [logging.NullHandler()], False
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a Ctrl-C breaks a connection off without a farewell
-
-
-@contextmanager
-def _this_address(address: str) -> Iterator[None]:
-    """A block in which Ray's job client takes the address that it is given; it prefers those of the environment."""
-    before = os.environ.get("RAY_API_SERVER_ADDRESS")
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["RAY_API_SERVER_ADDRESS"]
-        else:
-            os.environ["RAY_API_SERVER_ADDRESS"] = before
 
 
 def _refuse_silence(address: str) -> None:

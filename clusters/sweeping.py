@@ -47,20 +47,6 @@ def _parent() -> str:
     return asked if len(asked) <= LONGEST else "/tmp"
 
 
-@contextmanager
-def temporary_files_in(folder: Path) -> Iterator[None]:
-    """A block in which the processes that are started have their temporary files, and those of their own, here."""
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
-
-
 def sweep(folder: Path, spared: int) -> None:
     """Kill the processes that are at home in a folder, but for the spared one; then remove the folder."""
     for _ in range(_LOOKS):

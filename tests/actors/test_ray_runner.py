@@ -455,6 +455,7 @@ def test_a_runner_may_be_closed_twice(ray_cluster):
     runner = RayRunner(toy(), SHARDS, pooled(1))
     runner.close()
     runner.close()
+    assert runner.peak_rss_mb() == {}
 
 
 def test_distillation_is_done_by_whoever_was_given_for_it(ray_cluster):
