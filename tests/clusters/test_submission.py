@@ -92,7 +92,7 @@ def test_a_configuration_and_settings_stay_what_they_are_whatever_they_look_like
 
 
 class Broken:
-    """A client whose connection breaks twice; each new one tells the log from its beginning, the last not to its end."""
+    """A client whose connection breaks twice; each new one tells the log from its beginning, the last not all."""
 
     log, parts = "one\ntwo\nthree\nfour\n", [["one\n"], ["one\n", "two\nth"], ["one\ntwo\n", "three\n"]]
 
