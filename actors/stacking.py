@@ -13,7 +13,7 @@ from actors.orders import Casting, Failure, Order, Outcome
 from actors.worker import Shards, Worker
 from algorithms.core.seeds import Seed
 from algorithms.core.stacking import Asked, Trained, fit_together, stackable
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Augment, ImageTask, Shard
 from algorithms.core.training import Correction, Fit, Objective, TrainingLoop, Work, fit
 
 
@@ -22,7 +22,8 @@ class _Met(BaseException):
 
 
 class StackedLoop:
-    """`training.fit` in stacked arithmetic where networks are stackable; elsewhere `training.fit` itself.
+    """`training.fit` in stacked arithmetic where networks are stackable; elsewhere, and where images are augmented or
+    the loss is a method's own, `training.fit` itself.
 
     Between `gather` and `train` it only notes what is asked, and ends the step that asks. Steps depend on nothing but
     their orders, so that a step performed again asks for the very same, and then finds it done.
@@ -46,7 +47,7 @@ class StackedLoop:
         objective: Objective | None = None,
         correct: Correction | None = None,
     ) -> Fit:
-        if objective or not self._is_stackable(net):
+        if objective or task.augment != Augment() or not self._is_stackable(net):
             return fit(net, task, shard, work, seed, position=position, objective=objective, correct=correct)
         asked = Asked([p.detach().clone() for p in net.parameters()], shard, seed, position, correct)
         if self._gathering:

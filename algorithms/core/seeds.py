@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ ANY_ROUND = -1
 """The round number of seeds that stay the same during a whole run."""
 
 
+@lru_cache(maxsize=1024)
 def _word(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 

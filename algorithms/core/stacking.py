@@ -1,31 +1,49 @@
 """Several clients trained at once: their networks of one architecture stacked, each step one call for all of them.
 
-For networks of a few linear layers, calling the arithmetic takes about as long as the arithmetic. Convolutions are
-better off alone on a CPU: stacked, two of them took a third longer.
+For networks of a few linear layers, calling the arithmetic takes longer than the arithmetic; so backpropagation is
+written out here, layer by layer over all clients. Convolutions are better off alone on a CPU: stacked, two of them took
+a third longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from algorithms.core.seeds import Seed
 from algorithms.core.sgd import descend
-from algorithms.core.task import ImageTask, Shard
-from algorithms.core.training import Batches, Correction, Fit, Work, drawn, steps_of_work
+from algorithms.core.task import Augment, ImageTask, Shard
+from algorithms.core.training import Batches, Correction, Fit, Work, steps_of_work
 from algorithms.nets.classifier import Classifier
 
-STACKED: tuple[type[nn.Module], ...] = (Classifier, nn.Sequential, nn.Flatten, nn.Linear, nn.ReLU)
-"""The layers of networks that are faster together."""
+Layers = tuple[bool, ...]
+"""Linear layers in their order: for each, whether a ReLU follows."""
 
 
 def stackable(net: nn.Module) -> bool:
     """Whether a network is made of linear layers alone, and all of it is trained."""
-    return all(type(module) in STACKED for module in net.modules()) and all(p.requires_grad for p in net.parameters())
+    return _layers(net) is not None and all(p.requires_grad for p in net.parameters())
+
+
+def _layers(net: nn.Module) -> Layers | None:
+    """None where there is anything but flattening first, linear layers with biases, and ReLUs after them."""
+    if type(net) is not Classifier or type(net.body) is not nn.Sequential:
+        return None
+    modules: list[nn.Module] = [*net.body, net.head]
+    if type(modules[0]) is not nn.Flatten or (modules[0].start_dim, modules[0].end_dim) != (1, -1):
+        return None
+    layers: list[bool] = []
+    for module in modules[1:]:
+        if type(module) is nn.Linear and module.bias is not None:
+            layers.append(False)
+        elif type(module) is nn.ReLU and layers:
+            layers[-1] = True
+        else:
+            return None
+    return tuple(layers)
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,7 @@ class Trained:
     fit: Fit
 
 
+@torch.no_grad()
 def fit_together(net: nn.Module, task: ImageTask, work: Work, asked: Sequence[Asked]) -> list[Trained]:
     """`training.fit` for several clients at once, on the task's own loss.
 
@@ -59,30 +78,56 @@ def fit_together(net: nn.Module, task: ImageTask, work: Work, asked: Sequence[As
 
     Args:
         net: `stackable`; says the architecture and the device, and is left as it was.
+        task: without augmentation, which each client draws for itself.
     """
+    layers = _layers(net)
+    if layers is None or task.augment != Augment():
+        raise ValueError(f"cannot be trained together: {net}, {task.augment}")
     device = next(net.parameters()).device
     stack = [torch.stack(entries) for entries in zip(*(one.parameters for one in asked), strict=True)]
     velocity = [torch.zeros_like(entry) for entry in stack] if work.momentum else []
-    slope = _slope(net, task)
-    streams = [_Stream.of(task, one, work) for one in asked]
+    orders = [Batches(len(one.shard), work.batch, one.seed) for one in asked]
+    steps = [steps_of_work(work, order) for order in orders]
     totals = torch.zeros(len(asked), device=device)
-    for step in range(max(stream.steps for stream in streams)):
-        for members, inputs, labels in _alike(streams, step):
+    for step in range(max(steps)):
+        at_work = [member for member, count in enumerate(steps) if step < count]
+        picks = {member: orders[member][asked[member].position + step] for member in at_work}
+        for members in _alike(picks):
             moved, speed = _of(stack, members), _of(velocity, members)
-            losses, gradients = slope(moved, inputs.to(device), labels.to(device))
+            inputs, labels = _batch(task, [asked[m].shard for m in members], [picks[m] for m in members])
+            passed = _forward(moved, inputs.to(device), layers)
+            losses, errors = _judged(task, passed[-1], labels.to(device))
             totals[members] += losses
-            for place, member in enumerate(members):
-                _change([entry[place] for entry in moved], [g[place] for g in gradients], asked[member].correct, work)
-            descend(moved, gradients, speed, work.lr, work.momentum, work.weight_decay)
+            back = _backward(moved, passed, errors, layers)
+            corrections = [asked[member].correct for member in members]
+            if work.momentum or work.weight_decay or work.clip is not None or any(corrections):
+                gradients = _gradients(back, len(moved))
+                _change(moved, gradients, corrections, work)
+                descend(moved, gradients, speed, work.lr, work.momentum, work.weight_decay)
+            else:
+                _descend_plainly(moved, back, work.lr)
             _put_back(stack, moved, members)
             _put_back(velocity, speed, members)
     return [
-        Trained(
-            [entry[i] for entry in stack],
-            Fit(float(totals[i]) / max(stream.steps, 1), stream.steps, asked[i].position + stream.steps),
-        )
-        for i, stream in enumerate(streams)
+        Trained([entry[i] for entry in stack], Fit(float(totals[i]) / max(count, 1), count, asked[i].position + count))
+        for i, count in enumerate(steps)
     ]
+
+
+def _alike(picks: Mapping[int, Tensor]) -> list[list[int]]:
+    """Members whose batches are of one size, together."""
+    by_size: dict[int, list[int]] = {}
+    for member, some in picks.items():
+        by_size.setdefault(len(some), []).append(member)
+    return list(by_size.values())
+
+
+def _batch(task: ImageTask, shards: Sequence[Shard], picks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Inputs (clients, B, features) and labels (clients, B): one pass over the arrays that all clients share."""
+    rows = torch.stack([shard.rows[some] for shard, some in zip(shards, picks, strict=True)])
+    everyone = Shard(shards[0].images, shards[0].labels, rows.flatten())
+    inputs, labels = task.batch(everyone, torch.arange(rows.numel()))
+    return inputs.view(*rows.shape, -1), labels.view(rows.shape)
 
 
 def _of(stack: Sequence[Tensor], members: Sequence[int]) -> list[Tensor]:
@@ -96,59 +141,61 @@ def _put_back(stack: Sequence[Tensor], rows: Sequence[Tensor], members: Sequence
             entry[list(members)] = some
 
 
-Slope = Callable[[Sequence[Tensor], Tensor, Tensor], tuple[Tensor, Sequence[Tensor]]]
+def _forward(parameters: Sequence[Tensor], inputs: Tensor, layers: Layers) -> list[Tensor]:
+    """What each layer receives, (clients, B, features), and at the end the logits, (clients, B, classes)."""
+    passed = [inputs]
+    for weight, bias, rectified in zip(parameters[::2], parameters[1::2], layers, strict=True):
+        outputs = torch.baddbmm(bias[:, None], passed[-1], weight.mT)
+        passed.append(outputs.relu_() if rectified else outputs)
+    return passed
 
 
-def _slope(net: nn.Module, task: ImageTask) -> Slope:
-    """(parameters, inputs, labels), each stacked along a first axis -> losses and gradients, stacked alike."""
-    names = [name for name, _ in net.named_parameters()]
-
-    def loss(parameters: Sequence[Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        return task.loss(functional_call(net, dict(zip(names, parameters, strict=True)), (inputs,)), labels)
-
-    together = vmap(loss)
-
-    def slope(parameters: Sequence[Tensor], inputs: Tensor, labels: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        leaves = [entry.detach().requires_grad_() for entry in parameters]
-        losses = together(leaves, inputs, labels)
-        return losses.detach(), torch.autograd.grad(losses.sum(), leaves)
-
-    return slope
+def _judged(task: ImageTask, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Each client's loss, (clients,), and its derivatives by the client's logits."""
+    with torch.enable_grad():
+        leaf = logits.requires_grad_()
+        losses = task.losses(leaf.flatten(0, 1), labels.flatten()).view(labels.shape).mean(1)
+        (errors,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), errors
 
 
-def _change(parameters: Sequence[Tensor], gradients: Sequence[Tensor], correct: Correction | None, work: Work) -> None:
-    """What is done to one client's gradients before a step, in place."""
-    if correct is None and work.clip is None:
-        return
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    if correct:
-        correct(parameters)
-    if work.clip is not None:
-        nn.utils.clip_grad_norm_(list(parameters), work.clip)
+Back = Iterator[tuple[int, Tensor, Tensor]]
+"""Layers from the last to the first: place of the weight among the parameters, the layer's inputs, and the derivatives
+of the loss by its outputs, both (clients, B, features). What is said of a layer stays true when it is changed."""
 
 
-@dataclass(frozen=True)
-class _Stream:
-    """A client's batches, and how many of them it trains on."""
-
-    batches: Iterator[tuple[Tensor, Tensor]]
-    steps: int
-
-    @classmethod
-    def of(cls, task: ImageTask, asked: Asked, work: Work) -> _Stream:
-        order = Batches(len(asked.shard), work.batch, asked.seed)
-        steps = steps_of_work(work, order)
-        positions = range(asked.position, asked.position + steps)
-        return cls(drawn(task, asked.shard, order, positions, asked.seed.torch("augment")), steps)
+def _backward(parameters: Sequence[Tensor], passed: Sequence[Tensor], errors: Tensor, layers: Layers) -> Back:
+    for layer in reversed(range(len(layers))):
+        inputs = passed[layer]
+        below = torch.bmm(errors, parameters[2 * layer]) if layer else errors
+        yield 2 * layer, inputs, errors
+        errors = below.mul_(inputs > 0) if layer and layers[layer - 1] else below
 
 
-def _alike(streams: Sequence[_Stream], step: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """The next batches of all that have one, stacked by their size: (whose they are, inputs, labels)."""
-    by_size: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
-    for member, stream in enumerate(streams):
-        if step < stream.steps:
-            inputs, labels = next(stream.batches)
-            by_size.setdefault(len(labels), []).append((member, inputs, labels))
-    for some in by_size.values():
-        yield [m for m, _, _ in some], torch.stack([x for _, x, _ in some]), torch.stack([y for _, _, y in some])
+def _gradients(back: Back, count: int) -> list[Tensor]:
+    """By parameter, in their order."""
+    gradients = [torch.empty(0)] * count
+    for place, inputs, errors in back:
+        gradients[place], gradients[place + 1] = torch.bmm(errors.mT, inputs), errors.sum(1)
+    return gradients
+
+
+def _descend_plainly(parameters: Sequence[Tensor], back: Back, lr: float) -> None:
+    """A step of SGD in place: the products are added to the weights as they are made, and no gradient is kept."""
+    for place, inputs, errors in back:
+        parameters[place].baddbmm_(errors.mT, inputs, alpha=-lr)
+        parameters[place + 1].add_(errors.sum(1), alpha=-lr)
+
+
+def _change(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor], corrections: Sequence[Correction | None], work: Work
+) -> None:
+    """What is done to each client's gradients before a step, in place."""
+    for client, correct in enumerate(corrections):
+        own = [entry[client] for entry in parameters]
+        for parameter, gradient in zip(own, gradients, strict=True):
+            parameter.grad = gradient[client]
+        if correct:
+            correct(own)
+        if work.clip is not None:
+            nn.utils.clip_grad_norm_(own, work.clip)

@@ -118,7 +118,7 @@ class ImageTask:
             generator: augment with it; None leaves the images as they are.
         """
         rows = shard.rows[picks]
-        pixels = shard.images[rows]
+        pixels = shard.images.index_select(0, rows)  # indexing by [rows] takes ten times as long
         if generator is not None:
             pixels = self.augment(pixels, generator)
         return self.normalise(pixels), shard.labels[rows]
@@ -126,3 +126,7 @@ class ImageTask:
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy, mean over the batch."""
         return F.cross_entropy(logits, labels)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """float (B,): the loss of each example, of which `loss` is the mean."""
+        return F.cross_entropy(logits, labels, reduction="none")

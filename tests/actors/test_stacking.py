@@ -10,6 +10,7 @@ from actors.runner import InlineRunner
 from actors.stacking import Crew
 from algorithms.core.payload import Payload
 from algorithms.core.seeds import Seed
+from algorithms.core.task import Augment
 from algorithms.core.training import Work
 from tests.support import play, tiny_casting, tiny_shards
 
@@ -40,6 +41,13 @@ def test_networks_that_are_faster_alone_are_trained_alone_with_the_bits_of_train
 
 def test_a_loss_of_the_methods_own_is_trained_alone():
     alone, together = (play(casting(stack, "fedrs"), shards=SHARDS).digest for stack in (1, 16))
+    assert alone == together
+
+
+def test_clients_that_augment_their_images_are_trained_alone():
+    asked = casting(16)
+    augmented = replace(asked, task=replace(asked.task, augment=Augment(flip=True)))
+    alone, together = (play(replace(augmented, stack=stack), shards=SHARDS).digest for stack in (1, 16))
     assert alone == together
 
 

@@ -1,17 +1,20 @@
 """Several clients trained at once: what each would have come to alone, and nobody changes another's bits."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from actors.shards import ShardArrays
 from algorithms.core.corrections import proximal
 from algorithms.core.seeds import Seed
 from algorithms.core.stacking import Asked, fit_together, stackable
+from algorithms.core.task import Augment
 from algorithms.core.training import Work, fit
-from algorithms.nets import build
+from algorithms.nets import Classifier, build
 from tests.support import tiny_images, tiny_task
 
 TASK = tiny_task()
@@ -32,9 +35,16 @@ def shards():
     return ShardArrays.of(pixels, labels, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]))
 
 
-@pytest.fixture(scope="module")
-def net():
-    return build("mlp", TASK.shape, TASK.classes)
+def deep():
+    """Four layers; no ReLU between the first two."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 5), nn.ReLU())
+    return Classifier(body, nn.Linear(5, TASK.classes))
+
+
+@pytest.fixture(scope="module", params=["mlp", "deep"])
+def net(request):
+    return build("mlp", TASK.shape, TASK.classes) if request.param == "mlp" else deep()
 
 
 def asked(net, shards, client, correct=None, position=0):
@@ -58,8 +68,7 @@ def test_each_client_ends_where_training_alone_ends_but_for_rounding(net, shards
     correct = pull(net) if corrected else None
     together = fit_together(net, TASK, work, [asked(net, shards, c, correct, position=c) for c in range(len(SIZES))])
     for client, trained in enumerate(together):
-        alone = build("mlp", TASK.shape, TASK.classes)
-        alone.load_state_dict(net.state_dict())
+        alone = copy.deepcopy(net)
         done = fit(alone, TASK, shards(client), work, Seed(1, 0, "train", client), position=client, correct=correct)
         assert (trained.fit.steps, trained.fit.position) == (done.steps, done.position)
         assert trained.fit.loss == pytest.approx(done.loss, rel=1e-4)
@@ -96,6 +105,37 @@ def test_the_network_that_names_the_architecture_stays_as_it_was(net, shards):
 def test_networks_of_linear_layers_alone_all_of_them_trained_are_stacked(net):
     assert stackable(net)
     assert not stackable(build("small_cnn", TASK.shape, TASK.classes))
-    frozen = build("mlp", TASK.shape, TASK.classes)
+    frozen = copy.deepcopy(net)
     frozen.head.bias.requires_grad_(False)
     assert not stackable(frozen)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        nn.Sequential(nn.Linear(64, 5)),
+        nn.Sequential(nn.Flatten(0), nn.Linear(64, 5)),
+        nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(64, 5)),
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 5, bias=False)),
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Dropout()),
+        nn.Flatten(),
+    ],
+    ids=str,
+)
+def test_networks_with_anything_else_in_them_are_not(body):
+    assert not stackable(Classifier(body, nn.Linear(5, TASK.classes)))
+
+
+def test_what_cannot_be_trained_together_is_refused(net, shards):
+    mirrored = replace(TASK, augment=Augment(flip=True))
+    with pytest.raises(ValueError, match=r"(?s)cannot be trained together.*flip=True"):
+        fit_together(net, mirrored, WORK, [asked(net, shards, 0)])
+    with pytest.raises(ValueError, match=r"(?s)cannot be trained together.*Conv2d"):
+        fit_together(build("small_cnn", TASK.shape, TASK.classes), TASK, WORK, [asked(net, shards, 0)])
+
+
+def test_a_tasks_loss_is_the_mean_of_its_losses_by_example():
+    logits, labels = torch.randn(5, TASK.classes), torch.tensor([0, 2, 1, 1, 0])
+    by_hand = torch.stack([-row.log_softmax(0)[label] for row, label in zip(logits, labels, strict=True)])
+    torch.testing.assert_close(TASK.losses(logits, labels), by_hand)
+    torch.testing.assert_close(TASK.loss(logits, labels), by_hand.mean())
