@@ -32,7 +32,7 @@ class Casting:
         clients: every client of the federation, by number; see `client` for their widths.
         seed: of the run.
         device: `cpu` or `cuda`.
-        stack: clients whose networks are trained at once where they are stackable; above 1 their bits are others.
+        stack: clients are trained several at once where their networks are stackable, which gives other bits.
         widths: fractions from which every client's width is drawn anew in each round; none: its own.
     """
 
@@ -44,7 +44,7 @@ class Casting:
     seed: int
     device: str = "cpu"
     widths: tuple[float, ...] = ()
-    stack: int = 1
+    stack: bool = False
 
     def client(self, number: int, seed: Seed) -> ClientSpec:
         """A client as it is in the round of a seed; the server and the client's worker find the same."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,13 +44,17 @@ class ShardArrays:
 
     def __call__(self, client: int) -> Shard:
         start = int(self.ends[client - 1]) if client else 0
-        own = self.rows[start : int(self.ends[client])]
+        whole = self._views
+        return replace(whole, rows=whole.rows[start : int(self.ends[client])])
+
+    @cached_property
+    def _views(self) -> Shard:
+        """Everybody's examples: made once, since views of arrays that may not be written to take longest to make."""
         with read_only_accepted():
-            return Shard(
-                images=torch.from_numpy(self.images),
-                labels=torch.from_numpy(self.labels),
-                rows=torch.from_numpy(own),
-            )
+            return Shard(*map(torch.from_numpy, (self.images, self.labels, self.rows)))
+
+    def __reduce__(self) -> tuple[type[ShardArrays], tuple[Any, ...]]:
+        return ShardArrays, (self.images, self.labels, self.rows, self.ends, self.tests)
 
     def test(self, client: int) -> Shard | None:
         """The client's test examples, None where clients have none of their own."""

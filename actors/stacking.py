@@ -12,7 +12,7 @@ from torch import nn
 from actors.orders import Casting, Failure, Order, Outcome
 from actors.worker import Shards, Worker
 from algorithms.core.seeds import Seed
-from algorithms.core.stacking import Asked, Trained, fit_together, stackable
+from algorithms.core.stacking import LANES, Asked, Trained, fit_together, stackable
 from algorithms.core.task import Augment, ImageTask, Shard
 from algorithms.core.training import Correction, Fit, Objective, TrainingLoop, Work, fit
 
@@ -87,11 +87,11 @@ class StackedLoop:
 
 def loop_of(casting: Casting) -> TrainingLoop:
     """What trains one client alone, with the bits that it gets together with others."""
-    return StackedLoop() if casting.stack > 1 else fit
+    return StackedLoop() if casting.stack else fit
 
 
 class Crew:
-    """A worker that performs orders in groups of up to `casting.stack`.
+    """A worker that performs orders in groups, where `casting.stack` asks for it.
 
     Attributes:
         size: of a group.
@@ -102,7 +102,7 @@ class Crew:
         own = loop or loop_of(casting)
         self._loop = own if isinstance(own, StackedLoop) else None
         self._worker = Worker(casting, shards, own)
-        self.size = casting.stack if self._loop else 1
+        self.size = LANES if self._loop else 1
 
     def perform(self, orders: Sequence[Order]) -> list[Outcome | Failure]:
         """See `Worker.perform`; at most `size` orders, of different clients. The bits are those of each order alone."""

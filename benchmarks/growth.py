@@ -100,5 +100,10 @@ def measure(clients: int) -> list[Figure]:
     ]
 
 
+def main() -> int:
+    """The command; see the module."""
+    return grow("benchmarks.growth", __doc__, POPULATIONS, lambda size: f"{size:,} clients", measure)
+
+
 if __name__ == "__main__":
-    sys.exit(grow("benchmarks.growth", __doc__, POPULATIONS, lambda size: f"{size:,} clients", measure))
+    sys.exit(main())

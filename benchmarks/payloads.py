@@ -110,5 +110,10 @@ def measure(megabytes: int) -> list[Figure]:
     ]
 
 
+def main() -> int:
+    """The command; see the module."""
+    return grow("benchmarks.payloads", __doc__, SIZES_MB, lambda size: f"payloads of {size} MB", measure)
+
+
 if __name__ == "__main__":
-    sys.exit(grow("benchmarks.payloads", __doc__, SIZES_MB, lambda size: f"payloads of {size} MB", measure))
+    sys.exit(main())

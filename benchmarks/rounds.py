@@ -1,6 +1,6 @@
 """Seconds per round of FedAvg, beside the same work in plain PyTorch, in one run.
 
-    python -m benchmarks.rounds [--rounds N] [--hosts N] [--stack N] [a] [b]
+    python -m benchmarks.rounds [--rounds N] [--hosts N] [--stack] [a] [b]
 
 (a) 1,000 clients, 100 a round, 60 MNIST images each, MLP 784-64-10, batch 10.
 (b) 100 clients, 10 a round, 500 CIFAR-10 images each, two 5x5 convolutions (32, 64) and 128 hidden, batch 50.
@@ -92,7 +92,7 @@ def problem(case: Case, data: DataSet, rounds: int) -> plain.Problem:
     )
 
 
-def casting_of(case: Case, data: DataSet, stack: int) -> Casting:
+def casting_of(case: Case, data: DataSet, stack: bool) -> Casting:
     """The work as Tessera takes it."""
     return Casting(
         method="fedavg",
@@ -105,7 +105,7 @@ def casting_of(case: Case, data: DataSet, stack: int) -> Casting:
     )
 
 
-def measure(case: Case, rounds: int, hosts: int, stack: int) -> dict[str, Any]:
+def measure(case: Case, rounds: int, hosts: int, stack: bool) -> dict[str, Any]:
     """Round by round in turn, so that both meet the machine in the same mood."""
     data = fetched(case.source, case.clients * case.examples)
     casting, shards = casting_of(case, data, stack), ShardArrays.of(data.train_images, data.train_labels, deal(case))
@@ -151,7 +151,7 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=[])
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--hosts", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--stack", type=int, default=1, help="clients trained at once, clients.stack")
+    parser.add_argument("--stack", action="store_true", help="several clients trained at once, clients.stack")
     parser.add_argument("--out", type=Path, help="append the lines to this file as well")
     asked = parser.parse_args()
     for letter in asked.cases or list(CASES):

@@ -7,10 +7,11 @@ a third longer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.core.seeds import Seed
@@ -18,6 +19,12 @@ from algorithms.core.sgd import descend
 from algorithms.core.task import Augment, ImageTask, Shard
 from algorithms.core.training import Batches, Correction, Fit, Work, steps_of_work
 from algorithms.nets.classifier import Classifier
+
+LANES = 16
+"""Clients trained at once: of an MLP with 64 hidden units, more take no less time for each."""
+
+LINE = 16
+"""float32 numbers in a cache line, and in the widest registers."""
 
 Layers = tuple[bool, ...]
 """Linear layers in their order: for each, whether a ReLU follows."""
@@ -69,7 +76,6 @@ class Trained:
     fit: Fit
 
 
-@torch.no_grad()
 def fit_together(net: nn.Module, task: ImageTask, work: Work, asked: Sequence[Asked]) -> list[Trained]:
     """`training.fit` for several clients at once, on the task's own loss.
 
@@ -84,61 +90,96 @@ def fit_together(net: nn.Module, task: ImageTask, work: Work, asked: Sequence[As
     if layers is None or task.augment != Augment():
         raise ValueError(f"cannot be trained together: {net}, {task.augment}")
     device = next(net.parameters()).device
-    stack = [torch.stack(entries) for entries in zip(*(one.parameters for one in asked), strict=True)]
-    velocity = [torch.zeros_like(entry) for entry in stack] if work.momentum else []
     orders = [Batches(len(one.shard), work.batch, one.seed) for one in asked]
-    steps = [steps_of_work(work, order) for order in orders]
-    totals = torch.zeros(len(asked), device=device)
-    for step in range(max(steps)):
-        at_work = [member for member, count in enumerate(steps) if step < count]
-        picks = {member: orders[member][asked[member].position + step] for member in at_work}
-        for members in _alike(picks):
-            moved, speed = _of(stack, members), _of(velocity, members)
-            inputs, labels = _batch(task, [asked[m].shard for m in members], [picks[m] for m in members])
-            passed = _forward(moved, inputs.to(device), layers)
-            losses, errors = _judged(task, passed[-1], labels.to(device))
-            totals[members] += losses
-            back = _backward(moved, passed, errors, layers)
-            corrections = [asked[member].correct for member in members]
-            if work.momentum or work.weight_decay or work.clip is not None or any(corrections):
-                gradients = _gradients(back, len(moved))
-                _change(moved, gradients, corrections, work)
-                descend(moved, gradients, speed, work.lr, work.momentum, work.weight_decay)
-            else:
-                _descend_plainly(moved, back, work.lr)
-            _put_back(stack, moved, members)
-            _put_back(velocity, speed, members)
-    return [
-        Trained([entry[i] for entry in stack], Fit(float(totals[i]) / max(count, 1), count, asked[i].position + count))
-        for i, count in enumerate(steps)
-    ]
+    trained: dict[int, Trained] = {}
+    for rows in (work.batch, work.batch + 1):
+        alike = [i for i, order in enumerate(orders) if (order.largest > work.batch) == (rows > work.batch)]
+        for first in range(0, len(alike), LANES):
+            some = alike[first : first + LANES]
+            lanes = _Lanes(layers, task, work, [asked[i] for i in some], rows, device)
+            trained.update(zip(some, lanes.train(), strict=True))
+    return [trained[i] for i in range(len(asked))]
 
 
-def _alike(picks: Mapping[int, Tensor]) -> list[list[int]]:
-    """Members whose batches are of one size, together."""
-    by_size: dict[int, list[int]] = {}
-    for member, some in picks.items():
-        by_size.setdefault(len(some), []).append(member)
-    return list(by_size.values())
+class _Lanes:
+    """`LANES` places side by side, of which clients take the first.
 
+    How a library multiplies stacked matrices depends on how many there are, on their shapes and on where each begins in
+    memory. So no place is ever taken away, every batch has the same number of rows, and features are filled up with
+    zeros to whole cache lines. Rows beyond a client's examples, steps or number count nothing: what the loss is
+    multiplied with there is 0.
+    """
 
-def _batch(task: ImageTask, shards: Sequence[Shard], picks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Inputs (clients, B, features) and labels (clients, B): one pass over the arrays that all clients share."""
-    rows = torch.stack([shard.rows[some] for shard, some in zip(shards, picks, strict=True)])
-    everyone = Shard(shards[0].images, shards[0].labels, rows.flatten())
-    inputs, labels = task.batch(everyone, torch.arange(rows.numel()))
-    return inputs.view(*rows.shape, -1), labels.view(rows.shape)
+    def __init__(
+        self,
+        layers: Layers,
+        task: ImageTask,
+        work: Work,
+        asked: Sequence[Asked],
+        rows: int,
+        device: torch.device,
+    ) -> None:
+        """`rows` of every batch; no client has more examples in one."""
+        self._layers, self._task, self._work, self._asked, self._rows = layers, task, work, asked, rows
+        self._device = device
+        places = [*asked, *[asked[0]] * (LANES - len(asked))]
+        entries = zip(*(one.parameters for one in places), strict=True)
+        self._stack = [_filled(torch.stack(entry), whole_from=1) for entry in entries]
+        self._shapes = [p.shape for p in asked[0].parameters]
+        self._velocity = [torch.zeros_like(entry) for entry in self._stack] if work.momentum else []
+        self._orders = [Batches(len(one.shard), work.batch, one.seed) for one in asked]
+        self._steps = [steps_of_work(work, order) for order in self._orders]
+        self._totals = torch.zeros(LANES, device=device)
 
+    @torch.no_grad()
+    def train(self) -> list[Trained]:
+        """What came of each client."""
+        ended: dict[int, Trained] = {}
+        for step in range(max(self._steps) + 1):
+            ended.update({i: self._trained(i) for i, count in enumerate(self._steps) if count == step})
+            if len(ended) < len(self._asked):
+                self._step(step)
+        return [ended[i] for i in range(len(self._asked))]
 
-def _of(stack: Sequence[Tensor], members: Sequence[int]) -> list[Tensor]:
-    """The rows of some clients: the stack itself where they are all, copies where not."""
-    return [entry if len(members) == len(entry) else entry[list(members)] for entry in stack]
+    def _trained(self, place: int) -> Trained:
+        """As it is now."""
+        steps = self._steps[place]
+        fit = Fit(float(self._totals[place]) / max(steps, 1), steps, self._asked[place].position + steps)
+        return Trained([entry.clone() for entry in self._own(self._stack, place)], fit)
 
+    def _own(self, stack: Sequence[Tensor], place: int) -> list[Tensor]:
+        """What is a client's own in a stack of parameters or gradients; views."""
+        return [entry[place][tuple(map(slice, shape))] for entry, shape in zip(stack, self._shapes, strict=True)]
 
-def _put_back(stack: Sequence[Tensor], rows: Sequence[Tensor], members: Sequence[int]) -> None:
-    for entry, some in zip(stack, rows, strict=True):
-        if some is not entry:
-            entry[list(members)] = some
+    def _step(self, step: int) -> None:
+        inputs, labels, shares = (tensor.to(self._device) for tensor in self._batch(step))
+        passed = _forward(self._stack, inputs, self._layers)
+        losses, errors = _judged(self._task, passed[-1], labels, shares, classes=self._shapes[-1][0])
+        self._totals += losses
+        back = _backward(self._stack, passed, errors, self._layers)
+        work, corrections = self._work, [one.correct for one in self._asked]
+        if not (work.momentum or work.weight_decay or work.clip is not None or any(corrections)):
+            _descend_plainly(self._stack, back, work.lr)
+            return
+        gradients = _gradients(back, len(self._stack))
+        for place, correct in enumerate(corrections):
+            if step < self._steps[place]:
+                _change(self._own(self._stack, place), self._own(gradients, place), correct, work)
+        descend(self._stack, gradients, self._velocity, work.lr, work.momentum, work.weight_decay)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs (LANES, rows, features), labels (LANES, rows), and each row's share in its client's loss, alike."""
+        first = self._asked[0].shard
+        rows = first.rows[:1].repeat(LANES, self._rows)
+        shares = torch.zeros(LANES, self._rows)
+        for place, (one, order) in enumerate(zip(self._asked, self._orders, strict=True)):
+            if step < self._steps[place]:
+                picks = order[one.position + step]
+                rows[place, : len(picks)] = one.shard.rows[picks]
+                shares[place, : len(picks)] = 1 / len(picks)
+        everyone = Shard(first.images, first.labels, rows.flatten())  # all clients' rows are of the same arrays
+        inputs, labels = self._task.batch(everyone, torch.arange(rows.numel()))
+        return _filled(inputs.view(*rows.shape, -1), whole_from=2), labels.view(rows.shape), shares
 
 
 def _forward(parameters: Sequence[Tensor], inputs: Tensor, layers: Layers) -> list[Tensor]:
@@ -150,11 +191,18 @@ def _forward(parameters: Sequence[Tensor], inputs: Tensor, layers: Layers) -> li
     return passed
 
 
-def _judged(task: ImageTask, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _filled(stack: Tensor, whole_from: int) -> Tensor:
+    """Zeros after the end of each axis from `whole_from` on, up to a multiple of `LINE`."""
+    missing = [-size % LINE for size in stack.shape[whole_from:]]
+    return F.pad(stack, [pad for last in reversed(missing) for pad in (0, last)]) if any(missing) else stack
+
+
+def _judged(task: ImageTask, logits: Tensor, labels: Tensor, shares: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Each client's loss, (clients,), and its derivatives by the client's logits."""
     with torch.enable_grad():
         leaf = logits.requires_grad_()
-        losses = task.losses(leaf.flatten(0, 1), labels.flatten()).view(labels.shape).mean(1)
+        losses = task.losses(leaf[..., :classes].flatten(0, 1), labels.flatten()).view(labels.shape)
+        losses = (losses * shares).sum(1)
         (errors,) = torch.autograd.grad(losses.sum(), leaf)
     return losses.detach(), errors
 
@@ -187,15 +235,11 @@ def _descend_plainly(parameters: Sequence[Tensor], back: Back, lr: float) -> Non
         parameters[place + 1].add_(errors.sum(1), alpha=-lr)
 
 
-def _change(
-    parameters: Sequence[Tensor], gradients: Sequence[Tensor], corrections: Sequence[Correction | None], work: Work
-) -> None:
-    """What is done to each client's gradients before a step, in place."""
-    for client, correct in enumerate(corrections):
-        own = [entry[client] for entry in parameters]
-        for parameter, gradient in zip(own, gradients, strict=True):
-            parameter.grad = gradient[client]
-        if correct:
-            correct(own)
-        if work.clip is not None:
-            nn.utils.clip_grad_norm_(own, work.clip)
+def _change(parameters: Sequence[Tensor], gradients: Sequence[Tensor], correct: Correction | None, work: Work) -> None:
+    """What is done to one client's gradients before a step, in place."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    if correct:
+        correct(parameters)
+    if work.clip is not None:
+        nn.utils.clip_grad_norm_(list(parameters), work.clip)

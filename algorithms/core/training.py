@@ -60,6 +60,10 @@ class Batches:
 
     A remainder of one example joins the batch before it, so that batch normalisation never meets a batch of one where
     the client has more; no example is lost.
+
+    Attributes:
+        per_epoch: batches in an epoch.
+        largest: examples in the largest of them.
     """
 
     def __init__(self, examples: int, batch: int, seed: Seed) -> None:
@@ -69,6 +73,7 @@ class Batches:
         self._seed = seed.at(round=ANY_ROUND, phase="batches")
         whole, rest = divmod(examples, batch)
         self.per_epoch = max(1, whole + (rest > 1 or (rest == 1 and batch == 1)))
+        self.largest = max(min(examples, batch), examples - (self.per_epoch - 1) * batch)
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 

@@ -115,12 +115,10 @@ class ClientsConfig(Section):
     momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of local SGD; starts at 0 in every round")
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay of local SGD")
     clip: float | None = Field(default=None, gt=0, description="largest 2-norm of a gradient; null leaves it as it is")
-
-    stack: int = Field(
-        default=1,
-        ge=1,
-        description="clients trained at once, where their networks are linear layers alone; any number above "
-        "1 gives the same results, which differ from those of 1 in their last digits",
+    stack: bool = Field(
+        default=False,
+        description="train several clients at once where their networks are linear layers alone, which is faster; "
+        "results differ in their last digits from those of training one by one",
     )
 
     def work(self) -> Work:

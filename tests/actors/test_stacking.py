@@ -23,43 +23,48 @@ def casting(stack, method="fedavg", **config):
     return replace(tiny_casting(method, clients=CLIENTS, **config), stack=stack)
 
 
+def digest(casting, group):
+    """Of a run whose clients meet in groups of this size."""
+    runner = InlineRunner(casting, SHARDS)
+    runner._crew.size = group
+    return play(casting, runner).digest
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_is_the_same_however_many_clients_are_trained_at_once(method):
-    """2 to 16 at once: one digest. One at a time: the same weights but for rounding."""
+def test_a_run_is_the_same_however_many_clients_meet(method):
+    """One to all at once: one digest. Without stacking: the same weights but for rounding."""
     config = METHODS[method]
-    digests = {play(casting(stack, method, **config), shards=SHARDS).digest for stack in (2, 3, 16)}
-    assert len(digests) == 1
-    alone, together = (play(casting(stack, method, **config), shards=SHARDS).state.model for stack in (1, 16))
+    assert len({digest(casting(True, method, **config), group) for group in (1, 2, 3, CLIENTS)}) == 1
+    alone, together = (play(casting(stack, method, **config), shards=SHARDS).state.model for stack in (False, True))
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_networks_that_are_faster_alone_are_trained_alone_with_the_bits_of_training_alone():
-    alone, together = (play(casting(stack, nets=("small_cnn",)), shards=SHARDS).digest for stack in (1, 16))
+    alone, together = (play(casting(stack, nets=("small_cnn",)), shards=SHARDS).digest for stack in (False, True))
     assert alone == together
 
 
 def test_a_loss_of_the_methods_own_is_trained_alone():
-    alone, together = (play(casting(stack, "fedrs"), shards=SHARDS).digest for stack in (1, 16))
+    alone, together = (play(casting(stack, "fedrs"), shards=SHARDS).digest for stack in (False, True))
     assert alone == together
 
 
 def test_clients_that_augment_their_images_are_trained_alone():
-    asked = casting(16)
+    asked = casting(True)
     augmented = replace(asked, task=replace(asked.task, augment=Augment(flip=True)))
-    alone, together = (play(replace(augmented, stack=stack), shards=SHARDS).digest for stack in (1, 16))
+    alone, together = (play(replace(augmented, stack=stack), shards=SHARDS).digest for stack in (False, True))
     assert alone == together
 
 
 def test_clients_of_different_networks_and_widths_are_stacked_with_their_likes():
     mixed = tiny_casting("heterofl", clients=CLIENTS, nets=("mlp",))
     narrow = tuple(replace(c, width=0.5) if c.id % 2 else c for c in mixed.clients)
-    digests = {play(replace(mixed, clients=narrow, stack=stack), shards=SHARDS).digest for stack in (2, 16)}
-    assert len(digests) == 1
+    assert len({digest(replace(mixed, clients=narrow, stack=True), group) for group in (1, 2, CLIENTS)}) == 1
 
 
 def orders(*clients):
-    received = Payload.of(weights=Crew(casting(1), SHARDS)._worker._method.kit.initial("mlp"))
+    received = Payload.of(weights=Crew(casting(False), SHARDS)._worker._method.kit.initial("mlp"))
     return [Order("train", c, Seed(3, 0, "train", c), received, {}) for c in clients]
 
 
@@ -69,7 +74,7 @@ def weights(outcome):
 
 def test_a_client_that_fails_fails_alone():
     """The third has a memory that names no place in its order of examples."""
-    crew = Crew(casting(4), SHARDS)
+    crew = Crew(casting(True), SHARDS)
     whole = crew.perform(orders(0, 1, 2, 3))
     broken = orders(0, 1, 2, 3)
     broken[2] = replace(broken[2], memory={"position": "nowhere"})
@@ -80,7 +85,7 @@ def test_a_client_that_fails_fails_alone():
 
 def test_a_correction_that_raises_fails_its_own_client_alone(monkeypatch):
     """Its exception comes out of the training of all; then each trains alone, and meets its own."""
-    crew = Crew(casting(4, "fedprox", mu=0.5), SHARDS)
+    crew = Crew(casting(True, "fedprox", mu=0.5), SHARDS)
     whole = crew.perform(orders(0, 1, 2, 3))
     method = crew._worker._method
     given = type(method).fit
@@ -100,7 +105,7 @@ def test_a_correction_that_raises_fails_its_own_client_alone(monkeypatch):
 
 def test_a_step_that_trains_nothing_is_performed_once():
     """Each walk counts its calls in its client's memory."""
-    toy = replace(tiny_casting("tests.toys:Toy", clients=CLIENTS), stack=4)
+    toy = replace(tiny_casting("tests.toys:Toy", clients=CLIENTS), stack=True)
     runner = InlineRunner(toy, SHARDS)
     play(toy, runner, rounds=3)
     assert {memory["calls"] for memory in runner.memories().values()} == {3}
@@ -109,7 +114,7 @@ def test_a_step_that_trains_nothing_is_performed_once():
 def test_the_seconds_of_training_together_are_shared_by_those_who_trained(monkeypatch):
     """A clock that moves by one second at every look: gathering and training lie between two looks of the crew."""
     ticks = iter(range(10**6))
-    crew = Crew(casting(4), SHARDS)
+    crew = Crew(casting(True), SHARDS)
     crew._worker.clock = lambda: float(next(ticks))
     outcomes = crew.perform(orders(0, 1, 2, 3))
     assert len({outcome.seconds for outcome in outcomes}) == 1
@@ -124,7 +129,7 @@ def test_on_ray_the_run_is_that_of_the_inline_runner(ray_cluster, hosts):
     from actors.ray_runner import RayRunner
 
     of_work = Work(steps=None, epochs=1, batch=8, lr=0.1)
-    asked = replace(casting(16, work=of_work))
+    asked = replace(casting(True, work=of_work))
     inline = play(asked, shards=SHARDS).digest
     runner = RayRunner(asked, SHARDS, Placement("pooled", hosts, cpus=0.1, gpus=0, reason=""))
     try:

@@ -25,8 +25,9 @@ WORKS = {
     "momentum and weight decay": replace(WORK, momentum=0.9, weight_decay=0.01),
     "clipped": replace(WORK, clip=0.05),
 }
-SIZES = (30, 11, 24, 3, 17)
-"""Of clients: their last batches of an epoch differ in size, and so does the number of steps in an epoch."""
+SIZES = (30, 11, 24, 3, 17, 8, 1, 12, 9, 5)
+"""Of clients, more than are trained at once: their last batches of an epoch differ in size (17 and 9 end with one of
+nine), and so does the number of steps in an epoch."""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,7 @@ def test_a_clients_bits_do_not_depend_on_who_is_trained_with_it(net, shards, wor
     halves = [*fit_together(net, TASK, work, everyone[3:]), *fit_together(net, TASK, work, everyone[:3])]
     assert [bits(one) for one in halves] == [*whole[3:], *whole[:3]]
     assert [bits(fit_together(net, TASK, work, [one])[0]) for one in everyone] == whole
+    assert [bits(one) for one in fit_together(net, TASK, work, everyone[::-1])] == whole[::-1]
 
 
 def test_a_client_that_diverges_spoils_nobody_else(net, shards):

@@ -61,8 +61,8 @@ def test_a_benchmark_that_does_not_end_is_ended(tmp_path, monkeypatch):
 
 
 def test_rounds_are_read_as_seconds_beside_plain_pytorch_and_as_their_ratio():
-    lines = [{"case": "a", "stack": 1, "tessera_median_s": 0.3, "plain_median_s": 0.1, "ratio": 3.0}]
-    lines += [{"case": "a", "stack": 1, "tessera_median_s": 0.4, "plain_median_s": 0.2, "ratio": 2.0}]
+    lines = [{"case": "a", "stack": False, "tessera_median_s": 0.3, "plain_median_s": 0.1, "ratio": 3.0}]
+    lines += [{"case": "a", "stack": False, "tessera_median_s": 0.4, "plain_median_s": 0.2, "ratio": 2.0}]
 
     figures = of_rounds("\n".join(map(json.dumps, lines)))
 
