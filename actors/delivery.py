@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from actors.clock import PhaseClock
 from actors.failures import Action, FailurePolicy, Fault, said
+from actors.folding import Groups
 from actors.orders import Failure, Outcome, Span, StepError
 from actors.runner import Errand, Runner
-from algorithms.core.contract import Client, ClientSpec, Kinds, Plan, Reply, Update
+from algorithms.core.contract import Client, ClientSpec, Kinds, Plan, Reply, Terms, Update
 from algorithms.core.payload import EMPTY, Payload, PayloadError
+from algorithms.core.states import WeightedMean
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +135,7 @@ def settled(
         if action == "leave out":
             return None
         tried += 1
-        outcome = next(runner.run(replace(errand, clients=(outcome.client,))))
+        outcome = next(runner.run(replace(errand, clients=(outcome.client,), terms="")))
     if outcome.lost:
         book.note_fault(errand, outcome.client, "host_lost", "retry", "its host was lost", outcome.lost)
     return outcome
@@ -168,27 +170,53 @@ class Delivery:
         clients: Sequence[ClientSpec] | None = None,
     ) -> Iterator[Update]:
         """See `algorithms.core.contract.Cohort`."""
+        found = self._ask(step, message, clients)
+        return (Update(o.client, o.payload) for o in found if o is not None and o.payload is not None)
+
+    def means(
+        self,
+        step: Callable[[Client], Reply],
+        terms: Callable[[Update], Terms],
+        message: Payload | Mapping[int, Payload] = EMPTY,
+        clients: Sequence[ClientSpec] | None = None,
+    ) -> Mapping[str, WeightedMean]:
+        """See `algorithms.core.contract.Cohort`."""
+        groups = Groups(len(self._plan.clients if clients is None else clients), terms)
+        for place, outcome in enumerate(self._ask(step, message, clients, terms.__name__)):
+            groups.take(place, outcome)
+        return defaultdict(WeightedMean, groups.means)
+
+    def _ask(
+        self,
+        step: Callable[[Client], Reply],
+        message: Payload | Mapping[int, Payload],
+        clients: Sequence[ClientSpec] | None,
+        terms: str = "",
+    ) -> Iterator[Outcome | None]:
+        """Start a step on clients at once; what comes of each, None where it is left out."""
         name = _step_name(step)
         asked = tuple(c.id for c in (self._plan.clients if clients is None else clients))
-        errand = Errand(name, asked, message, self._plan.seed)
+        errand = Errand(name, asked, message, self._plan.seed, terms)
+        sent: dict[int, Mapping[str, int]] = {}
         for client in asked:
-            self._write(name, client, "down", errand.message(client))
+            payload = errand.message(client)
+            sent.setdefault(id(payload), payload.nbytes())
+            self._write(name, client, "down", sent[id(payload)])
             self._open[client] = errand
         self._told(name, 0, len(asked))
-        return self._updates(errand, self._runner.run(errand))
+        return self._settled(errand, self._runner.run(errand))
 
-    def _updates(self, errand: Errand, outcomes: Iterator[Outcome | Failure]) -> Iterator[Update]:
+    def _settled(self, errand: Errand, outcomes: Iterator[Outcome | Failure]) -> Iterator[Outcome | None]:
         step, asked = errand.step, errand.clients
         for done, outcome in enumerate(self._awaited(step, outcomes), start=1):
             self._refuse_overlap(errand, outcome.client)
             with self._clock.during(f"client:{step}"):
                 final = settled(self._runner, errand, outcome, self._policy, self._book)
             if final is not None:
-                self._write(step, final.client, "up", final.payload)
+                self._write(step, final.client, "up", final.nbytes())
                 self._book.note_metrics(self._plan.round, step, final)
             self._told(step, done, len(asked))
-            if final is not None:
-                yield Update(final.client, final.payload)
+            yield final
 
     def _refuse_overlap(self, errand: Errand, client: int) -> None:
         """Two steps of one client at a time would read and leave its memory in an order that nothing determines."""
@@ -207,9 +235,9 @@ class Delivery:
                 return
             yield outcome
 
-    def _write(self, step: str, client: int, direction: Literal["up", "down"], payload: Payload) -> None:
+    def _write(self, step: str, client: int, direction: Literal["up", "down"], sent: Mapping[str, int]) -> None:
         declared = self._kinds.up if direction == "up" else self._kinds.down
-        for kind, count in payload.nbytes().items():
+        for kind, count in sent.items():
             if kind not in declared:
                 raise PayloadError(
                     f"step {step} sends {kind} {direction} (client {client}), which the method does not declare; "

@@ -13,7 +13,8 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
-from actors.orders import Casting, Failure, Order
+from actors.folding import folded
+from actors.orders import Casting, Failure, Order, Outcome
 from actors.peak import peak_rss_mb
 from actors.placement import Placement
 from actors.shards import ShardArrays
@@ -43,6 +44,8 @@ class Call:
         messages: how many different messages there are.
         reads: for each client, which of the messages it receives.
         seed: of the run and round, completed here by step and client.
+        first, asked: place of the first client in the cohort, and clients of the cohort.
+        terms: see `actors.runner.Errand`.
     """
 
     step: str
@@ -50,6 +53,9 @@ class Call:
     messages: int
     reads: tuple[int, ...]
     seed: Seed
+    first: int
+    asked: int
+    terms: str
 
     def seed_of(self, client: int) -> Seed:
         """The seed of this client's step."""
@@ -93,11 +99,14 @@ class Host:
             Order(call.step, client, call.seed_of(client), received[read], unpack_memory(parcel, private=False))
             for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True)
         ]
-        packed = []
+        outcomes: list[Outcome | Failure] = []
         for first in range(0, len(orders), self._crew.size):
             together = orders[first : first + self._crew.size]
             with ending_after(None if self._deadline is None else self._deadline * len(together)):
-                packed += [pack_outcome(outcome) for outcome in self._crew.perform(together)]
+                outcomes += self._crew.perform(together)
+        if call.terms:
+            outcomes = folded(outcomes, call.first, call.asked, self._crew.terms(call.terms))
+        packed = [pack_outcome(outcome) for outcome in outcomes]
         # The driver has all that an order holds.
         heads = [replace(head, order=None) if isinstance(head, Failure) else head for head, _ in packed]
         return heads, *(memory for _, memory in packed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from actors.failures import Fault
 from algorithms.core.contract import ClientSpec, Method
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
+from algorithms.core.states import WeightedMean
 from algorithms.core.submodels import drawn_width
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
@@ -93,19 +94,28 @@ class Outcome:
     """What performing an order gave.
 
     Attributes:
+        payload: None where it was added to others, for `Cohort.means`.
         memory: None where the step kept the memory as it was.
         seconds: of computing, CPU time on a CPU; no result depends on it.
+        bytes: that the client sent, by kind, where the payload is None.
+        group: the means that the payloads were added to, by name; with the last client of its group alone.
         lost: hosts that were lost over this step before one performed it.
         span: None where the step was not performed in this run.
     """
 
     client: int
-    payload: Payload
+    payload: Payload | None
     memory: Memory | None
     metrics: Mapping[str, float]
     seconds: float
     lost: int = 0
     span: Span | None = None
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    group: Mapping[str, WeightedMean] | None = None
+
+    def nbytes(self) -> Mapping[str, int]:
+        """Bytes that the client sends, by kind."""
+        return self.bytes if self.payload is None else self.payload.nbytes()
 
 
 @dataclass(frozen=True)

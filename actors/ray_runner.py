@@ -22,6 +22,7 @@ from torch import Tensor
 
 from actors.dispatch import Chunk, Dispatch, chunk_size, chunks_for_any, chunks_for_own, look_ahead
 from actors.failures import FailurePolicy
+from actors.folding import whole_groups
 from actors.hosts import Call, Fleet, HostStartError
 from actors.orders import Casting, Failure, Order, Outcome
 from actors.placement import Placement
@@ -121,6 +122,7 @@ class RayRunner:
             chunks, size = chunks_for_own(errand.clients), 1
         else:
             size = chunk_size(len(errand.clients), hosts, self._bytes_each(errand, message_bytes))
+            size = whole_groups(size) if errand.terms else size
             chunks = chunks_for_any(errand.clients, size)
         ahead = look_ahead(size, hosts, self._bytes_each(errand, message_bytes))
         return Dispatch(errand.step, chunks, hosts, ahead, self.policy)
@@ -208,7 +210,17 @@ class _Journey:
         fleet = self._runner.fleet
         for host, chunk in self._dispatch.send(fleet.absent()):
             messages, reads = self._mail.parcels(chunk.clients)
-            call = Call(self._errand.step, chunk.clients, len(messages), reads, self._errand.seed)
+            errand = self._errand
+            call = Call(
+                errand.step,
+                chunk.clients,
+                len(messages),
+                reads,
+                errand.seed,
+                first=chunk.start,
+                asked=len(errand.clients),
+                terms=errand.terms,
+            )
             memories = [self._runner.memory_refs.get(client) for client in chunk.clients]
             head, *kept = fleet.perform(host, call, [*messages, *memories])
             if self._dispatch.under_way(host) is chunk:
@@ -230,11 +242,11 @@ class _Journey:
     def _taken(self, head: Head, memory: ray.ObjectRef | None, lost: int) -> Outcome | Failure:
         if isinstance(head, Failure):
             return head if head.fault == "host_lost" else self._runner.blamed(head, self._errand)
-        if not head.keeps and memory is not None:
-            self._runner.memory_refs[head.client] = memory
-        self._runner.note_reply(self._errand.step, head.payload.block.nbytes)
         outcome = unpack_outcome(head)
-        return replace(outcome, lost=lost) if isinstance(outcome, Outcome) else outcome
+        if not head.keeps and memory is not None:
+            self._runner.memory_refs[outcome.client] = memory
+        self._runner.note_reply(self._errand.step, sum(outcome.nbytes().values()))
+        return replace(outcome, lost=lost)
 
     def _wait(self) -> None:
         """Until a call has ended, well or badly."""

@@ -27,12 +27,15 @@ class Errand:
         clients: numbers, in cohort order.
         messages: one payload for all, or one by client number.
         seed: of the run and round; the runner completes it with step and client.
+        terms: name of the method's function that says what of an update enters which mean, where means alone are
+            wanted: then the runner may add updates up (`actors.folding`). "" where every update is wanted.
     """
 
     step: str
     clients: tuple[int, ...]
     messages: Payload | Mapping[int, Payload]
     seed: Seed
+    terms: str = ""
 
     def message(self, client: int) -> Payload:
         """What this client receives."""
@@ -147,8 +150,10 @@ class InlineRunner:
 
     def _taken(self, outcome: Outcome | Failure) -> Outcome | Failure:
         head, kept = pack_outcome(outcome)
-        if kept is not None and not isinstance(head, Failure):
-            self._memories[head.client] = unpack_memory(kept, private=False)
+        if isinstance(head, Failure):
+            return head
+        if kept is not None:
+            self._memories[head.told.client] = unpack_memory(kept, private=False)
         return unpack_outcome(head)
 
     def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:

@@ -95,6 +95,7 @@ class Crew:
 
     Attributes:
         size: of a group.
+        terms: see `Worker.terms`.
     """
 
     def __init__(self, casting: Casting, shards: Shards, loop: TrainingLoop | None = None) -> None:
@@ -103,6 +104,7 @@ class Crew:
         self._loop = own if isinstance(own, StackedLoop) else None
         self._worker = Worker(casting, shards, own)
         self.size = LANES if self._loop else 1
+        self.terms = self._worker.terms
 
     def perform(self, orders: Sequence[Order]) -> list[Outcome | Failure]:
         """See `Worker.perform`; at most `size` orders, of different clients. The bits are those of each order alone."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from actors.orders import Failure, Outcome, Span
+from actors.orders import Failure, Outcome
 from algorithms.core.payload import Memory, Payload, Value
+from algorithms.core.states import Dtypes, WeightedMean
 
 ALIGNMENT = 64
 """Bytes: every tensor starts at a multiple, as torch's own allocations do."""
@@ -55,15 +56,27 @@ class PackedOutcome:
     """An outcome on its way to the driver. The memory travels beside it, where the driver need not read it.
 
     Attributes:
+        told: the outcome without what is packed.
         keeps: whether the step left the memory as it was.
     """
 
-    client: int
-    payload: Packed
+    told: Outcome
+    payload: Packed | None
+    group: PackedMeans | None
     keeps: bool
-    metrics: dict[str, float]
-    seconds: float
-    span: Span | None
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMeans:
+    """Means by name.
+
+    Attributes:
+        about: weight and dtypes of each.
+        sums: of each.
+    """
+
+    about: dict[str, tuple[float, Dtypes]]
+    sums: Packed
 
 
 def pack(parts: Parts) -> Packed:
@@ -132,21 +145,33 @@ def pack_outcome(outcome: Outcome | Failure) -> tuple[PackedOutcome | Failure, P
     if isinstance(outcome, Failure):
         return outcome, None
     memory = None if outcome.memory is None else pack_memory(outcome.memory)
-    payload, metrics = pack_payload(outcome.payload), dict(outcome.metrics)
-    head = PackedOutcome(outcome.client, payload, memory is None, metrics, outcome.seconds, outcome.span)
-    return head, memory
+    payload = None if outcome.payload is None else pack_payload(outcome.payload)
+    group = None if outcome.group is None else pack_means(outcome.group)
+    told = replace(outcome, payload=None, memory=None, group=None)
+    return PackedOutcome(told, payload, group, memory is None), memory
 
 
-def unpack_outcome(head: PackedOutcome | Failure) -> Outcome | Failure:
+def pack_means(means: Mapping[str, WeightedMean]) -> PackedMeans:
+    """See `pack`."""
+    about = {name: (mean.weight, mean.dtypes) for name, mean in means.items()}
+    return PackedMeans(about, pack({name: mean.sums for name, mean in means.items()}))
+
+
+def unpack_means(packed: PackedMeans) -> dict[str, WeightedMean]:
+    """The inverse of `pack_means`, in memory of its own."""
+    sums = cast(dict[str, dict[str, Tensor]], unpack(packed.sums, private=True))
+    return {name: WeightedMean(weight, sums[name], dtypes) for name, (weight, dtypes) in packed.about.items()}
+
+
+def unpack_outcome(head: PackedOutcome) -> Outcome:
     """An outcome without its memory.
 
     The payload is a private copy: a method may keep an update for many rounds, and a view would hold the whole reply of
     its host in the object store for as long.
     """
-    if isinstance(head, Failure):
-        return head
-    payload = unpack_payload(head.payload, private=True)
-    return Outcome(head.client, payload, None, head.metrics, head.seconds, span=head.span)
+    payload = None if head.payload is None else unpack_payload(head.payload, private=True)
+    group = None if head.group is None else unpack_means(head.group)
+    return replace(head.told, payload=payload, group=group)
 
 
 def _tensor_at(place: Place, block: np.ndarray) -> Tensor:

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 import traceback
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from actors.failures import Fault
 from actors.orders import Casting, Failure, Order, Outcome, Span, find_method
 from actors.vetting import BadUpdate, refuse_faults
 from actors.wire import tensors_of
-from algorithms.core.contract import Client, Reply, steps_of
+from algorithms.core.contract import Client, Reply, Terms, Update, steps_of
 from algorithms.core.kit import Kit
 from algorithms.core.payload import PayloadError
 from algorithms.core.seeds import Seed, torch_seeded
@@ -73,6 +74,11 @@ class Worker:
             return Failure(order.client, self._casting.method, order.step, order.seed, reason, text, order, fault)
         span = Span(self._place, since, time.time())
         return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), self.clock() - begun, span=span)
+
+    def terms(self, name: str) -> Callable[[Update], Terms]:
+        """A function of the method, for `Cohort.means`."""
+        found: Callable[[Update], Terms] = getattr(self._method, name)
+        return found
 
     def reply(self, order: Order) -> Reply:
         """What the step of an order returns; what it raises is raised here, for a debugger."""

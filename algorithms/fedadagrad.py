@@ -57,7 +57,7 @@ class FedAdagrad(Averaging[FedAdagradState]):
         return FedAdagradState(net, model, first, second)
 
     def round(self, state: FedAdagradState, plan: Plan, cohort: Cohort) -> tuple[FedAdagradState, dict[str, float]]:
-        mean = self.mean(cohort.ask(self.train, Payload.of(weights=state.model)))
+        mean = self.mean(cohort, Payload.of(weights=state.model))
         if mean.weight == 0:
             return state, {}
         averaged = mean.result(otherwise=state.model)

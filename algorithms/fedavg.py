@@ -34,5 +34,5 @@ class FedAvg(Averaging[FedAvgState]):
         return FedAvgState(*self.initial_model(clients))
 
     def round(self, state: FedAvgState, plan: Plan, cohort: Cohort) -> tuple[FedAvgState, dict[str, float]]:
-        updates = cohort.ask(self.train, Payload.of(weights=state.model))
-        return replace(state, model=self.mean(updates).result(otherwise=state.model)), {}
+        mean = self.mean(cohort, Payload.of(weights=state.model))
+        return replace(state, model=mean.result(otherwise=state.model)), {}

@@ -52,7 +52,7 @@ class FedAvgM(Averaging[FedAvgMState]):
         return FedAvgMState(net, model, velocity=combine(torch.zeros_like, self.trainable(net, model)))
 
     def round(self, state: FedAvgMState, plan: Plan, cohort: Cohort) -> tuple[FedAvgMState, dict[str, float]]:
-        mean = self.mean(cohort.ask(self.train, Payload.of(weights=state.model)))
+        mean = self.mean(cohort, Payload.of(weights=state.model))
         if mean.weight == 0:
             return state, {}
         averaged = mean.result(otherwise=state.model)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core.averaging import Averaging, GlobalModel
-from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, client_side
+from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Terms, Update, client_side
 from algorithms.core.corrections import proximal
 from algorithms.core.payload import EMPTY, Payload, kept, recalled
 from algorithms.core.settings import setting
@@ -88,20 +88,20 @@ class FedDyn(Averaging[FedDynState]):
     def round(self, state: FedDynState, plan: Plan, cohort: Cohort) -> tuple[FedDynState, dict[str, float]]:
         if self.config.scale == "released" and state.examples == 0:
             state = replace(state, examples=self._mean_examples(state, cohort))
-        average, trained = WeightedMean(), WeightedMean()
-        for update in cohort.ask(self.train, self._message(state)):
-            weights = update.payload.tensors("weights")
-            average.add(weights, self.share(update))
-            trained.add(only(weights, state.moves), 1.0)
-        if trained.weight == 0:
+        means = cohort.means(self.train, self.terms, self._message(state))
+        if means["uniform"].weight == 0:
             return state, {}
-        return self._moved(state, average.result(state.model), trained), {}
+        return self._moved(state, means["weights"].result(state.model), means["uniform"]), {}
+
+    def terms(self, update: Update) -> Terms:
+        """The trained networks, weighted as configured and all alike."""
+        return {**super().terms(update), "uniform": (update.payload.tensors("weights"), 1.0)}
 
     def _moved(self, state: FedDynState, average: dict[str, Tensor], trained: WeightedMean) -> FedDynState:
         """The state after a round in which somebody answered."""
         answered = trained.weight / state.clients
-        theta = only(state.model, state.moves)
-        moves = combine(lambda h, mean, old: h + answered * (mean - old), state.moves, trained.result(theta), theta)
+        theta, mean = only(state.model, state.moves), only(trained.result(state.model), state.moves)
+        moves = combine(lambda h, new, old: h + answered * (new - old), state.moves, mean, theta)
         model = {**average, **combine(torch.add, only(average, moves), moves)}
         return replace(state, model=model, average=average, moves=moves)
 

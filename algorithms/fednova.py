@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from algorithms.core.averaging import Averaging, GlobalModel
-from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Update, client_side
+from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Terms, Update, client_side
 from algorithms.core.corrections import proximal
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
-from algorithms.core.states import WeightedMean, combine, only, snapshot, without
+from algorithms.core.states import combine, only, snapshot, without
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,21 @@ class FedNova(Averaging[FedNovaState]):
         return FedNovaState(net, model, velocity=combine(torch.zeros_like, self.trainable(net, model)))
 
     def round(self, state: FedNovaState, plan: Plan, cohort: Cohort) -> tuple[FedNovaState, dict[str, float]]:
-        direction, buffers, steps = WeightedMean(), WeightedMean(), 0.0
-        for update in cohort.ask(self.train, Payload.of(weights=state.model)):
-            share = self.share(update)
-            direction.add(update.payload.tensors("gradients"), share)
-            buffers.add(update.payload.tensors("weights"), share)
-            steps += share * self._effective(update)
-        if direction.weight == 0:
+        means = cohort.means(self.train, self.terms, Payload.of(weights=state.model))
+        if means["gradients"].weight == 0:
             return state, {}
-        effective = steps / direction.weight
-        momentum = self.config.server_momentum
-        velocity = combine(lambda u, d: momentum * u + effective * d, state.velocity, direction.result({}))
+        effective = float(means["steps"].result({})["effective"])
+        momentum, direction = self.config.server_momentum, means["gradients"].result({})
+        velocity = combine(lambda u, d: momentum * u + effective * d, state.velocity, direction)
         moved = combine(torch.sub, only(state.model, velocity), velocity)
-        model = {**state.model, **buffers.result({}), **moved}
+        model = {**state.model, **means["weights"].result({}), **moved}
         return replace(state, model=model, velocity=velocity), {"effective steps": effective}
+
+    def terms(self, update: Update) -> Terms:
+        """Directions, buffers and effective steps, weighted alike."""
+        share, steps = self.share(update), torch.tensor(self._effective(update), dtype=torch.float64)
+        gradients, buffers = (update.payload.tensors(kind) for kind in ("gradients", "weights"))
+        return {"gradients": (gradients, share), "weights": (buffers, share), "steps": ({"effective": steps}, share)}
 
     def _effective(self, update: Update) -> float:
         """A client's term in tau_eff."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from algorithms.core.averaging import Averaging, GlobalModel
-from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, client_side
+from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Terms, Update, client_side
 from algorithms.core.corrections import constant
 from algorithms.core.payload import Payload, Tensors, kept, recalled
 from algorithms.core.settings import setting
@@ -75,11 +75,13 @@ class Scaffold(Averaging[ScaffoldState]):
         return ScaffoldState(net, model, control, clients=len(clients))
 
     def round(self, state: ScaffoldState, plan: Plan, cohort: Cohort) -> tuple[ScaffoldState, dict[str, float]]:
-        trained, changes = WeightedMean(), WeightedMean()
-        for update in cohort.ask(self.train, Payload.of(weights=state.model, control=state.control)):
-            trained.add(update.payload.tensors("weights"), self.share(update))
-            changes.add(update.payload.tensors("control"), 1.0)
-        return replace(state, model=self._moved(state, trained), control=_added(state, changes)), {}
+        means = cohort.means(self.train, self.terms, Payload.of(weights=state.model, control=state.control))
+        model, control = self._moved(state, means["weights"]), _added(state, means["control"])
+        return replace(state, model=model, control=control), {}
+
+    def terms(self, update: Update) -> Terms:
+        """The trained networks, and every change of a c_i alike."""
+        return {**super().terms(update), "control": (update.payload.tensors("control"), 1.0)}
 
     def _moved(self, state: ScaffoldState, trained: WeightedMean) -> dict[str, Tensor]:
         """x + eta_g mean(y - x); the mean itself for buffers, and for eta_g = 1 to the bit."""

@@ -58,6 +58,7 @@ class Journal:
         self._round = folder
         self._found: dict[str, Path] = {}
         self._finished: Counter[str] = Counter()
+        self._not_worth: set[str] = set()
 
     def begin(self, round: int) -> None:
         """What is asked from now on belongs to this round."""
@@ -75,6 +76,8 @@ class Journal:
         names = {client: self._name(f"{errand.step}-{client:06d}") for client in errand.clients}
         found = {client: path for client, name in names.items() if (path := self._whole(name))}
         missing = tuple(client for client in errand.clients if client not in found)
+        if found or errand.step not in self._not_worth:
+            errand = replace(errand, terms="")  # what is to be written down must come client by client
         asked = self._runner.run(replace(errand, clients=missing)) if missing else iter(())
         return self._outcomes(errand, names, found, asked)
 
@@ -102,14 +105,18 @@ class Journal:
             if isinstance(outcome, Outcome):
                 self._finished[names[client].rpartition("-")[0]] += 1
                 if known is None:
-                    self._keep(names[client], outcome)
+                    self._keep(errand.step, names[client], outcome)
             yield outcome
 
     def _alone(self, errand: Errand, client: int) -> Iterator[Outcome | Failure]:
         return self._runner.run(replace(errand, clients=(client,)))
 
-    def _keep(self, name: str, outcome: Outcome) -> None:
-        if not self._worth(outcome.seconds, sum(outcome.payload.nbytes().values())):
+    def _keep(self, step: str, name: str, outcome: Outcome) -> None:
+        if not self._worth(outcome.seconds, sum(outcome.nbytes().values())):
+            self._not_worth.add(step)
+            return
+        self._not_worth.discard(step)
+        if outcome.payload is None:  # added to others before it was known that the step takes long
             return
         memory = self._runner.memories((outcome.client,)).get(outcome.client)
         tensors, tree = flatten(replace(outcome, memory=memory))
@@ -121,8 +128,9 @@ class Journal:
             tree, tensors = unseal(path)
             parts = {kind: _values(contents, tensors) for kind, contents in tree["payload"]["parts"].items()}
             memory = None if tree["memory"] is None else _values(tree["memory"], tensors)
-            outcome = Outcome(client, Payload(parts), None, tree["metrics"], tree["seconds"], tree["lost"])
-            refuse_faults(outcome.payload, errand.message(client))
+            payload = Payload(parts)
+            refuse_faults(payload, errand.message(client))
+            outcome = Outcome(client, payload, None, tree["metrics"], tree["seconds"], tree["lost"])
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             log.warning("%s cannot be used (%r); what it held is done again", path, error)
             return None

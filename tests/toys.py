@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core import settings
-from algorithms.core.contract import Client, Cohort, Kinds, Method, Plan, Reply, client_side
+from algorithms.core.contract import Client, Cohort, Kinds, Method, Plan, Reply, Terms, Update, client_side
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 from algorithms.nets import Classifier
@@ -104,6 +104,7 @@ class Toy(Method[Trace]):
         step: str = setting("walk", "name of the step that a round asks for")
         file: str = setting("", "where a step leaves a mark, or looks for one")
         own: bool = setting(False, "whether each client receives a message of its own")
+        means: bool = setting(False, "whether a round asks for means and not for updates")
         size: int = setting(4, "elements of the tensor that travels")
 
     config: Config
@@ -116,11 +117,18 @@ class Toy(Method[Trace]):
         return Trace((), torch.zeros(self.config.size))
 
     def round(self, state: Trace, plan: Plan, cohort: Cohort) -> tuple[Trace, dict[str, float]]:
+        if self.config.means:
+            mean = cohort.means(getattr(self, self.config.step), self.terms, self.message(state, plan))["w"]
+            return Trace(((mean.weight,),), mean.result({"w": state.total})["w"]), {}
         rows, total = [], state.total.clone()
         for update in cohort.ask(getattr(self, self.config.step), self.message(state, plan)):
             total += update.payload.tensors("weights")["w"]
             rows.append((float(update.client), *map(float, update.payload.parts["examples"].values())))
         return Trace(tuple(rows), total), {}
+
+    def terms(self, update: Update) -> Terms:
+        """The tensor, weighted by the client's calls."""
+        return {"w": (update.payload.tensors("weights"), update.payload.number("examples", "calls"))}
 
     def message(self, state: Trace, plan: Plan) -> Payload | Mapping[int, Payload]:
         """The running total for all, or with the client's number added."""

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from algorithms.core import settings
-from algorithms.core.contract import Client, ClientSpec, Kinds, Method, Reply, Update, client_side, net_mixture
+from algorithms.core.contract import (
+    Client,
+    ClientSpec,
+    Cohort,
+    Kinds,
+    Method,
+    Reply,
+    Terms,
+    Update,
+    client_side,
+    net_mixture,
+)
 from algorithms.core.payload import NOTHING, Memory, Payload, Value
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, only, snapshot, trainable
@@ -71,12 +82,13 @@ class Averaging(Method[ModelT]):
         """The entries of a state that an optimiser changes."""
         return only(state, trainable(self.kit.network(net)))
 
-    def mean(self, updates: Iterable[Update]) -> WeightedMean:
-        """sum_k p_k theta_k over the updates, added in their order."""
-        mean = WeightedMean()
-        for update in updates:
-            mean.add(update.payload.tensors("weights"), self.share(update))
-        return mean
+    def mean(self, cohort: Cohort, message: Payload) -> WeightedMean:
+        """Ask clients to train; sum_k p_k theta_k / sum_k p_k of what they send."""
+        return cohort.means(self.train, self.terms, message)["weights"]
+
+    def terms(self, update: Update) -> Terms:
+        """What of an update enters the means of a round."""
+        return {"weights": (update.payload.tensors("weights"), self.share(update))}
 
     def share(self, update: Update) -> float:
         """p_k, up to a factor that all clients have in common."""

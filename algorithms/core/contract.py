@@ -17,9 +17,10 @@ from torch import nn
 from algorithms.core import settings
 from algorithms.core.distillation import Source
 from algorithms.core.kit import Kit
-from algorithms.core.payload import EMPTY, Memory, Payload
+from algorithms.core.payload import EMPTY, Memory, Payload, Tensors
 from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
+from algorithms.core.states import WeightedMean
 from algorithms.core.task import ImageTask, Shard
 from algorithms.core.training import Work
 
@@ -109,6 +110,10 @@ def client_side(step: Step) -> Step:
     return step
 
 
+Terms = Mapping[str, tuple[Tensors, float]]
+"""What of an update enters which mean, by the mean's name: a state and its weight, at least 0."""
+
+
 class Cohort(Protocol):
     """The clients of a round: a method's only way to reach clients."""
 
@@ -126,6 +131,26 @@ class Cohort(Protocol):
             clients: those to ask; all of the round where None.
 
         A client that a failure policy left out yields nothing.
+        """
+        ...
+
+    def means(
+        self,
+        step: Callable[[Client], Reply],
+        terms: Callable[[Update], Terms],
+        message: Payload | Mapping[int, Payload] = EMPTY,
+        clients: Sequence[ClientSpec] | None = None,
+    ) -> Mapping[str, WeightedMean]:
+        """Ask as `ask` does, for weighted means of what the clients send and not for each update.
+
+        Updates can so be added up where the steps run, and need not travel. They are summed in groups of equal size, in
+        cohort order, and the groups in their order: the bits are the same wherever that is done.
+
+        Args:
+            terms: a bound function of the method, of the update and the method's settings alone.
+
+        Returns:
+            By name; a mean to which nobody contributed has weight 0.
         """
         ...
 

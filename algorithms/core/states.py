@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -49,18 +49,27 @@ def without(state: Tensors, names: Container[str]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if name not in names}
 
 
+Dtypes = Mapping[str, torch.dtype]
+
+
 class WeightedMean:
     """The weighted mean of state dicts, added one by one, in the order in which they are added.
 
     Floating-point entries are summed in float64 and divided by the sum of weights at the end, then returned in
     their own dtype; integer entries (batch counters) take the maximum. A weight of 0 skips the state without
     reading it, since 0 times NaN is NaN. FedAvg, arXiv 1602.05629, algorithm 1.
+
+    Attributes:
+        weight: sum of the weights so far.
+        sums: float64 sums of weight times state by entry, and the largest counters.
+        dtypes: of the states' entries.
     """
 
-    def __init__(self) -> None:
-        self.weight = 0.0
-        self._sums: dict[str, Tensor] = {}
-        self._dtypes: dict[str, torch.dtype] = {}
+    def __init__(self, weight: float = 0.0, sums: Tensors | None = None, dtypes: Dtypes | None = None) -> None:
+        """Nothing yet; or what another one's `weight`, `sums` and `dtypes` are, which it must not use any more."""
+        self.weight = weight
+        self.sums: Tensors = sums or {}
+        self.dtypes: Dtypes = dtypes or {}
 
     def add(self, state: Tensors, weight: float) -> None:
         """Add one state; weights are numbers >= 0, not necessarily summing to 1.
@@ -72,17 +81,25 @@ class WeightedMean:
             raise ValueError(f"a weight of {weight}: must be finite and at least 0")
         if weight == 0:
             return
-        if not self._sums:
-            self._dtypes = {name: value.dtype for name, value in state.items()}
-            self._sums = {name: _term(value, weight) for name, value in state.items()}
+        if self.weight == 0:
+            self.dtypes = {name: value.dtype for name, value in state.items()}
+            self.sums = {name: _term(value, weight) for name, value in state.items()}
         else:
             self._add_further(state, weight)
         self.weight += weight
 
+    def join(self, other: WeightedMean) -> None:
+        """Add what another one has summed, as it is."""
+        if self.weight == 0:
+            self.dtypes, self.sums = other.dtypes, {name: total.clone() for name, total in other.sums.items()}
+        elif other.weight:
+            self._add_further(other.sums, 1.0)
+        self.weight += other.weight
+
     def _add_further(self, state: Tensors, weight: float) -> None:
-        if state.keys() != self._sums.keys():
-            raise ValueError(f"states differ in their entries: {sorted(state.keys() ^ self._sums.keys())}")
-        for name, total in self._sums.items():
+        if state.keys() != self.sums.keys():
+            raise ValueError(f"states differ in their entries: {sorted(state.keys() ^ self.sums.keys())}")
+        for name, total in self.sums.items():
             value = state[name]
             if total.is_floating_point():
                 total.add_(value, alpha=weight)
@@ -94,8 +111,8 @@ class WeightedMean:
         if self.weight == 0:
             return dict(otherwise)
         return {
-            name: (total / self.weight).to(self._dtypes[name]) if total.is_floating_point() else total
-            for name, total in self._sums.items()
+            name: (total / self.weight).to(self.dtypes[name]) if total.is_floating_point() else total
+            for name, total in self.sums.items()
         }
 
 

@@ -18,6 +18,7 @@ from actors import ray_runner as runner_module
 from actors.delivery import Book, FaultEntry
 from actors.dispatch import HostLostError
 from actors.failures import FailurePolicy
+from actors.folding import Groups
 from actors.hosts import Host, HostStartError
 from actors.orders import Outcome, StepError
 from actors.placement import Placement
@@ -100,6 +101,43 @@ def test_messages_memories_and_random_numbers_are_those_of_an_inline_run(two_hos
     assert memories.keys() == inline.memories().keys()
     assert all(memories[c]["calls"] == kept["calls"] for c, kept in inline.memories().items())
     assert all(torch.equal(memories[c]["drift"], kept["drift"]) for c, kept in inline.memories().items())
+
+
+@pytest.mark.parametrize("step", ["walk", "stumble"])
+def test_means_are_those_of_an_inline_run_and_whole_groups_travel_as_sums(ray_cluster, step, monkeypatch):
+    """40 clients in five groups, in one of which client 2 raises and is left out: then seven updates travel."""
+    casting, shards, policy = toy(step, 40, means=True), tiny_shards(40), FailurePolicy(on_client_error="leave out")
+    took, take = [], Groups.take
+
+    def watched(self, place, outcome):
+        took.append(outcome)
+        return take(self, place, outcome)
+
+    inline = play(casting, shards=shards, rounds=3, policy=policy)
+    monkeypatch.setattr(Groups, "take", watched)
+    runner = RayRunner(casting, shards, pooled(1))
+    try:
+        remote = play(casting, runner, rounds=3, policy=policy)
+    finally:
+        runner.close()
+    assert remote.digests == inline.digests
+    assert remote.book.entries == inline.book.entries
+    assert remote.book.metrics == inline.book.metrics
+    updates = sum(outcome is not None and outcome.payload is not None for outcome in took)
+    assert updates == (0 if step == "walk" else 3 * 7)
+
+
+@pytest.mark.parametrize("hosts", [1, 3])
+def test_a_cohort_of_several_groups_has_one_mean_for_every_number_of_hosts(ray_cluster, hosts):
+    casting, shards = tiny_casting("scaffold", clients=27), tiny_shards(27)
+    inline = play(casting, InlineRunner(casting, shards))
+    runner = RayRunner(casting, shards, pooled(hosts))
+    try:
+        remote = play(casting, runner)
+    finally:
+        runner.close()
+    assert remote.digests == inline.digests
+    assert remote.book.entries == inline.book.entries
 
 
 def test_only_the_clients_asked_are_asked(two_hosts_afresh):

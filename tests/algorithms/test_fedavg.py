@@ -9,6 +9,7 @@ from actors.worker import one_thread
 from algorithms.core.contract import Update
 from algorithms.core.payload import Payload
 from algorithms.core.seeds import Seed
+from algorithms.core.states import WeightedMean
 from algorithms.core.training import Work, fit
 from tests.algorithms.support_methods import Federation, method_of, regression, sgd, weight_of
 from tests.support import play, tiny_casting, tiny_shards
@@ -20,7 +21,10 @@ def update(client, weight, n, count=1):
 
 
 def averaged(*updates, **config):
-    return method_of(tiny_casting("fedavg", **config)).mean(updates).result(otherwise={"w": torch.tensor([9.0])})
+    mean = WeightedMean()
+    for one in updates:
+        mean.add(*method_of(tiny_casting("fedavg", **config)).terms(one)["weights"])
+    return mean.result(otherwise={"w": torch.tensor([9.0])})
 
 
 def test_one_round_by_hand():

@@ -1,5 +1,7 @@
 """The journal: what a round had finished stands for doing it again, to the bit, and is checked before it is used."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -69,6 +71,22 @@ def test_a_client_that_is_asked_twice_in_a_round_has_two_outcomes(tmp_path):
         kept = journal(runner, tmp_path)
         assert [told(kept.run(errand())), told(kept.run(errand()))] == expected
     assert runner.clients == []
+
+
+def test_updates_may_be_added_up_where_a_step_is_known_not_to_be_worth_writing_down(tmp_path):
+    """Of a step of which nothing is known yet, or which took long in the round before, every one comes by itself."""
+
+    class Noting(Asked):
+        def run(self, errand):
+            asked.append(errand.terms)
+            return super().run(errand)
+
+    asked, worth = [], iter([False] * 4 + [True] * 4 + [False] * 4)
+    kept = journal(Noting(), tmp_path, worth=lambda seconds, bytes: next(worth))
+    for round in range(3):
+        kept.begin(round)
+        list(kept.run(replace(errand(round=round), terms="terms")))
+    assert asked == ["", "terms", ""]
 
 
 def test_other_rounds_know_nothing_of_it(tmp_path):
