@@ -177,7 +177,8 @@ class PlainLoop:
             return float(total) / len(picks)
 
     def _batch(self, picks: Tensor) -> tuple[Tensor, Tensor]:
-        pixels, labels = self._images[picks], self._labels[picks]
+        # Indexing images by [picks] takes ten times as long.
+        pixels, labels = self._images.index_select(0, picks), self._labels[picks]
         if self._variant.copies == "floats":
             inputs = self._normalised(pixels).to(self._device)
         elif self._variant.copies == "pinned":

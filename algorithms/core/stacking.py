@@ -64,12 +64,12 @@ def fit_together(net: nn.Module, task: ImageTask, work: Work, asked: Sequence[As
     stack = [torch.stack(entries) for entries in zip(*(one.parameters for one in asked), strict=True)]
     velocity = [torch.zeros_like(entry) for entry in stack] if work.momentum else []
     slope = _slope(net, task)
-    streams = [_Stream.of(task, one, work, device) for one in asked]
+    streams = [_Stream.of(task, one, work) for one in asked]
     totals = torch.zeros(len(asked), device=device)
     for step in range(max(stream.steps for stream in streams)):
         for members, inputs, labels in _alike(streams, step):
             moved, speed = _of(stack, members), _of(velocity, members)
-            losses, gradients = slope(moved, inputs, labels)
+            losses, gradients = slope(moved, inputs.to(device), labels.to(device))
             totals[members] += losses
             for place, member in enumerate(members):
                 _change([entry[place] for entry in moved], [g[place] for g in gradients], asked[member].correct, work)
@@ -136,11 +136,11 @@ class _Stream:
     steps: int
 
     @classmethod
-    def of(cls, task: ImageTask, asked: Asked, work: Work, device: torch.device) -> _Stream:
+    def of(cls, task: ImageTask, asked: Asked, work: Work) -> _Stream:
         order = Batches(len(asked.shard), work.batch, asked.seed)
         steps = steps_of_work(work, order)
         positions = range(asked.position, asked.position + steps)
-        return cls(drawn(task, asked.shard, order, positions, asked.seed.torch("augment"), device), steps)
+        return cls(drawn(task, asked.shard, order, positions, asked.seed.torch("augment")), steps)
 
 
 def _alike(streams: Sequence[_Stream], step: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:

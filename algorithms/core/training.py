@@ -98,7 +98,7 @@ def drawn(
     batches: Batches,
     positions: Sequence[int],
     augment: torch.Generator,
-    device: torch.device,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Network inputs and labels of the batches at these positions, one after another, on a device.
 
