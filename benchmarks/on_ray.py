@@ -16,17 +16,23 @@ from clusters.session import attach_or_start
 
 
 @contextmanager
-def ray_runner(casting: Casting, shards: ShardArrays, hosts: int) -> Iterator[RayRunner]:
+def ray_runner(casting: Casting, shards: ShardArrays, hosts: int, gpus: float = 0.0) -> Iterator[RayRunner]:
     """`hosts` pooled hosts, closed with their cluster at the end; more than there are cores take turns, and it is said.
+
+    Args:
+        gpus: the share, in [0, 1], that each host has of one card, which is all that the cluster counts.
 
     Raises:
         PlacementError: there is no room for them; the message names how many fit.
     """
     with (
         tempfile.TemporaryDirectory() as folder,
-        attach_or_start(None, log=Path(folder) / "ray.log", data_bytes=shards.nbytes) as cluster,
+        attach_or_start(
+            None, log=Path(folder) / "ray.log", gpus=1 if gpus else None, data_bytes=shards.nbytes
+        ) as cluster,
     ):
-        placement = decide(Request(len(casting.clients), kind="pooled", hosts=hosts), cluster.nodes)
+        request = Request(len(casting.clients), kind="pooled", hosts=hosts, gpus_per_host=gpus)
+        placement = decide(request, cluster.nodes)
         print(placement.reason, file=sys.stderr)
         runner = RayRunner(casting, shards, placement)
         try:

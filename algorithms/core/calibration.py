@@ -33,8 +33,8 @@ def measure_norm(net: nn.Module, task: ImageTask, shard: Shard, batch: int, seed
         norm.train()
     batches = Batches(len(shard), batch, seed)
     for index in range(batches.per_epoch):
-        inputs, _ = pair_if_single(*task.batch(shard, batches[index]))
-        net(inputs.to(device))
+        inputs, _ = pair_if_single(*task.batch(shard, batches[index], device=device))
+        net(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     net.eval()

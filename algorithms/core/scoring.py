@@ -21,7 +21,7 @@ def score(predictor: nn.Module, task: ImageTask, shard: Shard, device: torch.dev
     predictor.eval()
     right, loss = 0, 0.0
     for picks in torch.arange(len(shard)).split(_BATCH):
-        inputs, labels = (tensor.to(device) for tensor in task.batch(shard, picks))
+        inputs, labels = task.batch(shard, picks, device=device)
         logits = predictor(inputs)
         loss += float(task.loss(logits, labels)) * len(labels)
         right += int((logits.argmax(dim=1) == labels).sum())

@@ -110,18 +110,25 @@ class ImageTask:
         """uint8 pixels (B, C, H, W) to float32 images in [-1, 1]."""
         return pixels.to(torch.float32) / 127.5 - 1
 
-    def batch(self, shard: Shard, picks: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Network inputs (B, C, H, W) and labels (B,) of some of a client's examples.
+    def batch(
+        self,
+        shard: Shard,
+        picks: Tensor,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> tuple[Tensor, Tensor]:
+        """Network inputs (B, C, H, W) and labels (B,) of some of a client's examples, on a device.
 
         Args:
             picks: int64, (B,), positions in `shard.rows`.
             generator: augment with it; None leaves the images as they are.
+            device: pixels go there as bytes, a quarter of what inputs are, and become inputs there.
         """
         rows = shard.rows[picks]
         pixels = shard.images.index_select(0, rows)  # indexing by [rows] takes ten times as long
         if generator is not None:
             pixels = self.augment(pixels, generator)
-        return self.normalise(pixels), shard.labels[rows]
+        return self.normalise(pixels.to(device)), shard.labels[rows].to(device)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy, mean over the batch."""

@@ -98,16 +98,21 @@ def steps_of_work(work: Work, batches: Batches) -> int:
 
 
 def drawn(
-    task: ImageTask, shard: Shard, batches: Batches, positions: Sequence[int], augment: torch.Generator
+    task: ImageTask,
+    shard: Shard,
+    batches: Batches,
+    positions: Sequence[int],
+    augment: torch.Generator,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Network inputs and labels of the batches at these positions, one after another.
+    """Network inputs and labels of the batches at these positions, one after another, on a device.
 
     Many batches are made in one pass, which changes no bit; augmented ones are not, since each draws its own numbers.
     """
     at_once = max(1, EXAMPLES_AT_ONCE // batches.batch) if task.augment == Augment() else 1
     for first in range(0, len(positions), at_once):
         picks = [batches[position] for position in positions[first : first + at_once]]
-        inputs, labels = task.batch(shard, torch.cat(picks), augment)
+        inputs, labels = task.batch(shard, torch.cat(picks), augment, device)
         sizes = [len(some) for some in picks]
         yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
 
@@ -157,8 +162,8 @@ def fit(
     augment = seed.torch("augment")
     net.train()
     total = torch.zeros((), device=device)
-    for inputs, labels in drawn(task, shard, batches, range(position, position + steps), augment):
-        inputs, labels = pair_if_single(inputs.to(device), labels.to(device))
+    for inputs, labels in drawn(task, shard, batches, range(position, position + steps), augment, device):
+        inputs, labels = pair_if_single(inputs, labels)
         optimiser.zero_grad()
         loss = objective(net, inputs, labels) if objective else task.loss(net(inputs), labels)
         loss.backward()

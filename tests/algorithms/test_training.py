@@ -5,12 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from algorithms.core.seeds import Seed
 from algorithms.core.task import Augment, ImageTask, Shard
 from algorithms.core.training import Batches, Work, drawn, fit, pair_if_single
 
 SEED = Seed(3, round=0, phase="train", client=1)
+CPU = torch.device("cpu")
 TASK = ImageTask(class_names=("a", "b"), shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
 
 
@@ -87,6 +89,26 @@ def test_batches_made_ready_together_are_those_made_ready_alone():
         alone = TASK.batch(data, batches[position])
         assert torch.equal(inputs, alone[0])
         assert torch.equal(labels, alone[1])
+
+
+class ToDevice(TorchFunctionMode):
+    """Notes of which type the images are that are sent to a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to and args[1:] == (CPU,) and args[0].shape[1:] == TASK.shape:
+            self.sent.append(args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+def test_images_go_to_the_networks_device_as_bytes_and_not_as_floats():
+    with ToDevice() as images:
+        fit(linear(), TASK, shard(600), work(steps=300), SEED)
+
+    assert images.sent == [torch.uint8, torch.uint8]  # 512 at once, then the others
 
 
 def test_epochs_are_counted_in_batches():

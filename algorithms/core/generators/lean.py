@@ -67,9 +67,8 @@ class FeatureCells:
 @torch.no_grad()
 def features_of(net: Classifier, task: ImageTask, shard: Shard, picks: Tensor) -> Tensor:
     """float32 (B, F) on the CPU: features of some of a client's examples, in eval mode, not augmented."""
-    images, _ = task.batch(shard, picks)
-    device = next(net.parameters()).device
-    return net.eval().features(images.to(device)).to("cpu", torch.float32)
+    images, _ = task.batch(shard, picks, device=next(net.parameters()).device)
+    return net.eval().features(images).to("cpu", torch.float32)
 
 
 def _with_counts(statistics: dict[str, Tensor], classes: int) -> tuple[dict[str, Tensor], Tensor]:
