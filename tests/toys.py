@@ -243,6 +243,14 @@ class Toy(Method[Trace]):
         return self.walk(client)
 
     @client_side
+    def rename(self, client: Client) -> Reply:
+        """Client 2 sends what it received under another name."""
+        reply = self.walk(client)
+        if client.spec.id != 2:
+            return reply
+        return Reply(Payload.of(weights={"v": reply.payload.tensors("weights")["w"]}))
+
+    @client_side
     def scribble(self, client: Client) -> Reply:
         """Writes into what it received."""
         client.received.tensors("weights")["w"].add_(1)

@@ -135,7 +135,11 @@ StateT = TypeVar("StateT")
 
 @dataclass(frozen=True)
 class Kinds:
-    """The kinds of payload a method sends: up to the server, and down to clients. An undeclared kind is refused."""
+    """The kinds of payload a method sends: up to the server, and down to clients. An undeclared kind is refused.
+
+    A kind that a client receives tensors of and sends back holds the same names both ways, each tensor in the same
+    shape and type. One may come back under a kind that was not received instead: a change in the place of a weight.
+    """
 
     up: frozenset[str]
     down: frozenset[str]
