@@ -115,7 +115,9 @@ class FedGen(Ensembling[FedGenState]):
         return reasons
 
     @classmethod
-    def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
+    def holdings(
+        cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor
+    ) -> tuple[Holding, ...]:
         return ()
 
     def start(self, clients: Sequence[ClientSpec]) -> FedGenState:
