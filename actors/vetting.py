@@ -13,15 +13,17 @@ from algorithms.core.payload import Payload, PayloadError, Value
 
 
 class BadUpdate(PayloadError):
-    """What a client sends cannot be used: a network that diverged, or tensors of another form than it was given."""
+    """What a client sends cannot be used: a network that diverged, or other tensors than it was given."""
 
 
 def faults(sent: Payload, received: Payload) -> Iterator[str]:
     """What is wrong with what a client sends, in words that name each value as `kind.name`; nothing where it is right.
 
-    Names are text, tensors are dense and of real numbers, and every number is finite and fits into 64 bits. A tensor
-    that the client received under the same kind and name must come back with the same shape and type.
+    Names are text, tensors are dense and of real numbers, and every number is finite and fits into 64 bits. A kind of
+    which the client received tensors comes back with those names and no others, each tensor with the same shape and
+    type; but one may come under a kind that was not received in its place, as a change of it, say.
     """
+    yield from _of_names(sent, received)
     for kind, contents in sent.parts.items():
         given = received.parts.get(kind, {})
         for name, value in cast(Mapping[Any, Value], contents).items():
@@ -41,6 +43,16 @@ def refuse_faults(sent: Payload, received: Payload) -> None:
     if found:
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise BadUpdate(f"the client sends what cannot be used: {'; '.join(found[:5])}{more}")
+
+
+def _of_names(sent: Payload, received: Payload) -> Iterator[str]:
+    instead = {name for kind, contents in sent.parts.items() if kind not in received.parts for name in contents}
+    for kind, contents in sent.parts.items():
+        given = received.tensors(kind) if kind in received.parts else {}
+        missing = [name for name in given if name not in contents and name not in instead]
+        added = [name for name in contents if name not in received.parts[kind]] if given else []
+        yield from (f"{kind}.{name} was received, but does not come back" for name in missing)
+        yield from (f"{kind}.{name} comes back, but was not received" for name in added)
 
 
 def _of_form(name: str, value: Value, given: Value | None) -> Iterator[str]:

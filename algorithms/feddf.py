@@ -109,7 +109,7 @@ class FedDF(Ensembling[FedDFState]):
         return "labelled images" if config.teachers == "accuracy" else "images"
 
     @classmethod
-    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Teaching | None:
+    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
         if config.steps == 0:
             return None
         again = config.distinct is not None and config.distinct < config.steps
@@ -119,7 +119,7 @@ class FedDF(Ensembling[FedDFState]):
             batch=config.batch,
             kept=config.distinct if again else 0,
             source=4 * images * math.prod(task.shape),
-            teacher=sum(held.count * held.bytes for held in cls.holdings(config, task, clients)),
+            teacher=sum(held.count * held.bytes for held in cls.holdings(config, task, clients, counts)),
         )
 
     def start(self, clients: Sequence[ClientSpec]) -> FedDFState:

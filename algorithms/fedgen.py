@@ -66,7 +66,7 @@ class FedGen(Ensembling[FedGenState]):
     those of one network.
 
     Travels, per client and round: a state dict down and up with n_k (8 bytes) and C label counts (8 C bytes) up, and
-    from the second round on down the generator's state dict and the classes that were met (8 C bytes).
+    from the second round on down the generator's state dict and the classes that were met, as counts of 1 (8 C bytes).
     """
 
     paper = "Zhu et al. 2021, arXiv 2105.10056"
@@ -115,7 +115,9 @@ class FedGen(Ensembling[FedGenState]):
         return reasons
 
     @classmethod
-    def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
+    def holdings(
+        cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor
+    ) -> tuple[Holding, ...]:
         return ()
 
     def start(self, clients: Sequence[ClientSpec]) -> FedGenState:
@@ -180,7 +182,8 @@ class FedGen(Ensembling[FedGenState]):
     def _messages(self, state: FedGenState, nets: dict[int, str]) -> dict[int, Payload]:
         extra: dict[str, dict[str, Any]] = {}
         if self.config.guides and bool(state.available.any()):
-            extra = {"generator": state.generator, "label_counts": {"available": state.available}}
+            # The name is that of what comes back, which is of the same form.
+            extra = {"generator": state.generator, "label_counts": {"counts": state.available}}
         payloads = {net: Payload({"weights": model, **extra}) for net, model in state.models.items()}
         return {client: payloads[net] for client, net in nets.items()}
 
@@ -215,7 +218,7 @@ class FedGen(Ensembling[FedGenState]):
         config, task, draws = self.config, self.kit.task, client.seed.torch("generated")
         generator = self._generator(client.spec.net, client.received.tensors("generator"))
         generator.eval().requires_grad_(False)
-        available = client.received.tensors("label_counts")["available"].nonzero()[:, 0]
+        available = client.received.tensors("label_counts")["counts"].nonzero()[:, 0]
         alpha, beta = (faded(weight, config.decay, client.seed) for weight in (config.alpha, config.beta))
         alpha = alpha * config.generated_batch / self.kit.work.batch
         left = config.epochs * Batches(len(client.shard), self.kit.work.batch, client.seed).per_epoch

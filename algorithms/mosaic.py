@@ -195,12 +195,14 @@ class Mosaic(Method[MosaicState]):
         return replace(config, student=student, meta_data="images", conditional=conditional)
 
     @classmethod
-    def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
-        return holdings(config, task, clients)
+    def holdings(
+        cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor
+    ) -> tuple[Holding, ...]:
+        return holdings(config, task, clients, counts)
 
     @classmethod
-    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Teaching | None:
-        return teaching(config, task, clients)
+    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
+        return teaching(config, task, clients, counts)
 
     def start(self, clients: Sequence[ClientSpec]) -> MosaicState:
         student = self.config.student or clients[0].net

@@ -28,6 +28,7 @@ CASES = {
     "fedavg-digits": ["rounds=4"],
     "fedavg-mnist": ["rounds=6"],
     "mosaic-digits": [],
+    "mosaic-lean-mnist": ["rounds=4", "method.warmup=3"],
 }
 """Presets, and what is changed of them: a few rounds show the whole of a run's memory."""
 

@@ -31,11 +31,15 @@ MLFLOW_BYTES = 120 * MIB
 RAY_BYTES = 570 * MIB
 """What the processes of a Ray cluster take that is started for one run, measured: head, node manager, dashboard."""
 
-WORKER_BYTES = 280 * MIB
-"""What a process of the distillation has to itself, measured: torch with its optimisers."""
+OPTIMISER_BYTES = 80 * MIB
+"""What torch's optimisers take of a process that uses them, measured: those of a distillation, and the driver, which
+trains what labels the images."""
 
 DIRECT_BYTES = 100 * 1024
 """Replies up to this size do not pass through the object store; Ray's own limit."""
+
+MESSAGES = 3
+"""A round's, and those of earlier ones that hosts have not given back yet; two to four were measured."""
 
 JOB_PROCESSES = 8
 """Processes of a distillation job that compute nothing: Ray Train's controller, Ray Data's, and others."""
@@ -71,7 +75,7 @@ class Sizes:
         driver: pages that it has in common with others included, as `peak_rss_mb` in result.json counts them.
         host, sampler, teacher, trainer: what a process has to itself; 0 where there are none.
         store: of the object store; 0 inline.
-        data: of the store, what every host maps.
+        mapped: of the store, what every host comes to map.
     """
 
     driver: int
@@ -80,7 +84,7 @@ class Sizes:
     teacher: int
     trainer: int
     store: int
-    data: int
+    mapped: int
 
 
 def net_plan(federation: Federation, name: str, width: float, clients: float) -> NetPlan:
@@ -136,20 +140,23 @@ def sizes(
     federation: Federation, nets: Sequence[NetPlan], holdings: Sequence[Holding], teaching: Teaching | None
 ) -> Sizes:
     """All of them for a run on Ray, or inline for one that stays in this process."""
-    driver = _driver(federation, holdings)
+    driver = _driver(federation, holdings) + (OPTIMISER_BYTES if teaching else 0)
+    loaded = max((h.loaded for h in holdings), default=0)
     sampler, teacher, trainer = _distillation(federation, teaching) if teaching else (0, 0, 0)
     if federation.config.runner.kind == "inline":
         working = max(*(net.training_bytes for net in nets), _made(holdings), trainer)
-        return Sizes(driver + working, 0, 0, 0, 0, 0, 0)
-    process = WORKER_BYTES if teaching else 0
+        return Sizes(driver + working + loaded, 0, 0, 0, 0, 0, 0)
+    process = (PROCESS_BYTES + OPTIMISER_BYTES) if teaching else 0
+    working = sum(net.bytes for net in nets) + max(*(net.training_bytes for net in nets), _made(holdings))
     return Sizes(
         driver=driver,
-        host=PROCESS_BYTES + sum(net.bytes for net in nets) + max(*(n.training_bytes for n in nets), _made(holdings)),
+        host=PROCESS_BYTES + loaded + working,
         sampler=process + sampler,
         teacher=process + teacher,
         trainer=process + trainer,
         store=_store(federation, nets, holdings, teaching),
-        data=federation.shards.nbytes,
+        # Whichever host has room performs a client, and pages that it has mapped count as its own until it ends.
+        mapped=federation.shards.nbytes + _kept_by_clients(federation, holdings),
     )
 
 
@@ -198,13 +205,14 @@ def _batch_bytes(federation: Federation, teaching: Teaching) -> int:
 def _store(
     federation: Federation, nets: Sequence[NetPlan], holdings: Sequence[Holding], teaching: Teaching | None
 ) -> int:
-    """The data, what clients keep, and what a round sends (while the last one's is still there) and receives, or a
-    distillation needs, whichever is more."""
+    """The data, what clients keep, and what a round sends and receives, or a distillation needs, whichever is more."""
     cohort = federation.config.clients.cohort or len(federation.casting.clients)
     largest = max([*(net.bytes for net in nets), *(h.bytes for h in holdings if h.kind)])
     replies = min(AHEAD_BYTES, cohort * largest) if largest > DIRECT_BYTES else 0
-    passing = max(2 * sum(net.bytes for net in nets) + replies, _job(federation, teaching) if teaching else 0)
-    return federation.shards.nbytes + _kept_by_clients(federation, holdings) + passing
+    kept = _kept_by_clients(federation, holdings)
+    # A client's new memory comes while its old one is still there; from few to all of them at once were measured.
+    passing = MESSAGES * sum(net.bytes for net in nets) + replies + kept // 2
+    return federation.shards.nbytes + kept + max(passing, _job(federation, teaching) if teaching else 0)
 
 
 def _kept_by_clients(federation: Federation, holdings: Sequence[Holding]) -> int:

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from actors.distil_plan import KINDS, DistilResources, fits
 from actors.placement import LIBRARY_BYTES, Placement, PlacementError, Request, decide, rooms
 from algorithms.core.contract import Holding, Teaching
@@ -203,7 +206,7 @@ def request_of(federation: Federation, needed: Sizes) -> Request:
 def teaching_of(federation: Federation) -> Teaching | None:
     """The distillation that the method comes to ask for."""
     casting = federation.casting
-    return federation.config.method.type.teaching(casting.config, casting.task, casting.clients)
+    return federation.config.method.type.teaching(casting.config, casting.task, casting.clients, _counts(federation))
 
 
 def pipeline_of(federation: Federation) -> DistilResources | None:
@@ -218,7 +221,7 @@ def _parts(federation: Federation, placement: Placement | None, needed: Sizes) -
         return
     yield Part("driver", 1, 0, 0, needed.driver, needed.driver - LIBRARY_BYTES)
     if placement is not None:
-        whole = of_process(needed.host, needed.data)
+        whole = of_process(needed.host, needed.mapped)
         yield Part("host", placement.hosts, placement.cpus, placement.gpus, whole, placement.hosts * needed.host)
     pipeline = pipeline_of(federation)
     if pipeline is not None:
@@ -235,14 +238,20 @@ def _memory(parts: Sequence[Part], needed: Sizes, machines: int, free: int) -> M
     shared = machines * (LIBRARY_BYTES + needed.store) if needed.host else 0
     together = sum(part.own for part in parts) + shared
     return Memory(
-        needed.driver, of_process(needed.host, needed.data) if needed.host else 0, needed.store, together, free
+        needed.driver, of_process(needed.host, needed.mapped) if needed.host else 0, needed.store, together, free
     )
 
 
 def holdings_of(federation: Federation) -> tuple[Holding, ...]:
     """What the method says that its server comes to hold besides its models."""
     casting = federation.casting
-    return federation.config.method.type.holdings(casting.config, casting.task, casting.clients)
+    return federation.config.method.type.holdings(casting.config, casting.task, casting.clients, _counts(federation))
+
+
+def _counts(federation: Federation) -> Tensor:
+    return torch.from_numpy(
+        federation.partition.counts(federation.dataset.train_labels, federation.casting.task.classes)
+    )
 
 
 def too_large(federation: Federation, free: int) -> list[Problem]:

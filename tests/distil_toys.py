@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from algorithms.core.distillation import Distillation
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.nets import Classifier
+from tests.toys import wait_for
 
 SIDE, CLASSES = 6, 3
 
@@ -69,3 +71,18 @@ def toy_job(**changes: Any) -> Distillation:
         "lr": 1e-2,
     }
     return Distillation(**(fields | changes))
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The toy loss; at its third call of all it says so with a file, `waiting`, and waits for another one, `open`."""
+
+    folder: Path
+
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        with (self.folder / "calls").open("a") as file:
+            file.write("step\n")
+        if len((self.folder / "calls").read_text().split()) == 3:
+            (self.folder / "waiting").touch()
+            wait_for(self.folder / "open")
+        return toy_loss(student, teacher, labels)

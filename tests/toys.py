@@ -20,6 +20,7 @@ from algorithms.core.contract import Client, Cohort, Kinds, Method, Plan, Reply,
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 from algorithms.nets import Classifier
+from tests.bounded import LIMIT, Group
 
 LOOKS = 6000
 """For a file, a twentieth of a second apart, before it is held for lost."""
@@ -48,6 +49,14 @@ def huge(shape: tuple[int, int, int], classes: int) -> Classifier:
     return wide(shape, classes, width=40_000)
 
 
+def wait_for(file: Path) -> None:
+    """Until a file is there, or it is held for lost."""
+    for _ in range(LOOKS):
+        if file.exists():
+            break
+        time.sleep(0.05)
+
+
 class Gate(nn.Module):
     """Lets everything through as it is; from a number of training batches on, a process waits here for a file."""
 
@@ -61,10 +70,8 @@ class Gate(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         if self.training:
             Gate.seen += 1
-        for _ in range(LOOKS if Gate.seen > Gate.free else 0):
-            if self._file.exists():
-                break
-            time.sleep(0.05)
+        if Gate.seen > Gate.free:
+            wait_for(self._file)
         return inputs
 
 
@@ -184,6 +191,15 @@ class Toy(Method[Trace]):
         return self.walk(client)
 
     @client_side
+    def fill_once(self, client: Client) -> Reply:
+        """The first to perform client 3's step has more than the group of processes that it enters may have."""
+        group = Group(Path(self.config.file))
+        if client.spec.id == 3 and not group.killed():
+            group.enter()
+            torch.ones(LIMIT)
+        return self.walk(client)
+
+    @client_side
     def die_always(self, client: Client) -> Reply:
         """Client 3 kills whoever performs it."""
         if client.spec.id == 3:
@@ -231,6 +247,14 @@ class Toy(Method[Trace]):
         if client.spec.id != 2:
             return reply
         return Reply(Payload.of(weights={"w": reply.payload.tensors("weights")["w"].repeat(2)}))
+
+    @client_side
+    def rename(self, client: Client) -> Reply:
+        """Client 2 sends what it received under another name."""
+        reply = self.walk(client)
+        if client.spec.id != 2:
+            return reply
+        return Reply(Payload.of(weights={"v": reply.payload.tensors("weights")["w"]}))
 
     @client_side
     def hang_once(self, client: Client) -> Reply:

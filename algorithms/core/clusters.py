@@ -6,6 +6,9 @@ import warnings
 
 import numpy as np
 
+LIBRARY_BYTES = 80 * 10**6
+"""What scikit-learn's k-means takes of a process that forms groups, measured."""
+
 
 def groups(points: np.ndarray, most: int, least: int, random_state: int) -> np.ndarray | None:
     """Which group each point belongs to, int64 (n,) from 0, by k-means with the most groups that are all large enough.
@@ -30,7 +33,7 @@ def groups(points: np.ndarray, most: int, least: int, random_state: int) -> np.n
 
 
 def _k_means(points: np.ndarray, count: int, random_state: int) -> np.ndarray:
-    # A second and a half and 80 MB, which a host that forms no groups is spared.
+    # A second and a half and `LIBRARY_BYTES`, which a host that forms no groups is spared.
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from algorithms.core import settings
 from algorithms.core.distillation import Source
@@ -160,7 +160,11 @@ StateT = TypeVar("StateT")
 
 @dataclass(frozen=True)
 class Kinds:
-    """The kinds of payload a method sends: up to the server, and down to clients. An undeclared kind is refused."""
+    """The kinds of payload a method sends: up to the server, and down to clients. An undeclared kind is refused.
+
+    A kind that a client receives tensors of and sends back holds the same names both ways, each tensor in the same
+    shape and type. One may come back under a kind that was not received instead: a change in the place of a weight.
+    """
 
     up: frozenset[str]
     down: frozenset[str]
@@ -168,19 +172,21 @@ class Kinds:
 
 @dataclass(frozen=True)
 class Holding:
-    """Equal things that the server comes to hold besides its models, said beforehand so that memory can be planned.
+    """Like things that the server comes to hold besides its models, said beforehand so that memory can be planned.
 
     Attributes:
         kind: of the payload in which each of them is sent up once; "" for what the server makes itself.
         name: in the plural, as `generators`.
         count: how many.
-        bytes: of one.
+        bytes: of one, on average.
+        loaded: bytes of libraries that a client loads which makes one.
     """
 
     kind: str
     name: str
     count: int
     bytes: int
+    loaded: int = 0
 
 
 @dataclass(frozen=True)
@@ -243,13 +249,21 @@ class Method(Generic[StateT]):
         return config
 
     @classmethod
-    def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
-        """What the server comes to hold besides its models; () for most methods."""
+    def holdings(
+        cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor
+    ) -> tuple[Holding, ...]:
+        """What the server comes to hold besides its models; () for most methods.
+
+        `counts`, int64 (clients, classes), are the examples by client and class.
+        """
         return ()
 
     @classmethod
-    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Teaching | None:
-        """The distillation that the method comes to ask for; None for most methods, which ask for none."""
+    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
+        """The distillation that the method comes to ask for; None for most methods, which ask for none.
+
+        `counts`: see `holdings`.
+        """
         return None
 
     def start(self, clients: Sequence[ClientSpec]) -> StateT:

@@ -141,12 +141,14 @@ class Ensembling(Averaging[GroupsT]):
         return replace(config, student=student)
 
     @classmethod
-    def holdings(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
+    def holdings(
+        cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor
+    ) -> tuple[Holding, ...]:
         nets = sorted({client.net for client in clients})
-        counts = {net: sum(client.net == net for client in clients) for net in nets}
+        owners = {net: sum(client.net == net for client in clients) for net in nets}
         return tuple(
             Holding("", f"networks {net} of clients", count, state_bytes(network_of(net, task)))
-            for net, count in counts.items()
+            for net, count in owners.items()
         )
 
     def initial_groups(

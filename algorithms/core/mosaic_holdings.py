@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from algorithms.core.clusters import LIBRARY_BYTES
 from algorithms.core.contract import ClientSpec, Holding, Teaching
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.task import ImageTask
@@ -18,15 +19,15 @@ SUMS = 4
 """Times an expert's bytes that forming it takes: the last one is still there, and its sums are of 64 bits."""
 
 
-def holdings(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> tuple[Holding, ...]:
-    """Every client's generator, at its largest, and the experts."""
+def holdings(config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor) -> tuple[Holding, ...]:
+    """Every client's generator, and the experts."""
     nets = {name: _network(name, task) for name in sorted({client.net for client in clients})}
-    return (*_generators(config, task, clients, nets), *_experts(config, task, clients, nets))
+    return (*_generators(config, task, counts, nets), *_experts(config, task, clients, nets))
 
 
-def teaching(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Teaching:
+def teaching(config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching:
     """Every network is taught from all generators, by the experts without the sums that they were made from."""
-    held = holdings(config, task, clients)
+    held = holdings(config, task, clients, counts)
     student = config.student or clients[0].net
     again = config.distinct is not None and config.distinct < config.distil_steps
     return Teaching(
@@ -48,20 +49,19 @@ def state_bytes(net: nn.Module) -> int:
     return sum(value.numel() * value.element_size() for value in net.state_dict().values())
 
 
-def _generators(
-    config: Any, task: ImageTask, clients: Sequence[ClientSpec], nets: dict[str, Classifier]
-) -> tuple[Holding, ...]:
+def _generators(config: Any, task: ImageTask, counts: Tensor, nets: dict[str, Classifier]) -> tuple[Holding, ...]:
     if config.generator == "dcgan":
         # A network on the device `meta` has shapes and no memory.
         with torch.device("meta"):
             classes = task.classes if config.conditional else None
             net = DCGenerator(task.shape, config.latent, config.gan_width, classes)
-        return (Holding("generator", "generators", len(clients), state_bytes(net)),)
+        return (Holding("generator", "generators", len(counts), state_bytes(net)),)
     channels, height, width = task.shape
     pixels = channels * height * width
     entries = pixels if config.generator == "pca" else max(net.head.in_features for net in nets.values())
-    floats = task.classes * config.cells * (1 + config.directions) * entries
-    return (Holding("statistics", "sets of Gaussians, at their largest,", len(clients), 4 * floats),)
+    cells = (counts // config.least_in_cell).clamp(max=config.cells).sum() / len(counts)
+    bytes = round(4 * float(cells) * (1 + config.directions) * entries)
+    return (Holding("statistics", "sets of Gaussians", len(counts), bytes, loaded=LIBRARY_BYTES),)
 
 
 def _experts(

@@ -57,9 +57,34 @@ def test_a_tensor_comes_back_in_the_shape_and_type_in_which_it_went():
     assert number == "weights.w is a number, but a tensor was received"
 
 
-def test_forms_are_compared_under_one_kind_and_name_alone():
-    received = weights(0.0, 0.0)
-    assert list(faults(Payload.of(weights={"v": torch.zeros(3)}, control={"w": torch.zeros(3)}), received)) == []
+def test_a_kind_comes_back_with_the_names_with_which_it_went():
+    received = weights(0.0, b=torch.zeros(2))
+    (missing,) = faults(weights(1.0), received)
+    assert missing == "weights.b was received, but does not come back"
+    (added,) = faults(weights(1.0, b=torch.ones(2), c=torch.zeros(())), received)
+    assert added == "weights.c comes back, but was not received"
+    assert list(faults(Payload.of(weights={}), received)) == [
+        "weights.w was received, but does not come back",
+        "weights.b was received, but does not come back",
+    ]
+
+
+def test_a_change_under_a_kind_that_was_not_received_may_come_in_the_place_of_a_tensor():
+    """As FedNova's, which sends batch normalisation's statistics as they are and of all else the way it went."""
+    sent = Payload.of(weights={"b": torch.ones(2)}, gradients={"w": torch.ones(1)})
+    assert list(faults(sent, weights(0.0, b=torch.zeros(2)))) == []
+
+
+def test_a_tensor_of_another_received_kind_stands_for_itself_alone():
+    """As SCAFFOLD's controls, which have the weights' names."""
+    received = Payload.of(weights={"w": torch.zeros(1), "b": torch.zeros(2)}, control={"w": torch.zeros(1)})
+    (missing,) = faults(Payload.of(weights={"b": torch.zeros(2)}, control={"w": torch.zeros(1)}), received)
+    assert missing == "weights.w was received, but does not come back"
+
+
+def test_kinds_that_were_not_received_or_do_not_come_back_may_have_any_names_and_forms():
+    received = Payload.of(weights={"w": torch.zeros(2)}, examples={"mean": 2.5})
+    assert list(faults(Payload.of(logits={"w": torch.zeros(3)}, examples={"n": 3}), received)) == []
 
 
 @pytest.mark.parametrize(

@@ -229,5 +229,7 @@ def test_an_unknown_student_is_refused_by_name():
 
 def test_what_the_server_holds_is_said_beforehand():
     casting = small(("mlp", "small_cnn"), student="mlp")
-    found = {holding.name: holding.count for holding in Dense.holdings(casting.config, casting.task, casting.clients)}
+    counts = torch.zeros(len(casting.clients), casting.task.classes, dtype=torch.int64)
+    said = Dense.holdings(casting.config, casting.task, casting.clients, counts)
+    found = {holding.name: holding.count for holding in said}
     assert found == {"networks mlp of clients": 3, "networks small_cnn of clients": 3}

@@ -111,9 +111,7 @@ def received(casting, available: tuple[int, ...] = (1, 1, 1)) -> Payload:
     """What a client receives from the second round on."""
     method = method_of(casting)
     state = method.start(casting.clients)
-    return Payload.of(
-        weights=state.model, generator=state.generator, label_counts={"available": torch.tensor(available)}
-    )
+    return Payload.of(weights=state.model, generator=state.generator, label_counts={"counts": torch.tensor(available)})
 
 
 def test_the_loss_of_a_step_is_the_papers_sum_of_three(monkeypatch):

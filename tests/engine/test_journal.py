@@ -178,6 +178,7 @@ def test_writing_takes_a_small_part_of_the_time_it_saves(seconds, bytes):
     [
         {"weights": {"w": torch.full((4,), float("nan"))}},
         {"weights": {"w": torch.zeros(5)}},
+        {"weights": {"v": torch.zeros(4)}},
         {"code": {"w": torch.zeros(4)}},
     ],
 )

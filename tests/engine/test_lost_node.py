@@ -12,6 +12,11 @@ pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
 from ray.cluster_utils import Cluster
 
+from actors.worker import one_thread
+from algorithms.core.distillation import distil_here
+from algorithms.core.records import digest
+from tests.distil_toys import Noise, toy_job
+
 SCAFFOLD = (
     "method.name=scaffold",
     "clients.net=tests.toys:wide",
@@ -25,6 +30,32 @@ LOOKS = 3000
 """A tenth of a second apart, before a run is held for stuck."""
 
 
+LESSON = {"source": Noise(batch=1000), "steps": 30, "distinct": 30}
+"""Batches of 144 kB, too many to travel within a reply: they stay on the sampler's and the teacher's node."""
+
+DISTILLATION = """
+import sys
+from pathlib import Path
+
+import ray
+
+from actors.distil_plan import Actors, DistilResources
+from actors.distillation import distil_on_ray
+from actors.runner import Listener
+from algorithms.core.records import digest
+from tests.distil_toys import Waiting, toy_job
+from tests.engine.test_lost_node import LESSON
+
+folder, address = Path(sys.argv[1]), sys.argv[2]
+ray.init(address=address, log_to_driver=False)
+replaced = []
+resources = DistilResources(trainers=Actors(cpus=2.0), ahead_mb=1)
+job = toy_job(**LESSON, loss=Waiting(folder))
+print(digest(distil_on_ray(job, resources, folder / "storage", Listener(replaced=replaced.append))))
+print(*sorted(replaced))
+"""
+
+
 def run(folder, *overrides):
     words = [word for override in (*SCAFFOLD, *overrides) for word in ("--set", override)]
     return subprocess.Popen(
@@ -36,9 +67,10 @@ def run(folder, *overrides):
 
 
 @pytest.fixture
-def cluster():
-    """Two nodes of one processor each; the run's driver is on the first."""
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+def cluster(request):
+    """The first node, on which a run's driver is; of one processor, or as many as a test says."""
+    cpus = getattr(request, "param", 1)
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
     yield found
     found.shutdown()
 
@@ -68,3 +100,27 @@ def test_a_node_lost_in_mid_run_with_clients_memories_changes_nothing_of_the_run
     assert (
         "was lost with the node that held it; the run goes on from its last" in (tmp_path / "run/run.log").read_text()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [2], indirect=True, ids=["two_processors"])
+def test_a_node_lost_with_the_pipeline_of_a_distillation_changes_no_bit_of_the_student(tmp_path, cluster):
+    """The train worker takes the whole of the first node, so that sampler and teacher are on the other one. The node
+    is lost in step 3 of 30, when a megabyte of batches, some seven, may lie ahead; another one takes its place."""
+    other = cluster.add_node(num_cpus=1)
+    process = subprocess.Popen(
+        [sys.executable, "-c", DISTILLATION, str(tmp_path), cluster.address], stdout=subprocess.PIPE, text=True
+    )
+    for _ in range(LOOKS):
+        if (tmp_path / "waiting").exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert process.poll() is None
+    cluster.remove_node(other, allow_graceful=False)
+    cluster.add_node(num_cpus=1)
+    (tmp_path / "open").touch()
+    said, _ = process.communicate(timeout=200)
+    with one_thread():
+        student = distil_here(toy_job(**LESSON))
+    assert said.splitlines()[-2:] == [digest(student), "sampler teacher"]
+    assert (tmp_path / "calls").read_text().split() == 30 * ["step"]

@@ -18,11 +18,11 @@ from engine.memory import (
     JOB_BYTES,
     JOB_PROCESSES,
     MLFLOW_BYTES,
+    OPTIMISER_BYTES,
     RAY_BYTES,
-    WORKER_BYTES,
     activation_bytes,
 )
-from engine.planning import lines, plan
+from engine.planning import holdings_of, lines, plan
 from engine.units import size
 from tests.engine.test_config import changed
 
@@ -117,16 +117,26 @@ def test_mosaic_plans_its_generators_and_experts():
     }
 
 
+def test_gaussians_are_counted_by_the_examples_that_clients_hold():
+    """Every client holds enough of each of its three classes. Clients keep what all of them send, and any host may come
+    to map that."""
+    lean = {"name": "mosaic", "warmup": 2, "generator": "pca", "cells": 3, "directions": 5, "mixed": True}
+    classes = {"kind": "classes", "clients": 4, "classes_per_client": 3}
+    tree = {**changed(method=lean, runner={"kind": "ray", "hosts": 2}), "partition": classes}
+    federation = Federation.gather(resolve(tree))
+    report = plan(federation, MACHINE, 8 * GIB)
+    (gaussians,) = (holding for holding in report.holdings if holding.kind == "statistics")
+    # Three of each class, with a mean and five directions of 64 pixels.
+    assert (gaussians.count, gaussians.bytes) == (4, 3 * 3 * 6 * 64 * 4)
+    (host,) = (part for part in report.parts if part.name == "host")
+    mapped = federation.shards.nbytes + 4 * 4 * gaussians.bytes
+    assert host.own == 2 * (host.bytes - LIBRARY_BYTES - mapped)
+
+
 def test_more_generators_than_memory_allows_are_refused_with_the_number_that_fits():
     federation = gathered(method={"name": "mosaic", "warmup": 2, "gan_width": 512, "inversion": 0.0})
     check(federation, 16 * GIB)
-    (each,) = {
-        h.bytes
-        for h in federation.config.method.type.holdings(
-            federation.casting.config, federation.casting.task, federation.casting.clients
-        )
-        if h.name == "generators"
-    }
+    (each,) = {h.bytes for h in holdings_of(federation) if h.name == "generators"}
     base = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + federation.dataset.test_images.nbytes
     experts = 10 * 4 * 4 * PARAMETERS
     for room, fitting in (3 * each, 3), (3 * each - 1, 2):
@@ -221,7 +231,8 @@ def test_all_together_counts_what_processes_share_once():
 def test_what_workers_of_a_distillation_hold_follows_from_shapes():
     runner = {"kind": "ray", "hosts": 2}
     report = plan(gathered(method=MOSAIC, runner=runner), MACHINE, 8 * GIB)
-    own = {part.name: part.own - WORKER_BYTES for part in report.parts if part.processes == 1}
+    process = PROCESS_BYTES + OPTIMISER_BYTES
+    own = {part.name: part.own - process for part in report.parts if part.processes == 1}
     by_name = {holding.name.split()[0]: holding for holding in report.holdings}
     batch = 64 * (4 * 64 + 8 + 4 * 10)  # images, labels, logits
     outputs = 4 * (64 + 64 + 64 + 10)
