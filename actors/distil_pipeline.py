@@ -18,6 +18,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, ExecutionResources
 
 from actors.distil_plan import Actors, DistilResources
+from actors.heap import keep_freed_memory
 
 Row = dict[str, np.ndarray]
 
@@ -76,6 +77,7 @@ class _Sampler:
     def __init__(self, stages: Stages) -> None:
         from actors.distil_rows import Sampler
 
+        keep_freed_memory()
         stages.desk.begin.remote("sampler", ray.get_runtime_context().get_actor_id())
         self._sample = Sampler(ray.get(stages.source))
         self._desk = stages.desk
@@ -92,6 +94,7 @@ class _Teacher:
     def __init__(self, stages: Stages) -> None:
         from actors.distil_rows import Teacher
 
+        keep_freed_memory()
         stages.desk.begin.remote("teacher", ray.get_runtime_context().get_actor_id())
         self._label = Teacher(ray.get(stages.teacher), stages.parts)
         self._desk = stages.desk

@@ -30,6 +30,7 @@ from actors.distil_norm import see_whole_batches
 from actors.distil_pipeline import Desk, Stages, options, pipeline
 from actors.distil_plan import DistilResources
 from actors.distil_rows import Part, own_device, parts
+from actors.heap import keep_freed_memory
 from actors.worker import one_thread
 from algorithms.core.distillation import DistillationLoss, Kept, Learner
 
@@ -106,6 +107,7 @@ def steps_done(storage: Path) -> int:
 
 def learn(config: dict[str, Any]) -> None:
     """The loop of one train worker."""
+    keep_freed_memory()
     lesson: Lesson = config["lesson"]
     workers = ray.train.get_context().get_world_size()
     try:

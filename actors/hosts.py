@@ -14,6 +14,7 @@ import torch
 from ray.exceptions import RayActorError
 
 from actors.folding import folded
+from actors.heap import keep_freed_memory
 from actors.orders import Casting, Failure, Order, Outcome
 from actors.peak import peak_rss_mb
 from actors.placement import Placement
@@ -84,6 +85,7 @@ class Host:
     def __init__(self, casting: Casting, shards: ShardArrays, gpus: float, deadline: float | None = None) -> None:
         """`deadline` in seconds: a step that takes longer ends this process."""
         self._deadline = deadline
+        keep_freed_memory()
         torch.set_num_threads(1)
         if casting.torch_device.type == "cuda" and 0 < gpus < 1:
             torch.cuda.set_per_process_memory_fraction(gpus)

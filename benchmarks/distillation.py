@@ -3,8 +3,8 @@
     python -m benchmarks.distillation [--steps 300] [--batch 128] [--times 2]
 
 The same job as a plain loop (one thread, and as many as there are cores) and on Ray with one sampler, one teacher and
-one train worker. Generator and teacher are sized so that both together take about as long as the student's step. Two
-lengths are run: their difference is the time of a step, the rest is what setting up costs.
+one train worker. Generator and teacher are sized so that both together take about as long as the student's step. The
+time of a step is taken from the last two thirds of the steps; what the whole job took beyond it is the cost of set-up.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from actors.distil_plan import Actors, DistilResources
+from actors.distil_plan import DistilResources
 from actors.worker import one_thread
 from algorithms.core.distillation import Distillation, Learner, copy_of, distil_here, generate, label, labelled
 from algorithms.core.payload import Tensors
@@ -115,27 +115,31 @@ def seconds(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Pace:
-    """Milliseconds of a step, and seconds before the first one, from the times of two lengths."""
+    """Milliseconds of a step, and seconds before the first one."""
 
     step_ms: float
     setup_s: float
-    whole_s: float
 
 
-def pace(perform: Callable[[Distillation], object], job: Distillation) -> Pace:
-    """Run a job at a third of its length and in full."""
-    few = job.steps // 3
-    short = seconds(lambda: perform(replace(job, steps=few, distinct=few)))
-    whole = seconds(lambda: perform(job))
-    step = (whole - short) / (job.steps - few)
-    return Pace(step_ms=1e3 * step, setup_s=whole - step * job.steps, whole_s=whole)
+Perform = Callable[[Distillation, Callable[[int], None]], object]
+"""Performs a job, and tells how many steps are done."""
 
 
-def on_ray(job: Distillation) -> object:
+def pace(perform: Perform, job: Distillation) -> Pace:
+    """The last step counts not: on Ray it is heard of after the job has ended and given everything back."""
+    heard: list[tuple[int, float]] = []
+    whole = seconds(lambda: perform(job, lambda done: heard.append((done, time.perf_counter()))))
+    (first, since), *_, (last, until) = (each for each in heard if job.steps / 3 <= each[0] < job.steps)
+    step = (until - since) / (last - first)
+    return Pace(step_ms=1e3 * step, setup_s=whole - step * job.steps)
+
+
+def on_ray(job: Distillation, told: Callable[[int], None]) -> object:
     from actors.distillation import distil_on_ray
+    from actors.runner import Listener
 
     with tempfile.TemporaryDirectory() as storage:
-        return distil_on_ray(job, DistilResources(trainers=Actors(cpus=0.5)), Path(storage))
+        return distil_on_ray(job, DistilResources(), Path(storage), Listener(done=told))
 
 
 def figures(plain: Sequence[Pace], threaded: Sequence[Pace], piped: Sequence[Pace]) -> list[Figure]:
@@ -166,7 +170,7 @@ def main() -> None:
         job, parts = balanced_job(asked.batch, asked.steps)
     print(f"milliseconds of a batch: {json.dumps(parts)}", file=sys.stderr)
     plain, threaded, piped = [], [], []
-    ray.init(num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR")
     try:
         for _ in range(asked.times):
             threaded.append(pace(distil_here, job))

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 LIBRARY_BYTES = 80 * 10**6
 """What scikit-learn's k-means takes of a process that forms groups, measured."""
@@ -24,7 +29,8 @@ def groups(points: np.ndarray, most: int, least: int, random_state: int) -> np.n
     """
     if len(points) < least:
         return None
-    distinct = len(np.unique(points, axis=0))
+    # Sorting the rows would take longer than k-means. Added zeros make one of 0 and -0, which are equal points.
+    distinct = len({point.tobytes() for point in points + 0.0})
     for count in range(min(most, distinct, len(points) // least), 1, -1):
         found = _k_means(points, count, random_state)
         if np.bincount(found, minlength=count).min() >= least:
@@ -36,11 +42,18 @@ def _k_means(points: np.ndarray, count: int, random_state: int) -> np.ndarray:
     # A second and a half and `LIBRARY_BYTES`, which a host that forms no groups is spared.
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
 
     # Several threads add distances up in the order in which they finish, which moves the centres' last bits.
-    with threadpool_limits(1), warnings.catch_warnings():
+    with _pools().limit(limits=1), warnings.catch_warnings():
         # Points equal but for their last bits can leave a group empty; the caller counts.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = KMeans(count, n_init=1, random_state=random_state).fit(points)
     return fitted.labels_.astype(np.int64)
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    """The thread pools of this process, for which its loaded libraries are read: as long as two k-means take."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -53,9 +53,11 @@ class ClassWiseMeans:
 
     def add(self, state: Tensors, counts: Tensor, where: SubModel) -> None:
         """Add one client's entries; counts int64 (C,) of its examples by class. A class it lacks is not touched."""
-        self._all.add(state, where, float(counts.sum()))
+        # All sums are in float64; converting an entry takes longer than adding it to one of them.
+        exact = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
+        self._all.add(exact, where, float(counts.sum()))
         for mean, count in zip(self._by_class, counts.tolist(), strict=False):
-            mean.add(state, where, float(count))
+            mean.add(exact, where, float(count))
 
     def plain(self, otherwise: Tensors) -> dict[str, Tensor]:
         """sum_k n_k M_kj theta_kj / sum_k n_k M_kj; `otherwise` for an entry that nobody with an example has."""

@@ -141,7 +141,7 @@ class PartialMean:
         self._dtypes = {name: value.dtype for name, value in full.items()}
         self._sums = {n: torch.zeros_like(v, dtype=torch.float64) for n, v in full.items() if v.is_floating_point()}
         # One number for an entry that everybody had whole: a tensor of weights would double what a class's mean takes.
-        self._weights = {name: torch.zeros((), dtype=torch.float64) for name in self._sums}
+        self._weights: dict[str, float | Tensor] = dict.fromkeys(self._sums, 0.0)
         self._largest: dict[str, Tensor] = {}
 
     def add(self, part: Tensors, where: SubModel, weight: float, rows: Mapping[str, Tensor] | None = None) -> None:
@@ -173,10 +173,11 @@ class PartialMean:
 
     def _add_window(self, name: str, value: Tensor, index: Index, weight: float) -> None:
         total, places = self._sums[name], _grid(index)
-        if self._weights[name].dim() < total.dim():
-            self._weights[name] = self._weights[name].expand_as(total).clone()
+        so_far = self._weights[name]
+        weights = torch.full_like(total, so_far) if isinstance(so_far, float) else so_far
         total[places] += value.double() * weight
-        self._weights[name][places] += weight
+        weights[places] += weight
+        self._weights[name] = weights
 
     def result(self, otherwise: Tensors) -> dict[str, Tensor]:
         """The mean of every entry; those of `otherwise` that nobody had keep their value."""
@@ -185,7 +186,7 @@ class PartialMean:
 
     def _mean(self, name: str, otherwise: Tensor) -> Tensor:
         total, weight = self._sums[name], self._weights[name]
-        if weight.dim() == 0:
+        if isinstance(weight, float):
             return (total / weight).to(self._dtypes[name]) if weight > 0 else otherwise
         return torch.where(weight > 0, (total / weight).to(self._dtypes[name]), otherwise)
 

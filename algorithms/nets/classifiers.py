@@ -11,6 +11,7 @@ import math
 from torch import nn
 
 from algorithms.nets.classifier import Classifier
+from algorithms.nets.pooling import MaxPool
 from algorithms.nets.width import narrowed
 
 
@@ -30,9 +31,9 @@ def small_cnn(shape: tuple[int, int, int], classes: int, width: float) -> Classi
     first, second, third = (narrowed(channels, width) for channels in (8, 16, 32))
     body = nn.Sequential(
         *_normalised(shape[0], first),
-        nn.MaxPool2d(2),
+        MaxPool(),
         *_normalised(first, second),
-        nn.MaxPool2d(2),
+        MaxPool(),
         *_normalised(second, third),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
@@ -55,10 +56,10 @@ def cnn2(shape: tuple[int, int, int], classes: int, width: float) -> Classifier:
     body = nn.Sequential(
         nn.Conv2d(channels, first, 5, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool(),
         nn.Conv2d(first, second, 5, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool(),
         nn.Flatten(),
         nn.Linear(second * (rows // 4) * (columns // 4), hidden),
         nn.ReLU(),

@@ -206,7 +206,8 @@ class _Game:
 
 
 def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One optimiser step; gradients left by the other player are cleared first."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    """One optimiser step; no gradient of the other player's weights is computed on the way."""
+    own = optimiser.param_groups[0]["params"]
+    for parameter, gradient in zip(own, torch.autograd.grad(loss, own), strict=True):
+        parameter.grad = gradient
     optimiser.step()

@@ -1,0 +1,35 @@
+"""Freed memory is used again instead of being given back to the system and taken anew, page by page."""
+
+import subprocess
+import sys
+
+import pytest
+
+TURNS, BLOCKS, BLOCK = 10, 3, 20 * 2**20
+
+TAKE_AND_FREE = f"""
+import ctypes, resource, sys
+from actors.heap import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range({TURNS}):
+    blocks = [libc.malloc({BLOCK}) for _ in range({BLOCKS})]
+    for block in blocks:
+        ctypes.memset(block, 1, {BLOCK})
+    for block in blocks:
+        libc.free(block)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(how: str) -> int:
+    return int(subprocess.run([sys.executable, "-c", TAKE_AND_FREE, how], capture_output=True, check=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this is how glibc behaves")
+def test_what_was_freed_is_used_again():
+    """Of itself, a process meets the pages of its blocks in every turn, else in the first."""
+    assert page_faults("kept") < 0.2 * page_faults("of itself")
