@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray._raylet import PlacementGroupID
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
 from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -112,7 +112,9 @@ def _actors_in(equal: str, state: str, *names: str) -> list[str]:
     filters += [("class_name", "=", name) for name in names]
     try:
         found = list_actors(context.gcs_address, filters=filters)
-    except (RayStateApiException, ConnectionError):  # the dashboard, which answers this, is not there
+    except (RayStateApiException, ConnectionError, AuthenticationError):
+        # The dashboard, which answers this, is not there. Ray names an address also where it is off, and another
+        # cluster's may be there, which asks for its own token.
         return []
     return sorted({actor.class_name for actor in found})
 

@@ -38,8 +38,8 @@ trains what labels the images."""
 DIRECT_BYTES = 100 * 1024
 """Replies up to this size do not pass through the object store; Ray's own limit."""
 
-MESSAGES = 3
-"""A round's, and those of earlier ones that hosts have not given back yet; two to four were measured."""
+MESSAGES = 2
+"""A round's, and those of earlier ones that hosts have not given back yet; one to four were measured."""
 
 JOB_PROCESSES = 8
 """Processes of a distillation job that compute nothing: Ray Train's controller, Ray Data's, and others."""

@@ -14,6 +14,10 @@ from torch import nn
 
 ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
+from ray.exceptions import AuthenticationError
+from ray.util.state.exception import RayStateApiException
+
+from actors import distillation
 from actors.distil_pipeline import Stages, options, pipeline
 from actors.distil_plan import Actors, DistillationError, DistilResources
 from actors.distil_rows import Teacher, as_column, parts
@@ -197,6 +201,21 @@ def test_the_words_for_standing_still_say_who_waits():
         "nothing in the distillation has finished for 300 s: "
         "2 of 9 steps are done, last batch sampled: 4, last labelled: none"
     )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RayStateApiException("no"), ConnectionError("no"), AuthenticationError("no")],
+    ids=lambda e: type(e).__name__,
+)
+def test_without_a_dashboard_of_the_cluster_nobody_is_named_and_nothing_fails(ray_cluster, monkeypatch, error):
+    """Where it is off, Ray names the address of any other cluster's on this machine, which wants another token."""
+
+    def refused(*_, **__):
+        raise error
+
+    monkeypatch.setattr(distillation, "list_actors", refused)
+    assert distillation._actors_in("!=", "DEAD") == []
 
 
 @ray.remote(num_cpus=0)
