@@ -181,8 +181,9 @@ class Delivery:
         clients: Sequence[ClientSpec] | None = None,
     ) -> Mapping[str, WeightedMean]:
         """See `algorithms.core.contract.Cohort`."""
+        name = _terms_name(terms)
         groups = Groups(len(self._plan.clients if clients is None else clients), terms)
-        for place, outcome in enumerate(self._ask(step, message, clients, terms.__name__)):
+        for place, outcome in enumerate(self._ask(step, message, clients, name)):
             groups.take(place, outcome)
         return defaultdict(WeightedMean, groups.means)
 
@@ -251,3 +252,13 @@ def _step_name(step: Callable[..., Any]) -> str:
         name = getattr(step, "__qualname__", repr(step))
         raise PayloadError(f"{name} is not marked @client_side, so no client may be asked to perform it")
     return step.__name__
+
+
+def _terms_name(terms: Callable[[Update], Terms]) -> str:
+    """By which the worker's own instance of the method has the same function."""
+    name = getattr(terms, "__name__", repr(terms))
+    if getattr(getattr(terms, "__self__", None), name, None) != terms:
+        raise PayloadError(
+            f"{name} is no function of the method, so hosts do not have it: give a bound one, self.terms"
+        )
+    return name

@@ -159,3 +159,13 @@ def test_an_update_that_cannot_be_used_stops_the_run_by_default_and_names_client
 def test_each_fault_has_a_setting_of_its_own():
     with pytest.raises(StepError, match="NaN"):
         list(Listener(FailurePolicy(on_client_error="leave out")).ask("diverge"))
+
+
+def test_means_are_taken_by_a_function_that_hosts_have_too():
+    listener = Listener()
+    step = listener.method.walk
+    means = listener.delivery.means(step, listener.method.terms, MESSAGE)
+    assert means["w"].weight == len(CASTING.clients)  # one call each
+    assert means["anything else"].weight == 0
+    with pytest.raises(PayloadError, match="<lambda> is no function of the method"):
+        listener.delivery.means(step, lambda update: {}, MESSAGE)
