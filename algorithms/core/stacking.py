@@ -152,7 +152,7 @@ class _Lanes:
         return [entry[place][tuple(map(slice, shape))] for entry, shape in zip(stack, self._shapes, strict=True)]
 
     def _step(self, step: int) -> None:
-        inputs, labels, shares = (tensor.to(self._device) for tensor in self._batch(step))
+        inputs, labels, shares = self._batch(step)
         passed = _forward(self._stack, inputs, self._layers)
         losses, errors = _judged(self._task, passed[-1], labels, shares, classes=self._shapes[-1][0])
         self._totals += losses
@@ -178,8 +178,9 @@ class _Lanes:
                 rows[place, : len(picks)] = one.shard.rows[picks]
                 shares[place, : len(picks)] = 1 / len(picks)
         everyone = Shard(first.images, first.labels, rows.flatten())  # all clients' rows are of the same arrays
-        inputs, labels = self._task.batch(everyone, torch.arange(rows.numel()))
-        return _filled(inputs.view(*rows.shape, -1), whole_from=2), labels.view(rows.shape), shares
+        inputs, labels = self._task.batch(everyone, torch.arange(rows.numel()), device=self._device)
+        filled = _filled(inputs.view(*rows.shape, -1), whole_from=2)
+        return filled, labels.view(rows.shape), shares.to(self._device)
 
 
 def _forward(parameters: Sequence[Tensor], inputs: Tensor, layers: Layers) -> list[Tensor]:
