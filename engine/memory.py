@@ -13,6 +13,7 @@ from actors.dispatch import AHEAD_BYTES
 from actors.placement import LIBRARY_BYTES, PROCESS_BYTES
 from algorithms.core.contract import Holding, Teaching
 from algorithms.core.seeds import torch_seeded
+from algorithms.core.stacking import LANES, stackable
 from algorithms.nets import Classifier, build
 from engine.federation import Federation
 
@@ -56,7 +57,9 @@ class NetPlan:
         width: fraction of its hidden channels.
         clients: how many have it; on average, where widths are drawn anew in every round.
         bytes: of its state dict.
-        training_bytes: that training it takes: states, and activations of a batch; a rough guess.
+        training_bytes: that training it takes, for all clients that are trained at once: states, and activations of a
+            batch; a rough guess.
+        example_bytes: of these, what one more example in a batch takes.
     """
 
     name: str
@@ -65,6 +68,7 @@ class NetPlan:
     parameters: int
     bytes: int
     training_bytes: int
+    example_bytes: int
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,10 @@ def net_plan(federation: Federation, name: str, width: float, clients: float) ->
     """One of the clients' networks at one width."""
     net = _built(federation, name, width)
     state = state_bytes(net)
-    activations = activation_bytes(net, federation.casting.task.shape) * federation.config.clients.batch
-    parameters = sum(p.numel() for p in net.parameters())
-    return NetPlan(name, width, clients, parameters, state, COPIES * state + activations)
+    together = LANES if federation.config.clients.stack and stackable(net) else 1
+    example = together * activation_bytes(net, federation.casting.task.shape)
+    training = together * COPIES * state + example * federation.config.clients.batch
+    return NetPlan(name, width, clients, sum(p.numel() for p in net.parameters()), state, training, example)
 
 
 def _built(federation: Federation, name: str, width: float = 1.0) -> Classifier:

@@ -19,7 +19,6 @@ from engine.config import RunnerConfig
 from engine.errors import ConfigError, Problem
 from engine.federation import Federation
 from engine.memory import (
-    COPIES,
     JOB_BYTES,
     JOB_PROCESSES,
     RAY_BYTES,
@@ -169,7 +168,7 @@ def _placed(federation: Federation, request: Request, nodes: Sequence[Node]) -> 
 def _too_large_batch(batch: int, nets: Sequence[NetPlan], needed: int, free: int) -> Problem:
     """Clients that train in this process need more than is free, whatever the data take."""
     largest = max(nets, key=lambda net: net.training_bytes)
-    each = (largest.training_bytes - COPIES * largest.bytes) / batch
+    each = largest.example_bytes
     fitting = max(0, int((free - (needed - each * batch)) / each))
     reason = (
         f"this process needs {size(needed)} to train {largest.name}, and {size(free)} are free: {fitting} would fit"

@@ -253,6 +253,16 @@ def test_narrow_clients_are_counted_at_their_own_width():
     assert "mlp at width 0.5: 2 clients" in "\n".join(lines(report))
 
 
+def test_networks_that_are_trained_together_are_counted_for_all_of_them():
+    """Sixteen at once of the MLP; a convolutional network is trained alone."""
+    for name, together in (("mlp", 16), ("small_cnn", 1)):
+        alone, stacked = (
+            plan(gathered(clients={"net": name, "stack": stack}), MACHINE, 8 * GIB).nets[0] for stack in (False, True)
+        )
+        assert stacked.training_bytes == together * alone.training_bytes
+        assert stacked.example_bytes == together * alone.example_bytes
+
+
 def test_widths_that_are_drawn_anew_in_every_round_are_counted_on_average():
     widths = {"from": [1.0, 0.5, 0.25], "drawn": "every round"}
     report = plan(gathered(method={"name": "fedrolex"}, clients={"width": widths}), MACHINE, 8 * GIB)
