@@ -15,12 +15,20 @@ from ray.exceptions import RayActorError
 
 from actors.folding import folded
 from actors.heap import keep_freed_memory
-from actors.orders import Casting, Failure, Order, Outcome
+from actors.orders import Casting, Failure, Order
 from actors.peak import peak_rss_mb
 from actors.placement import Placement
 from actors.shards import ShardArrays
 from actors.stacking import Crew
-from actors.wire import Packed, pack_outcome, unpack_memory, unpack_payload
+from actors.wire import (
+    Head,
+    Packed,
+    pack_outcome,
+    unpack_memory,
+    unpack_outcome,
+    unpack_payload,
+    without_payload,
+)
 from algorithms.core.seeds import Seed
 
 START_SECONDS = 120.0
@@ -101,17 +109,25 @@ class Host:
             Order(call.step, client, call.seed_of(client), received[read], unpack_memory(parcel, private=False))
             for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True)
         ]
-        outcomes: list[Outcome | Failure] = []
+        packed = []
         for first in range(0, len(orders), self._crew.size):
             together = orders[first : first + self._crew.size]
             with ending_after(None if self._deadline is None else self._deadline * len(together)):
-                outcomes += self._crew.perform(together)
-        if call.terms:
-            outcomes = folded(outcomes, call.first, call.asked, self._crew.terms(call.terms))
-        packed = [pack_outcome(outcome) for outcome in outcomes]
+                packed += [pack_outcome(outcome) for outcome in self._crew.perform(together)]
         # The driver has all that an order holds.
         heads = [replace(head, order=None) if isinstance(head, Failure) else head for head, _ in packed]
-        return heads, *(memory for _, memory in packed)
+        return self._folded(call, heads), *(memory for _, memory in packed)
+
+    def _folded(self, call: Call, heads: Sequence[Head]) -> Sequence[Head]:
+        """The same, with sums in the place of the payloads of whole groups, where means alone are wanted."""
+        if not call.terms:
+            return heads
+        outcomes = [head if isinstance(head, Failure) else unpack_outcome(head, private=False) for head in heads]
+        sums = folded(outcomes, call.first, call.asked, self._crew.terms(call.terms))
+        return [
+            head if isinstance(head, Failure) or isinstance(one, Failure) else without_payload(head, one)
+            for head, one in zip(heads, sums, strict=True)
+        ]
 
     def peak_rss_mb(self) -> float:
         """Largest resident memory of this process so far, in MiB; pages of the object store that it maps included."""

@@ -28,7 +28,7 @@ from actors.orders import Casting, Failure, Order, Outcome
 from actors.placement import Placement
 from actors.runner import UNHEARD, Errand, Listener, MemoryLostError, distil_inline
 from actors.shards import ShardArrays
-from actors.wire import Packed, PackedOutcome, pack_memory, pack_payload, unpack_memory, unpack_outcome
+from actors.wire import Head, Packed, pack_memory, pack_payload, unpack_memory, unpack_outcome
 from algorithms.core.distillation import Distillation
 from algorithms.core.payload import Memory, Payload
 
@@ -41,8 +41,6 @@ GRACE_SECONDS = 20.0
 MEMORIES_AT_ONCE = 64
 
 log = logging.getLogger(__name__)
-
-Head = PackedOutcome | Failure
 
 
 class RayRunner:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -139,7 +139,7 @@ class RecallingRunner(InlineRunner):
         super().__init__(casting, shards, loop)
         self._loop = loop
 
-    def _perform(self, errand: Errand, clients: Sequence[int]) -> list[Outcome | Failure]:
+    def _perform(self, errand: Errand, clients: Sequence[int]) -> Iterable[Outcome | Failure]:
         before = self._loop.spared
         (outcome,) = super()._perform(errand, clients)
         if isinstance(outcome, Failure):

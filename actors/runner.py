@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -141,7 +141,7 @@ class InlineRunner:
         for first in range(0, len(errand.clients), self._crew.size):
             yield from map(self._taken, self._perform(errand, errand.clients[first : first + self._crew.size]))
 
-    def _perform(self, errand: Errand, clients: Sequence[int]) -> list[Outcome | Failure]:
+    def _perform(self, errand: Errand, clients: Sequence[int]) -> Iterable[Outcome | Failure]:
         return self._crew.perform([self._order(errand, client) for client in clients])
 
     def _order(self, errand: Errand, client: int) -> Order:

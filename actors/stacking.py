@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -106,17 +106,22 @@ class Crew:
         self.size = LANES if self._loop else 1
         self.terms = self._worker.terms
 
-    def perform(self, orders: Sequence[Order]) -> list[Outcome | Failure]:
-        """See `Worker.perform`; at most `size` orders, of different clients. The bits are those of each order alone."""
+    def perform(self, orders: Sequence[Order]) -> Iterator[Outcome | Failure]:
+        """See `Worker.perform`; at most `size` orders, of different clients. The bits are those of each order alone.
+
+        An outcome may hold tensors that the next step writes into: it is to be copied before the next one is asked for.
+        """
         if self._loop is None or len(orders) == 1:
-            return [self._worker.perform(order) for order in orders]
+            yield from map(self._worker.perform, orders)
+            return
         clock = self._worker.clock
         begun = clock()
         self._loop.gather()
         whole = [self._begun(order) for order in orders]
         self._loop.train()
         share = (clock() - begun) / len(orders)
-        return [_charged(one or self._worker.perform(order), share) for one, order in zip(whole, orders, strict=True)]
+        for one, order in zip(whole, orders, strict=True):
+            yield _charged(one or self._worker.perform(order), share)
 
     def _begun(self, order: Order) -> Outcome | Failure | None:
         """A step that asks for no training is performed whole; None for one that waits."""

@@ -140,7 +140,11 @@ def unpack_memory(packed: Packed | None, *, private: bool) -> Memory:
     return {} if packed is None else unpack(packed, private=private)[_MEMORY]
 
 
-def pack_outcome(outcome: Outcome | Failure) -> tuple[PackedOutcome | Failure, Packed | None]:
+Head: TypeAlias = PackedOutcome | Failure
+"""What of a step travels to the driver."""
+
+
+def pack_outcome(outcome: Outcome | Failure) -> tuple[Head, Packed | None]:
     """What the driver reads, and the memory that it passes on unread."""
     if isinstance(outcome, Failure):
         return outcome, None
@@ -163,13 +167,21 @@ def unpack_means(packed: PackedMeans) -> dict[str, WeightedMean]:
     return {name: WeightedMean(weight, sums[name], dtypes) for name, (weight, dtypes) in packed.about.items()}
 
 
-def unpack_outcome(head: PackedOutcome) -> Outcome:
+def without_payload(head: PackedOutcome, outcome: Outcome) -> PackedOutcome:
+    """The head of an outcome whose payload was added to others; the head as it is where the outcome has it still."""
+    if outcome.payload is not None:
+        return head
+    group = None if outcome.group is None else pack_means(outcome.group)
+    return replace(head, told=replace(outcome, group=None), payload=None, group=group)
+
+
+def unpack_outcome(head: PackedOutcome, *, private: bool = True) -> Outcome:
     """An outcome without its memory.
 
-    The payload is a private copy: a method may keep an update for many rounds, and a view would hold the whole reply of
-    its host in the object store for as long.
+    The payload is a private copy unless it is asked otherwise: a method may keep an update for many rounds, and a view
+    would hold the whole reply of its host in the object store for as long.
     """
-    payload = None if head.payload is None else unpack_payload(head.payload, private=True)
+    payload = None if head.payload is None else unpack_payload(head.payload, private=private)
     group = None if head.group is None else unpack_means(head.group)
     return replace(head.told, payload=payload, group=group)
 

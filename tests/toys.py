@@ -176,6 +176,15 @@ class Toy(Method[Trace]):
         return Reply(Payload.of(weights=client.received.tensors("weights"), examples={"place": place}))
 
     @client_side
+    def send_living(self, client: Client) -> Reply:
+        """Sends a tensor of the process that its next step writes into, as a network's own state would be."""
+        reply = self.walk(client)
+        sent = reply.payload.tensors("weights")["w"]
+        self._living = getattr(self, "_living", torch.zeros_like(sent))
+        self._living.copy_(sent)
+        return Reply(Payload({**reply.payload.parts, "weights": {"w": self._living}}), memory=reply.memory)
+
+    @client_side
     def keep(self, client: Client) -> Reply:
         """Every second client leaves its memory as it was."""
         reply = self.walk(client)

@@ -40,6 +40,13 @@ def test_a_run_is_the_same_however_many_clients_meet(method):
         torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-5)
 
 
+def test_a_step_may_send_its_networks_own_tensors(monkeypatch):
+    """Nobody's later step reaches what has been sent."""
+    copied = digest(casting(True), CLIENTS)
+    monkeypatch.setattr("algorithms.core.averaging.snapshot", lambda net: net.state_dict())
+    assert digest(casting(True), CLIENTS) == copied
+
+
 def test_networks_that_are_faster_alone_are_trained_alone_with_the_bits_of_training_alone():
     alone, together = (play(casting(stack, nets=("small_cnn",)), shards=SHARDS).digest for stack in (False, True))
     assert alone == together
@@ -75,10 +82,10 @@ def weights(outcome):
 def test_a_client_that_fails_fails_alone():
     """The third has a memory that names no place in its order of examples."""
     crew = Crew(casting(True), SHARDS)
-    whole = crew.perform(orders(0, 1, 2, 3))
+    whole = list(crew.perform(orders(0, 1, 2, 3)))
     broken = orders(0, 1, 2, 3)
     broken[2] = replace(broken[2], memory={"position": "nowhere"})
-    found = crew.perform(broken)
+    found = list(crew.perform(broken))
     assert isinstance(found[2], Failure)
     assert [weights(found[i]) for i in (0, 1, 3)] == [weights(whole[i]) for i in (0, 1, 3)]
 
@@ -86,7 +93,7 @@ def test_a_client_that_fails_fails_alone():
 def test_a_correction_that_raises_fails_its_own_client_alone(monkeypatch):
     """Its exception comes out of the training of all; then each trains alone, and meets its own."""
     crew = Crew(casting(True, "fedprox", mu=0.5), SHARDS)
-    whole = crew.perform(orders(0, 1, 2, 3))
+    whole = list(crew.perform(orders(0, 1, 2, 3)))
     method = crew._worker._method
     given = type(method).fit
 
@@ -97,7 +104,7 @@ def test_a_correction_that_raises_fails_its_own_client_alone(monkeypatch):
         return given(self, client, net, objective, stumble if client.spec.id == 2 else correct)
 
     monkeypatch.setattr(type(method), "fit", fit)
-    found = crew.perform(orders(0, 1, 2, 3))
+    found = list(crew.perform(orders(0, 1, 2, 3)))
     assert isinstance(found[2], Failure)
     assert found[2].error == "ArithmeticError: two is one too many"
     assert [weights(found[i]) for i in (0, 1, 3)] == [weights(whole[i]) for i in (0, 1, 3)]
@@ -116,7 +123,7 @@ def test_the_seconds_of_training_together_are_shared_by_those_who_trained(monkey
     ticks = iter(range(10**6))
     crew = Crew(casting(True), SHARDS)
     crew._worker.clock = lambda: float(next(ticks))
-    outcomes = crew.perform(orders(0, 1, 2, 3))
+    outcomes = list(crew.perform(orders(0, 1, 2, 3)))
     assert len({outcome.seconds for outcome in outcomes}) == 1
     looks_together = 4 + 1  # each of the four steps began once, and the crew looked at its end
     assert outcomes[0].seconds == looks_together / 4 + 1
