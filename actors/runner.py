@@ -8,10 +8,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from actors.orders import Casting, Failure, Order, Outcome
-from actors.stacking import Crew
-from actors.wire import pack_outcome, unpack_memory, unpack_outcome
-from actors.worker import Shards
+from actors.steps.orders import Casting, Failure, Order, Outcome
+from actors.steps.stacking import Crew
+from actors.steps.wire import pack_outcome, unpack_memory, unpack_outcome
+from actors.steps.worker import Shards
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
@@ -28,7 +28,7 @@ class Errand:
         messages: one payload for all, or one by client number.
         seed: of the run and round; the runner completes it with step and client.
         terms: name of the method's function that says what of an update enters which mean, where means alone are
-            wanted: then the runner may add updates up (`actors.folding`). "" where every update is wanted.
+            wanted: then the runner may add updates up (`actors.steps.folding`). "" where every update is wanted.
     """
 
     step: str

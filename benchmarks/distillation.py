@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from actors.distil_plan import DistilResources
-from actors.worker import one_thread
+from actors.distillation.plan import DistilResources
+from actors.steps.worker import one_thread
 from algorithms.core.distillation import Distillation, Learner, copy_of, distil_here, generate, label, labelled
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import Seed
@@ -135,7 +135,7 @@ def pace(perform: Perform, job: Distillation) -> Pace:
 
 
 def on_ray(job: Distillation, told: Callable[[int], None]) -> object:
-    from actors.distillation import distil_on_ray
+    from actors.distillation.job import distil_on_ray
     from actors.runner import Listener
 
     with tempfile.TemporaryDirectory() as storage:

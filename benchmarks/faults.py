@@ -129,7 +129,7 @@ def _processes(*beginnings: str) -> list[tuple[int, str]]:
 def _drive(out: Path, preset: str, overrides: tuple[str, ...]) -> None:
     """One process of the disturbed run."""
     from engine.config import load
-    from engine.launch import launch, resume
+    from engine.run.launch import launch, resume
 
     faults = [Fault(**one) for one in json.loads((out / "schedule.json").read_text())]
     injector, folder = Injector(faults, out / "told.json"), out / "disturbed"
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from engine.config import load
-    from engine.launch import launch
+    from engine.run.launch import launch
 
     options.out.mkdir(parents=True)
     overrides = ("mlflow.enabled=false", "failures.max_retries=20", "failures.deadline=20", *options.overrides)

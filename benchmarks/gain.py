@@ -28,9 +28,9 @@ from typing import Any
 
 from actors.runner import InlineRunner
 from engine.config import RunConfig, load
-from engine.federation import Federation
-from engine.records import RoundRecord, StageRecord
-from engine.rounds import GLOBAL, Rounds, Schedule
+from engine.planning.federation import Federation
+from engine.records import GLOBAL, RoundRecord, StageRecord
+from engine.run.rounds import Rounds, Schedule
 
 SETTINGS = {"digits-0.1": ("digits", 0.1), "mnist-0.1": ("mnist", 0.1), "mnist-0.01": ("mnist", 0.01)}
 EVERY = 2

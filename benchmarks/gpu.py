@@ -25,7 +25,7 @@ from typing import Any
 import ray
 import torch
 
-from actors.worker import one_thread
+from actors.steps.worker import one_thread
 from algorithms.core.seeds import Seed
 from benchmarks.comparison import number
 from benchmarks.figures import Figure, seconds_of, tell

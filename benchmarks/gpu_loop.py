@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from actors.shards import ShardArrays
+from actors.steps.shards import ShardArrays
 from algorithms.core.kit import Kit
 from algorithms.core.seeds import Seed
 from algorithms.core.task import ImageTask, Shard

@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.hosts import Host
-from actors.orders import Casting
-from actors.shards import ShardArrays
-from actors.worker import one_thread
+from actors.hosts.fleet import Host
+from actors.steps.orders import Casting
+from actors.steps.shards import ShardArrays
+from actors.steps.worker import one_thread
 from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import Seed
 from algorithms.core.training import Work
-from algorithms.fedavg import FedAvg
+from algorithms.methods.fedavg import FedAvg
 from benchmarks.figures import seconds_of
 from benchmarks.gpu_loop import LR, TASK, PlainLoop, Problem
 from benchmarks.on_ray import ray_runner
 from benchmarks.rounds import Stopwatch
 from engine.records import Evaluation
-from engine.rounds import Rounds, Schedule
+from engine.run.rounds import Rounds, Schedule
 
 SHARE, TOO_MUCH, LITTLE = 0.25, 0.5, 0.1
 """Of a card: a host's share, what it must be refused, and what it must get."""

@@ -19,23 +19,23 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from actors.peak import peak_rss_mb
-from actors.placement import Placement
-from actors.ray_runner import RayRunner
+from actors.hosts.placement import Placement
+from actors.hosts.ray import RayRunner
+from actors.process import peak_rss_mb
 from algorithms.core.task import ImageTask
 from benchmarks.figures import Figure, repeated, seconds_of
 from benchmarks.idle import Idle
 from benchmarks.sizes import grow
 from clusters.session import attach_or_start
-from engine.checking import check
 from engine.config import load
 from engine.data import DataSet
-from engine.federation import Federation
-from engine.launch import this_machine
-from engine.planning import plan
+from engine.planning.checking import check
+from engine.planning.federation import Federation
+from engine.planning.report import plan
 from engine.records import Evaluation
-from engine.rounds import Rounds, Schedule
-from engine.simulation import run_start
+from engine.run.launch import this_machine
+from engine.run.rounds import Rounds, Schedule
+from engine.run.simulation import run_start
 
 POPULATIONS = (100, 1_000, 10_000, 100_000)
 ASKED = 100

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import load
-from engine.launch import launch, look_ahead
 from engine.records import Result
+from engine.run.launch import launch, look_ahead
 
 CASES = {
     "fedavg-digits": ["rounds=4"],

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from actors.orders import Casting
-from actors.placement import Request, decide
-from actors.ray_runner import RayRunner
-from actors.shards import ShardArrays
+from actors.hosts.placement import Request, decide
+from actors.hosts.ray import RayRunner
+from actors.steps.orders import Casting
+from actors.steps.shards import ShardArrays
 from clusters.session import attach_or_start
 
 

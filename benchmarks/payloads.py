@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import ray
 
-from actors.dispatch import AHEAD_BYTES
-from actors.orders import Casting
-from actors.shards import ShardArrays
+from actors.hosts.dispatch import AHEAD_BYTES
+from actors.steps.orders import Casting
+from actors.steps.shards import ShardArrays
 from algorithms.core.contract import ClientSpec
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
@@ -28,7 +28,7 @@ from benchmarks.idle import Idle
 from benchmarks.on_ray import ray_runner
 from benchmarks.sizes import grow
 from engine.records import Evaluation
-from engine.rounds import Rounds, Schedule
+from engine.run.rounds import Rounds, Schedule
 
 SIZES_MB = (1, 10, 100, 400)
 CLIENTS = 20

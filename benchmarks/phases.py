@@ -19,21 +19,22 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from actors.worker import one_thread
+from actors.steps.worker import one_thread
 from algorithms.core.contract import Client, ClientSpec
 from algorithms.core.distillation import Distillation, distil_here
-from algorithms.core.experts import Bank, ClassWiseMeans, Expert, Teacher
-from algorithms.core.generators.shelf import Sent
 from algorithms.core.kit import Kit
-from algorithms.core.meta import Examples, MetaModel, train_meta
 from algorithms.core.payload import EMPTY, Payload
 from algorithms.core.seeds import Seed
-from algorithms.core.student import distillation
-from algorithms.core.submodels import part_of
 from algorithms.core.task import ImageTask, Shard
 from algorithms.core.training import Work
-from algorithms.mosaic import Mosaic
+from algorithms.methods.mosaic import Mosaic
+from algorithms.methods.mosaic.experts import ClassWiseMeans, Teacher
+from algorithms.methods.mosaic.generators.shelf import Sent
+from algorithms.methods.mosaic.meta import Examples, MetaModel, train_meta
+from algorithms.methods.mosaic.student import distillation
 from algorithms.nets.dcgan import DCDiscriminator, DCGenerator
+from algorithms.parts.bank import Bank, Expert
+from algorithms.parts.submodels import part_of
 from benchmarks.figures import Figure, seconds_of, tell
 
 CLIENTS, IMAGES, CLASSES, NET = 10, 1000, 10, "small_cnn"

@@ -20,18 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from actors.orders import Casting
-from actors.peak import peak_rss_mb
-from actors.shards import ShardArrays
+from actors.process import peak_rss_mb
+from actors.steps.orders import Casting
+from actors.steps.shards import ShardArrays
 from algorithms.core.contract import ClientSpec
 from algorithms.core.training import Work
-from algorithms.fedavg import FedAvg
+from algorithms.methods.fedavg import FedAvg
 from benchmarks import plain
 from benchmarks.data import fetched
 from benchmarks.on_ray import ray_runner
 from engine.data import DataError, DataSet
 from engine.records import Evaluation, RoundRecord
-from engine.rounds import Rounds, Schedule
+from engine.run.rounds import Rounds, Schedule
 
 
 @dataclass(frozen=True)

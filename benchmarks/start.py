@@ -23,8 +23,8 @@ PRESET = "fedavg-digits"
 def drive(begun: float, folder: Path) -> None:
     """The run itself, in a process that was started at `begun` (`time.time()`)."""
     from engine.config import load
-    from engine.launch import launch
-    from engine.progress import Terminal, console
+    from engine.run.launch import launch
+    from engine.views.terminal import Terminal, console
 
     imported = time.time()
     answered: list[float] = []

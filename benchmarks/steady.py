@@ -25,8 +25,8 @@ from benchmarks.figures import Figure, tell
 from benchmarks.rounds import CASES, LR
 from engine.config import RunConfig, resolve
 from engine.data import DataError
-from engine.launch import launch
 from engine.records import RoundRecord
+from engine.run.launch import launch
 
 SETTLED = 50
 """Rounds after which memory must not grow."""

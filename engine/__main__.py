@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.cli import cli
+from engine.commands.cli import cli
 
 
 def main() -> None:

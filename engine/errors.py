@@ -60,6 +60,31 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:39]}...{text[-38:]}"
 
 
+class InputError(UserError):
+    """A setting that does not fit the files or numbers it is about.
+
+    Attributes:
+        key: place in the configuration, such as `data.source`.
+        value: what stands there.
+        problem: what is wrong, with file, row or client and the numbers found.
+        remedy: what would be right.
+    """
+
+    def __init__(self, key: str, value: object, problem: str, remedy: str) -> None:
+        super().__init__(key, value, problem, remedy)
+        self.key = key
+        self.value = value
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.key} = {shown(self.value)}: {self.problem}; {self.remedy}"
+
+
+class DataError(InputError):
+    """A data set that cannot be read as one: missing, unreadable, of mixed sizes or with labels out of range."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean X? ` where a known word looks like this one, otherwise nothing."""
     near = difflib.get_close_matches(word, list(known), n=1)
@@ -68,10 +93,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def mistakes() -> tuple[type[Exception], ...]:
     """The errors that a person can put right, wherever in the project they are raised."""
-    from actors.placement import PlacementError
+    from actors.hosts.placement import PlacementError
     from algorithms.nets import NetworkError
-    from engine.data.errors import InputError
 
     # What was never imported raised nothing, and importing it here would need Ray.
     session = sys.modules.get("clusters.session")
-    return (UserError, InputError, NetworkError, PlacementError, *([session.ClusterError] if session else []))
+    return (UserError, NetworkError, PlacementError, *([session.ClusterError] if session else []))

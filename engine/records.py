@@ -9,7 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.delivery import Book, ClientMetric, Entry, FaultEntry, StepSpan
+from actors.cohort.delivery import Book, ClientMetric, Entry, FaultEntry, StepSpan
+
+GLOBAL = "global"
+"""Name of the stage that is the method's own predictor after a round."""
 
 
 @dataclass(frozen=True)

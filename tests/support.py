@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from actors.clock import PhaseClock
-from actors.delivery import Book, Delivery
+from actors.cohort.delivery import Book, Delivery
 from actors.failures import FailurePolicy
-from actors.orders import Casting, find_method
 from actors.runner import InlineRunner, Runner
-from actors.shards import ShardArrays
-from actors.worker import one_thread
+from actors.steps.orders import Casting, find_method
+from actors.steps.shards import ShardArrays
+from actors.steps.worker import one_thread
 from algorithms.core.contract import ClientSpec, Method, Plan
 from algorithms.core.kit import Kit
 from algorithms.core.records import digest

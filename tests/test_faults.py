@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.faults import KINDS, Injector, lost, schedule
-from engine.tables import ledger_rows
+from engine.store.tables import ledger_rows
 from tests.engine.runs import round_record
 
 

@@ -19,6 +19,27 @@ MAY_USE = {
 SCIENCE = {"numpy", "torch", "torchvision", "sklearn", "threadpoolctl"}
 
 
+FLOORS = {
+    "algorithms": ["methods", "parts", "tasks mods selection", "core", "nets"],
+    "actors": ["hosts", "cohort jobs distillation", "runner", "steps", "clock failures process"],
+    "engine": [
+        "__main__",
+        "commands",
+        "api",
+        "compare",
+        "run",
+        "views",
+        "planning store",
+        "config",
+        "partition",
+        "data",
+        "records",
+        "errors units",
+    ],
+}
+"""The rooms of a package from the top; a room imports from floors below its own, and nothing of its own floor."""
+
+
 def imports_of(path: Path) -> Iterator[str]:
     """Top-level names of everything a file imports, wherever in the file."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -30,6 +51,41 @@ def imports_of(path: Path) -> Iterator[str]:
 
 def files_of(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
+
+
+def modules_of(path: Path) -> Iterator[str]:
+    """Dotted names of everything a file imports, `a.b.c` for `from a.b import c` included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("package", sorted(FLOORS))
+def test_a_room_imports_only_from_floors_below_its_own(package):
+    floor = {room: number for number, rooms in enumerate(FLOORS[package]) for room in rooms.split()}
+    wrong = set()
+    for path in files_of(package):
+        room = path.relative_to(ROOT / package).with_suffix("").parts[0]
+        for module in modules_of(path):
+            top, _, rest = module.partition(".")
+            other = rest.split(".")[0]
+            if (
+                top == package
+                and room != "__init__"
+                and other in floor
+                and other != room
+                and floor[other] <= floor[room]
+            ):
+                wrong.add(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", sorted(FLOORS))
+def test_every_room_has_its_floor(package):
+    found = {path.relative_to(ROOT / package).with_suffix("").parts[0] for path in files_of(package)} - {"__init__"}
+    assert found <= set(" ".join(FLOORS[package]).split())
 
 
 @pytest.mark.parametrize("package", sorted(OURS))
@@ -59,10 +115,14 @@ def test_algorithms_touch_no_file_clock_environment_or_logger():
 
 def test_inline_needs_no_ray():
     """The whole inline path imports in a process in which `import ray` fails."""
-    code = (
-        "import sys; sys.modules['ray'] = None\n"
-        "import algorithms.fedavg, actors.worker, actors.runner, actors.delivery, engine.rounds, engine.simulation\n"
-        "print('imported')"
+    modules = (
+        "algorithms.methods.fedavg",
+        "actors.steps.worker",
+        "actors.runner",
+        "actors.cohort.delivery",
+        "engine.run.rounds",
+        "engine.run.simulation",
     )
+    code = f"import sys; sys.modules['ray'] = None\nimport {', '.join(modules)}\nprint('imported')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "imported\n", done.stderr

@@ -15,17 +15,16 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import own_code
-from engine.cli import cli
-from engine.config import load, preset_names, resolve, to_tree
+from engine.commands.cli import cli
+from engine.config import load, own_code, preset_names, resolve, to_tree
 from engine.errors import ConfigError
-from engine.folder import read
-from engine.launch import free_folder
 from engine.partition.picture import label_map
 from engine.records import StageRecord
-from engine.replay import ReplayError, read_failed_order
-from engine.report import write_report
-from engine.tracking import MlflowWatcher, _name, reach
+from engine.run.launch import free_folder
+from engine.run.replay import ReplayError, read_failed_order
+from engine.store.folder import read
+from engine.views.report import write_report
+from engine.views.tracking import MlflowWatcher, _name, reach
 from tests.engine.runs import evaluation, start_of, stored
 from tests.engine.test_config import changed
 
@@ -91,7 +90,7 @@ FORBIDDEN = {
 }
 
 IMPORTERS = {
-    "actors/orders.py": "methods: files of `algorithms`, or pkg.module:Class in tests",
+    "actors/steps/orders.py": "methods: modules of `algorithms.methods`, or pkg.module:Class",
     "algorithms/nets/registry.py": "networks: pkg.module:function",
     "algorithms/nets/vision.py": "torchvision",
 }
@@ -322,10 +321,10 @@ def test_code_that_is_named_on_the_command_line_is_imported(given_folder):
 
 
 def test_a_failed_step_of_a_folder_that_names_code_is_not_performed(given_folder):
-    from actors.orders import Failure, Order
+    from actors.steps.orders import Failure, Order
     from algorithms.core.payload import Payload
     from algorithms.core.seeds import Seed
-    from engine.replay import save_failed_order
+    from engine.run.replay import save_failed_order
 
     folder, mark = given_folder
     order = Order("train", 0, Seed(0, round=0, phase="train", client=0), Payload.of(examples={"n": 1}), {})

@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-import algorithms
 from actors.runner import InlineRunner
+from algorithms import methods
 from tests.support import play, tiny_casting, tiny_shards
 
 ROOT = Path(__file__).parent.parent
@@ -27,8 +27,8 @@ def block(language, first_line=""):
 @pytest.fixture
 def fedmedian(tmp_path, monkeypatch):
     """The README's method, where methods are found."""
-    (tmp_path / "fedmedian.py").write_text(block("python", "# algorithms/fedmedian.py"))
-    monkeypatch.setattr(algorithms, "__path__", [str(tmp_path), *algorithms.__path__])
+    (tmp_path / "fedmedian.py").write_text(block("python", "# algorithms/methods/fedmedian.py"))
+    monkeypatch.setattr(methods, "__path__", [str(tmp_path), *methods.__path__])
     importlib.invalidate_caches()
     return "fedmedian"
 
@@ -57,7 +57,7 @@ def test_the_configuration_of_the_readme_is_right():
 
 
 def test_the_readme_lists_every_command():
-    from engine.cli import cli
+    from engine.commands.cli import cli
 
     listed = set(re.findall(r"^\| `tessera (\w+)", README, flags=re.MULTILINE))
     assert listed == set(cli.commands)

@@ -320,3 +320,8 @@ def net_mixture(clients: Sequence[ClientSpec]) -> list[str]:
         found = ", ".join(f"{width:g}" for width in widths)
         reasons.append(f"gives every client the whole network, but the clients have widths {found}")
     return reasons
+
+
+def drawn_width(widths: Sequence[float], seed: Seed) -> float:
+    """One of some widths, each as likely as the others; depends on the seed's run, round and client alone."""
+    return widths[int(seed.at(phase="width").numpy("draw").integers(len(widths)))]

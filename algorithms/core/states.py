@@ -137,3 +137,8 @@ def clipped(state: Tensors, largest: float) -> dict[str, Tensor]:
     """The state, scaled down where the 2-norm of all its entries together is larger than `largest`."""
     norm = float(torch.stack([value.double().square().sum() for value in state.values()]).sum().sqrt())
     return dict(state) if norm <= largest else combine(lambda value: value * (largest / norm), state)
+
+
+def state_bytes(net: nn.Module) -> int:
+    """Bytes of a network's state dict, on whatever device it is."""
+    return sum(value.numel() * value.element_size() for value in net.state_dict().values())

@@ -10,8 +10,8 @@ from engine.compare.following import Follower
 from engine.compare.page import write_page
 from engine.compare.spec import Comparison, plan
 from engine.compare.table import Row, as_csv, markdown, rows_of
-from engine.folder import replacing
-from engine.tracking import reach
+from engine.store.folder import replacing
+from engine.views.tracking import reach
 
 __all__ = ["Compared", "compare", "plan"]
 

@@ -10,19 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.clock import PhaseClock
-from actors.jobs import Tell
-from actors.recall import RecallingLoop, RecallingRunner, Store
-from actors.stacking import loop_of
-from actors.wire import read_only_accepted
+from actors.jobs.job import Tell
+from actors.jobs.recall import RecallingLoop, RecallingRunner, Store
+from actors.steps.stacking import loop_of
+from actors.steps.wire import read_only_accepted
 from engine.compare.spec import Cell
 from engine.data import DataSet
-from engine.federation import Federation
-from engine.folder import FolderWatcher, RunFolder
-from engine.records import Result, RoundRecord, RunStart, StageRecord
-from engine.report import ReportWatcher
-from engine.rounds import GLOBAL
-from engine.simulation import Setting, run_start, simulate
+from engine.planning.federation import Federation
+from engine.records import GLOBAL, Result, RoundRecord, RunStart, StageRecord
+from engine.run.simulation import Setting, run_start, simulate
+from engine.store.folder import FolderWatcher, RunFolder
 from engine.units import percent
+from engine.views.report import ReportWatcher
 
 TRAINING = "training.json"
 """File of a cell's folder: seconds of client training done in its process, and those spared."""

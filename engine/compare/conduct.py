@@ -13,20 +13,20 @@ from typing import Protocol, TypeAlias
 
 import psutil
 
-from actors.jobs import Ended, Job, Share, one_by_one
+from actors.jobs.job import Ended, Job, Share, one_by_one
 from clusters.nodes import Node
-from engine.checking import check
 from engine.compare.cell import TRAINING, Files, carry
 from engine.compare.spec import Cell, Comparison, differences
 from engine.config import RunConfig, to_tree
 from engine.config.reading import dump
 from engine.data import DataSet, load
 from engine.errors import ConfigError, Problem
-from engine.federation import Federation
-from engine.folder import FolderError, StoredRun, make, read, replacing
-from engine.launch import this_machine
-from engine.planning import plan as look_ahead
-from engine.resuming import FREE
+from engine.planning.checking import check
+from engine.planning.federation import Federation
+from engine.planning.report import plan as look_ahead
+from engine.run.launch import this_machine
+from engine.run.resuming import FREE
+from engine.store.folder import FolderError, StoredRun, make, read, replacing
 
 SHARED = "shared"
 """Folder of the trained networks that runs of one seed share; gone when the seed's runs are done."""
@@ -210,7 +210,7 @@ def _performing(
     if config.runner.kind == "inline" or not jobs:
         yield one_by_one(jobs, dataset, folder / SHARED, told), ["runner: one run after another in this process"]
         return
-    from actors.side_by_side import side_by_side
+    from actors.jobs.side_by_side import side_by_side
     from clusters.session import attach_or_start
 
     gpus = 0.0 if config.runner.device == "cpu" else config.runner.gpus or 1.0

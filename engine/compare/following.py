@@ -9,14 +9,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from actors.delivery import Book, ClientMetric, Entry
+from actors.cohort.delivery import Book, ClientMetric, Entry
 from engine.compare.conduct import Finished
 from engine.compare.spec import Comparison
 from engine.compare.table import Row
-from engine.folder import StoredRun
 from engine.records import Result, RoundRecord, RunStart
-from engine.tables import NOBODY, SERVER
-from engine.tracking import MlflowWatcher, Reached
+from engine.store.folder import StoredRun
+from engine.store.tables import NOBODY, SERVER
+from engine.views.tracking import MlflowWatcher, Reached
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from engine.compare.conduct import Finished
 from engine.compare.spec import Comparison
 from engine.compare.table import HEAD, Row, best, cells_of
-from engine.folder import replacing
-from engine.report.charts import Bar, Curve, bars, curves, label_map, legend
-from engine.report.html import Element, element, page
-from engine.report.words import count
-from engine.rounds import GLOBAL
+from engine.records import GLOBAL
+from engine.store.folder import replacing
 from engine.units import duration
+from engine.views.report.charts import Bar, Curve, bars, curves, label_map, legend
+from engine.views.report.html import Element, element, page
+from engine.views.report.words import count
 
 
 def write_page(comparison: Comparison, finished: Sequence[Finished], rows: Sequence[Row], path: Path) -> None:
     """One file that needs no network; the same runs give the same bytes."""
-    style = files("engine.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = files("engine.views.report").joinpath("style.css").read_text(encoding="utf-8")
     title = f"{count(len(rows), 'method')} on {comparison.common.data.source}"
     head = element(
         "header",

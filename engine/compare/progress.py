@@ -10,8 +10,8 @@ from rich.console import Console
 
 from engine.compare.conduct import Finished
 from engine.compare.spec import Comparison
-from engine.screen import Screen
 from engine.units import duration, percent
+from engine.views.screen import Screen
 
 
 class Terminal:

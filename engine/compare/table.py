@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from engine.compare.conduct import Finished
-from engine.folder import StoredRun
+from engine.store.folder import StoredRun
 from engine.units import size
 
 

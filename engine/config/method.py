@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from actors.orders import find_method, method_names
+from actors.steps.orders import find_method, method_names
 from algorithms.core.contract import Method
 from algorithms.core.settings import Config, out_of_range
 from engine.errors import nearest

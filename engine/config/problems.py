@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from actors.orders import method_names
+from actors.steps.orders import method_names
 from engine.config.method import settings_model
 from engine.errors import MISSING, Problem, nearest
 

@@ -9,12 +9,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, field_validator
 from pydantic_core import PydanticCustomError
 
-from actors.distil_plan import Actors, DistilResources
+from actors.distillation.plan import Actors, DistilResources
 from actors.failures import Action, FailurePolicy
-from algorithms.core.contract import ClientSpec
+from algorithms.core.contract import ClientSpec, drawn_width
 from algorithms.core.payload import KINDS
 from algorithms.core.seeds import Seed
-from algorithms.core.submodels import drawn_width
 from algorithms.core.training import Work
 from engine.config.method import MethodSection
 from engine.data import DataConfig
@@ -140,7 +139,7 @@ class ClientsConfig(Section):
             seed: of the run. Widths that are drawn anew in every round are those of `redrawn`, and 1 here.
         """
         nets, widths = deal(self.net, clients), deal_widths(self.width, clients, seed)
-        # A mapping of networks that is for another number of clients is refused by `engine.checking`.
+        # A mapping of networks that is for another number of clients is refused by `engine.planning.checking`.
         return tuple(
             ClientSpec(number, net, width) for number, (net, width) in enumerate(zip(nets, widths, strict=False))
         )

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from engine.data.config import DataConfig
-from engine.data.errors import DataError
+from engine.errors import DataError
 
 
 def folder_of(config: DataConfig) -> Path:

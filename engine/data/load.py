@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from algorithms.core.task import ImageTask
-from engine.data import digits, image_folder, parquet, torchvision_sets
 from engine.data.config import DataConfig
-from engine.data.errors import DataError
+from engine.data.images import digits, image_folder, parquet, torchvision_sets
 from engine.data.split import Split, fixed_order
+from engine.errors import DataError
 
 READERS = {
     "digits": digits.read,

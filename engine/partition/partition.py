@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.data.errors import InputError
+from engine.errors import InputError
 
 
 class PartitionError(InputError):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from actors.clock import PhaseClock
-from actors.delivery import Book, Delivery, Entry, FaultEntry
+from actors.cohort.delivery import Book, Delivery, Entry, FaultEntry
 from actors.failures import FailurePolicy
-from actors.orders import StepError
 from actors.runner import InlineRunner
+from actors.steps.orders import StepError
 from algorithms.core.payload import Payload, PayloadError
 from tests.support import play, tiny_casting, tiny_plan, tiny_shards
 from tests.toys import Toy

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.dispatch import (
+from actors.failures import FailurePolicy
+from actors.hosts.dispatch import (
     AHEAD_BYTES,
     CALLS_PER_HOST,
     CHUNK_BYTES,
@@ -18,7 +19,6 @@ from actors.dispatch import (
     chunks_for_own,
     look_ahead,
 )
-from actors.failures import FailurePolicy
 
 
 def dispatch(chunks, hosts=2, ahead=100, **policy):

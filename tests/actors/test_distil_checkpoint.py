@@ -3,8 +3,8 @@
 import torch
 from safetensors import safe_open
 
-from actors.distil_checkpoint import Saved
-from actors.worker import one_thread
+from actors.distillation.checkpoint import Saved
+from actors.steps.worker import one_thread
 from algorithms.core.distillation import Learner, copy_of, labelled
 from tests.distil_toys import toy_job, toy_net
 

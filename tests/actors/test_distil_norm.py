@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from actors.distil_norm import WholeBatchNorm, see_whole_batches
+from actors.distillation.norm import WholeBatchNorm, see_whole_batches
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.distil_plan import Actors, DistilResources, fits
+from actors.distillation.plan import Actors, DistilResources, fits
 
 PLAIN = DistilResources()
 """One sampler and one teacher of 0.25 CPU, one train worker of 0.5: one CPU."""

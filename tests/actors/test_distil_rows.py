@@ -9,7 +9,7 @@ from torch import nn
 ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
 from actors import distil_rows, distil_trainer  # noqa: E402
-from actors.distil_rows import Sampler, Teacher, own_device  # noqa: E402
+from actors.distillation.rows import Sampler, Teacher, own_device  # noqa: E402
 from tests.distil_toys import Noise, toy_net  # noqa: E402
 
 

@@ -17,14 +17,14 @@ ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportE
 from ray.exceptions import AuthenticationError
 from ray.util.state.exception import RayStateApiException
 
-from actors import distillation
-from actors.distil_pipeline import Stages, options, pipeline
-from actors.distil_plan import Actors, DistillationError, DistilResources
-from actors.distil_rows import Teacher, as_column, parts
-from actors.distil_trainer import Feed
-from actors.distillation import _passed_on, distil_on_ray, stillness
+from actors.distillation.job import _passed_on, distil_on_ray, stillness
+from actors.distillation.job import job as distillation
+from actors.distillation.pipeline import Stages, options, pipeline
+from actors.distillation.plan import Actors, DistillationError, DistilResources
+from actors.distillation.rows import Teacher, as_column, parts
+from actors.distillation.trainer import Feed
 from actors.runner import Listener
-from actors.worker import one_thread
+from actors.steps.worker import one_thread
 from algorithms.core.distillation import Kept, distil_here, generate, label
 from tests.distil_toys import Noise, toy_job, toy_loss, toy_net
 

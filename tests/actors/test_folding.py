@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.folding import GROUP, Groups, folded, whole_groups
-from actors.orders import Failure, Outcome
+from actors.steps.folding import GROUP, Groups, folded, whole_groups
+from actors.steps.orders import Failure, Outcome
 from algorithms.core.payload import Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.states import WeightedMean

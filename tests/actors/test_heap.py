@@ -9,7 +9,7 @@ TURNS, BLOCKS, BLOCK = 10, 3, 20 * 2**20
 
 TAKE_AND_FREE = f"""
 import ctypes, resource, sys
-from actors.heap import keep_freed_memory
+from actors.process import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 libc = ctypes.CDLL(None)

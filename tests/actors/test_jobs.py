@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.jobs import Job, Share, one_by_one, ready
+from actors.jobs.job import Job, Share, one_by_one, ready
 from tests.actors.jobs_of_tests import die, fail, fetch, keep
 
 SHARED = {"number": 7}
@@ -26,7 +26,7 @@ def here(jobs, folder):
 
 
 def on_ray(jobs, folder):
-    from actors.side_by_side import side_by_side
+    from actors.jobs.side_by_side import side_by_side
 
     return {ended.name: ended for ended in side_by_side(jobs, SHARED, folder, SHARE, lambda told: None)}
 

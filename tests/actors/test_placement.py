@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from actors.distil_plan import Actors, DistilResources, Left, packs
-from actors.placement import LIBRARY_BYTES, PROCESS_BYTES, Placement, PlacementError, Request, decide
+from actors.distillation.plan import Actors, DistilResources, Left, packs
+from actors.hosts.placement import LIBRARY_BYTES, PROCESS_BYTES, Placement, PlacementError, Request, decide
 from clusters.nodes import Node, nodes_of
 
 GIB = 2**30

@@ -13,17 +13,17 @@ import torch
 
 ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
-from actors import hosts as hosts_module
-from actors import ray_runner as runner_module
-from actors.delivery import Book, FaultEntry
-from actors.dispatch import HostLostError
+from actors.cohort.delivery import Book, FaultEntry
 from actors.failures import FailurePolicy
-from actors.folding import Groups
-from actors.hosts import Host, HostStartError
-from actors.orders import Outcome, StepError
-from actors.placement import Placement
-from actors.ray_runner import RayRunner
+from actors.hosts.dispatch import HostLostError
+from actors.hosts.fleet import Host, HostStartError
+from actors.hosts.fleet import fleet as hosts_module
+from actors.hosts.fleet import ray as runner_module
+from actors.hosts.placement import Placement
+from actors.hosts.ray import RayRunner
 from actors.runner import Errand, InlineRunner, Listener
+from actors.steps.folding import Groups
+from actors.steps.orders import Outcome, StepError
 from algorithms.core.payload import Payload, PayloadError
 from algorithms.core.seeds import Seed
 from tests import bounded

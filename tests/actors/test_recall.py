@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from actors.recall import FolderStore, RecallingLoop, RecallingRunner
+from actors.jobs.recall import FolderStore, RecallingLoop, RecallingRunner
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work, fit

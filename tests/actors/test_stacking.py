@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from actors.orders import Failure, Order
 from actors.runner import InlineRunner
-from actors.stacking import Crew
+from actors.steps.orders import Failure, Order
+from actors.steps.stacking import Crew
 from algorithms.core.payload import Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.task import Augment
@@ -43,7 +43,7 @@ def test_a_run_is_the_same_however_many_clients_meet(method):
 def test_a_step_may_send_its_networks_own_tensors(monkeypatch):
     """Nobody's later step reaches what has been sent."""
     copied = digest(casting(True), CLIENTS)
-    monkeypatch.setattr("algorithms.core.averaging.snapshot", lambda net: net.state_dict())
+    monkeypatch.setattr("algorithms.parts.averaging.snapshot", lambda net: net.state_dict())
     assert digest(casting(True), CLIENTS) == copied
 
 
@@ -132,8 +132,8 @@ def test_the_seconds_of_training_together_are_shared_by_those_who_trained(monkey
 @pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_on_ray_the_run_is_that_of_the_inline_runner(ray_cluster, hosts):
-    from actors.placement import Placement
-    from actors.ray_runner import RayRunner
+    from actors.hosts.placement import Placement
+    from actors.hosts.ray import RayRunner
 
     of_work = Work(steps=None, epochs=1, batch=8, lr=0.1)
     asked = replace(casting(True, work=of_work))

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from actors.orders import Failure, Order, StepError
-from actors.vetting import BadUpdate, faults, refuse_faults
-from actors.worker import Worker
+from actors.steps.orders import Failure, Order, StepError
+from actors.steps.vetting import BadUpdate, faults, refuse_faults
+from actors.steps.worker import Worker
 from algorithms.core.payload import EMPTY, Payload
 from algorithms.core.seeds import Seed
 from tests.support import play, tiny_casting, tiny_shards

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.orders import Failure, Outcome, Span
-from actors.wire import (
+from actors.steps.orders import Failure, Outcome, Span
+from actors.steps.wire import (
     ALIGNMENT,
     pack,
     pack_memory,

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from actors.orders import Failure, Order, Outcome, find_method
 from actors.runner import Errand, InlineRunner
-from actors.shards import ShardArrays
-from actors.worker import Worker
+from actors.steps.orders import Failure, Order, Outcome, find_method
+from actors.steps.shards import ShardArrays
+from actors.steps.worker import Worker
 from algorithms.core.payload import Payload, PayloadError
 from algorithms.core.seeds import Seed
-from algorithms.fedavg import FedAvg
+from algorithms.methods.fedavg import FedAvg
 from tests.support import tiny_casting, tiny_shards
 from tests.toys import Toy
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from algorithms.core.ensembles import Ensemble
-from algorithms.core.experts import Expert
 from algorithms.core.kit import Kit
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work
 from algorithms.nets import Classifier, build
+from algorithms.parts.bank import Expert
+from algorithms.parts.ensembles import Ensemble
 from tests.support import CLASSES, SHAPE, tiny_task
 
 

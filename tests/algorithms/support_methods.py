@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from actors.clock import PhaseClock
-from actors.delivery import Book, Delivery
-from actors.orders import Casting, Failure, Outcome, find_method
+from actors.cohort.delivery import Book, Delivery
 from actors.runner import Errand, InlineRunner, Runner
-from actors.shards import ShardArrays
-from actors.worker import one_thread
+from actors.steps.orders import Casting, Failure, Outcome, find_method
+from actors.steps.shards import ShardArrays
+from actors.steps.worker import one_thread
 from algorithms.core.contract import Client, ClientSpec, Method, Reply
 from algorithms.core.kit import Kit
 from algorithms.core.payload import Memory, Payload

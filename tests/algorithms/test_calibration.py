@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms.core.calibration import measure_norm
 from algorithms.core.seeds import Seed
 from algorithms.core.task import ImageTask, Shard
+from algorithms.parts.calibration import measure_norm
 
 TASK = ImageTask(class_names=("a", "b"), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
 SEED = Seed(3, round=0, phase="measure", client=1)

@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.co_boosting import CoBoosting, cross_entropies, hard, stepped
 from algorithms.core.distillation import cosine
-from algorithms.core.ensembles import Ensemble, WeightedLogits
-from algorithms.core.experts import Expert
-from algorithms.core.losses import kl
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
-from algorithms.core.synthesis import Pool
-from algorithms.dense import Dense
-from algorithms.fedavg import FedAvg
+from algorithms.methods.co_boosting import CoBoosting, cross_entropies, hard, stepped
+from algorithms.methods.dense import Dense
+from algorithms.methods.fedavg import FedAvg
+from algorithms.parts.bank import Expert
+from algorithms.parts.ensembles import Ensemble, WeightedLogits
+from algorithms.parts.losses import kl
+from algorithms.parts.synthesis import Pool
 from tests.algorithms.support_ensembles import ensemble_of, tiny_inputs, tiny_kit, tiny_net
 from tests.support import play, tiny_casting, tiny_images, tiny_shards
 

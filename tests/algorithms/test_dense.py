@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from actors.orders import find_method
-from algorithms.core import one_shot
-from algorithms.core.experts import Expert
-from algorithms.core.losses import kl
+from actors.steps.orders import find_method
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
-from algorithms.core.synthesis import Pool, synthesised
-from algorithms.dense import Dense, disagreement
-from algorithms.fedavg import FedAvg
+from algorithms.methods.dense import Dense, disagreement
+from algorithms.methods.fedavg import FedAvg
+from algorithms.parts import one_shot
+from algorithms.parts.bank import Expert
+from algorithms.parts.losses import kl
+from algorithms.parts.synthesis import Pool, synthesised
 from tests.algorithms.support_ensembles import ensemble_of, hooks_on, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation
 from tests.support import play, tiny_casting, tiny_shards

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-import algorithms.dfrd as module
-from actors.shards import ShardArrays
-from algorithms.core.ensembles import Ensemble
-from algorithms.core.losses import kl, kl_each
+import algorithms.methods.dfrd as module
+from actors.steps.shards import ShardArrays
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work
-from algorithms.dfrd import DFRD, ByClass, moved, transferability
+from algorithms.methods.dfrd import DFRD, ByClass, moved, transferability
+from algorithms.parts.ensembles import Ensemble
+from algorithms.parts.losses import kl, kl_each
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg
 from tests.support import play, tiny_casting, tiny_images, tiny_shards

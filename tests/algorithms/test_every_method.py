@@ -14,9 +14,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from actors.orders import Casting, find_method, method_names
-from actors.shards import ShardArrays
-from actors.worker import one_thread
+from actors.steps.orders import Casting, find_method, method_names
+from actors.steps.shards import ShardArrays
+from actors.steps.worker import one_thread
 from algorithms.core.payload import KINDS
 from algorithms.core.records import digest
 from algorithms.core.scoring import score
@@ -110,8 +110,8 @@ def test_a_run_that_is_saved_and_loaded_goes_on_as_if_nothing_had_happened(name,
 @METHODS
 @pytest.mark.slow
 def test_a_run_on_ray_hosts_is_the_run_in_this_process(name, ray_cluster):
-    from actors.placement import Placement
-    from actors.ray_runner import RayRunner
+    from actors.hosts.placement import Placement
+    from actors.hosts.ray import RayRunner
 
     casting = casting_of(name)
     runner = RayRunner(casting, tiny_shards(), Placement("pooled", 2, cpus=0.1, gpus=0, reason=""))

@@ -8,15 +8,16 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from algorithms.core import experts as module
 from algorithms.core.distillation import Distillation, distil_here
-from algorithms.core.experts import Bank, ClassWiseMeans, Expert, PlainSum, Teacher
-from algorithms.core.losses import DistillationObjective
-from algorithms.core.meta import Examples, MetaConfig, train_meta
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot, weighted_mean
-from algorithms.core.submodels import SubModel, rescaled, scaled
+from algorithms.methods.mosaic import experts as module
+from algorithms.methods.mosaic.experts import ClassWiseMeans, PlainSum, Teacher
+from algorithms.methods.mosaic.meta import Examples, MetaConfig, train_meta
 from algorithms.nets import build
+from algorithms.parts.bank import Bank, Expert
+from algorithms.parts.losses import DistillationObjective
+from algorithms.parts.submodels import SubModel, rescaled, scaled
 from tests.algorithms.support_ensembles import tiny_kit
 
 SHAPE, CLASSES = (1, 8, 8), 3

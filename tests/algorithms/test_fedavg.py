@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.worker import one_thread
+from actors.steps.worker import one_thread
 from algorithms.core.contract import Update
 from algorithms.core.payload import Payload
 from algorithms.core.seeds import Seed

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.shards import ShardArrays
+from actors.steps.shards import ShardArrays
 from algorithms.core.payload import Payload, recalled
 from algorithms.core.scoring import score
 from algorithms.core.states import norm_entries

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from algorithms.core.distillation import Distillation, Learner, distil_here, labelled
-from algorithms.core.experts import Bank, Expert
-from algorithms.core.losses import kl
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
-from algorithms.core.unlabelled import Given, Noise
-from algorithms.fedavg import FedAvg
-from algorithms.feddf import Averaged, FedDF, Softened, by_accuracy
+from algorithms.methods.fedavg import FedAvg
+from algorithms.methods.feddf import Averaged, FedDF, Softened, by_accuracy
+from algorithms.parts.bank import Bank, Expert
+from algorithms.parts.losses import kl
+from algorithms.parts.unlabelled import Given, Noise
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation
 from tests.support import play, tiny_casting, tiny_shards, tiny_task

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import algorithms.fedftg as module
-from algorithms.core.ensembles import Ensemble
-from algorithms.core.experts import Expert
-from algorithms.core.losses import kl_each
+import algorithms.methods.fedftg as module
 from algorithms.core.states import snapshot
-from algorithms.fedftg import FedFTG, image_loss, student_loss
+from algorithms.methods.fedftg import FedFTG, image_loss, student_loss
 from algorithms.nets.server_generators import ConditionalGenerator
+from algorithms.parts.bank import Expert
+from algorithms.parts.ensembles import Ensemble
+from algorithms.parts.losses import kl_each
 from tests.algorithms.support_ensembles import members, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg, by_class
 from tests.support import play, tiny_casting

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from algorithms.core.losses import kl
 from algorithms.core.payload import Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work
-from algorithms.fedgen import FedGen, Heads, faded
+from algorithms.methods.fedgen import FedGen, Heads, faded
 from algorithms.nets.server_generators import LatentGenerator
+from algorithms.parts.losses import kl
 from tests.algorithms.support_ensembles import tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg, by_class, client_of, method_of, train
 from tests.support import play, tiny_casting, tiny_plan, tiny_shards

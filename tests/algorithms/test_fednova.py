@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.core.training import Work
-from algorithms.fednova import normaliser
+from algorithms.methods.fednova import normaliser
 from tests.algorithms.support_methods import NORMED_SCALAR, Federation, Sizes, Travel, regression, sgd, weight_of
 from tests.support import play, tiny_casting, tiny_shards
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from actors.worker import one_thread
+from actors.steps.worker import one_thread
 from algorithms.core.payload import Payload
 from algorithms.core.training import Work
 from tests.algorithms.support_methods import client_of, method_of, regression, sgd, train, weight_of

@@ -5,7 +5,7 @@ from collections import Counter
 
 import torch
 
-from algorithms.core.submodels import part_of
+from algorithms.parts.submodels import part_of
 from tests.algorithms.support_methods import Federation, method_of
 from tests.algorithms.test_heterofl import travels as travels
 from tests.support import play, tiny_casting, tiny_plan, tiny_shards

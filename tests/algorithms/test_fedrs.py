@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.shards import ShardArrays
+from actors.steps.shards import ShardArrays
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
 from tests.algorithms.support_methods import LINEAR, by_class, method_of

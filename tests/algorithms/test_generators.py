@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.core.generators import CellConfig, Mixture
-from algorithms.core.generators.cells import Cells, summarise
-from algorithms.core.generators.mixed import beside
-from algorithms.core.generators.mixture import OWNER
 from algorithms.core.seeds import Seed
+from algorithms.methods.mosaic.generators import CellConfig, Mixture
+from algorithms.methods.mosaic.generators.cells import Cells, summarise
+from algorithms.methods.mosaic.generators.mixed import beside
+from algorithms.methods.mosaic.generators.mixture import OWNER
 from tests.support import tiny_task
 
 SEED = Seed(1)

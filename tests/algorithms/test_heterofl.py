@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from actors.shards import ShardArrays
+from actors.steps.shards import ShardArrays
 from algorithms.core.payload import Payload
-from algorithms.core.submodels import part_of
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
-from algorithms.heterofl import HeteroFL
+from algorithms.methods.heterofl import HeteroFL
+from algorithms.parts.submodels import part_of
 from tests.algorithms.support_methods import (
     LINEAR,
     NORMED_SCALAR,

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.shards import ShardArrays
-from algorithms.core.label_counts import labels_like, seen_counts, shares_by_class
-from algorithms.core.losses import distances, sameness
+from actors.steps.shards import ShardArrays
 from algorithms.core.training import Fit, Work
+from algorithms.parts.label_counts import labels_like, seen_counts, shares_by_class
+from algorithms.parts.losses import distances, sameness
 from tests.algorithms.support_methods import client_of
 from tests.support import tiny_casting, tiny_images
 

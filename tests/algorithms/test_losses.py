@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from algorithms.core.losses import DistillationObjective, NormGap, bhattacharyya, diversity, entropy, js, kl
-from algorithms.core.student import Silent
+from algorithms.methods.mosaic.student import Silent
+from algorithms.parts.losses import DistillationObjective, NormGap, bhattacharyya, diversity, entropy, js, kl
 
 entries = st.floats(-8, 8, width=32)
 rows = st.lists(entries, min_size=3, max_size=3)

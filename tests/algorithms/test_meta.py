@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms.core.ema import Average
-from algorithms.core.meta import Examples, MetaConfig, MetaModel, draw, meta_size, train_meta
 from algorithms.core.seeds import Seed
+from algorithms.methods.mosaic.ema import Average
+from algorithms.methods.mosaic.meta import Examples, MetaConfig, MetaModel, draw, meta_size, train_meta
 
 
 def parameters(net: nn.Module) -> int:

@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-import algorithms.mosaic as module
+import algorithms.methods.mosaic as module
 from actors.clock import PhaseClock
-from actors.delivery import Book, Delivery
+from actors.cohort.delivery import Book, Delivery
 from actors.runner import Errand, InlineRunner
-from actors.shards import ShardArrays
-from actors.worker import one_thread
+from actors.steps.shards import ShardArrays
+from actors.steps.worker import one_thread
 from algorithms.core.distillation import distil_here, labelled
 from algorithms.core.kit import Kit
 from algorithms.core.payload import Payload
-from algorithms.core.prototypes import as_examples
 from algorithms.core.records import digest, flatten, rebuild
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
-from algorithms.core.submodels import part_of
 from algorithms.core.training import Work, fit
-from algorithms.mosaic import Mosaic, MosaicState
+from algorithms.methods.mosaic import Mosaic, MosaicState
 from algorithms.nets import build
 from algorithms.nets.dcgan import DCGenerator
+from algorithms.parts.prototypes import as_examples
+from algorithms.parts.submodels import part_of
 from tests.algorithms.support_methods import BackwardsRunner, Sizes, Travel, by_class
 from tests.support import CLASSES, Played, play, tiny_casting, tiny_images, tiny_plan, tiny_shards
 

@@ -6,10 +6,10 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
-from actors.distil_plan import DistilResources
-from actors.distillation import distil_on_ray
-from actors.placement import Placement
-from actors.ray_runner import RayRunner
+from actors.distillation.job import distil_on_ray
+from actors.distillation.plan import DistilResources
+from actors.hosts.placement import Placement
+from actors.hosts.ray import RayRunner
 from actors.runner import distil_inline
 from tests.algorithms.test_mosaic import RECIPES, casting
 from tests.support import play, tiny_shards

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from algorithms.mosaic import Mosaic
+from algorithms.methods.mosaic import Mosaic
 from tests.algorithms.test_mosaic import GAN, RECIPES, casting
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from algorithms.core.clusters import groups
-from algorithms.core.prototypes import as_examples, collected, prototypes
+from algorithms.parts.clusters import groups
+from algorithms.parts.prototypes import as_examples, collected, prototypes
 
 
 def features(count: int, width: int = 4) -> torch.Tensor:

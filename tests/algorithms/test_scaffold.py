@@ -7,7 +7,7 @@ from actors.runner import InlineRunner
 from algorithms.core.payload import recalled
 from algorithms.core.states import clipped
 from algorithms.core.training import Work
-from algorithms.scaffold import Scaffold
+from algorithms.methods.scaffold import Scaffold
 from tests.algorithms.support_methods import Federation, Sizes, Travel, regression, sgd, weight_of
 from tests.support import play, tiny_casting, tiny_shards
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from actors.shards import ShardArrays
-from algorithms.core.corrections import proximal
+from actors.steps.shards import ShardArrays
 from algorithms.core.seeds import Seed
 from algorithms.core.stacking import Asked, fit_together, stackable
 from algorithms.core.task import Augment
 from algorithms.core.training import Work, fit
 from algorithms.nets import Classifier, build
+from algorithms.parts.corrections import proximal
 from tests.support import tiny_images, tiny_task
 
 TASK = tiny_task()

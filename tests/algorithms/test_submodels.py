@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.states import weighted_mean
-from algorithms.core.submodels import PartialMean, SubModel, rescaled, scaled, sub_model
 from algorithms.nets import build
+from algorithms.parts.submodels import PartialMean, SubModel, rescaled, scaled, sub_model
 
 SHAPE = (1, 8, 8)
 NETS = ["mlp", "cnn2", "small_cnn", "resnet8"]

@@ -15,7 +15,7 @@ from benchmarks.gpu import Row, failed, page, side_by_side
 from benchmarks.gpu_loop import TASK, VARIANTS, PlainLoop, Problem, Variant, tf32
 from benchmarks.gpu_rounds import PlainRounds, casting_of, gets, verdict
 from engine.records import Evaluation
-from engine.rounds import Rounds, Schedule
+from engine.run.rounds import Rounds, Schedule
 
 SMALL = Problem("small_cnn", steps=5, batch=8, clients=2, examples=24)
 ON_CPU = {name: way for name, way in VARIANTS.items() if not way.needs_card}

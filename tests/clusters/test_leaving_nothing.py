@@ -24,7 +24,7 @@ PATIENCE = 180.0
 HANGING = """
 import sys, threading, ray
 ray.shutdown = lambda: threading.Event().wait()
-from engine.cli import cli
+from engine.commands.cli import cli
 cli(sys.argv[1:])
 """
 """The command, but Ray's shutdown never comes to an end."""
@@ -32,8 +32,8 @@ cli(sys.argv[1:])
 
 FAILING = """
 import sys
-from engine.cli import cli
-from engine.folder import FolderWatcher
+from engine.commands.cli import cli
+from engine.store.folder import FolderWatcher
 def broken(*_): raise ZeroDivisionError("in mid-run")
 FolderWatcher.round = broken
 cli(sys.argv[1:])

@@ -15,8 +15,8 @@ ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportE
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from clusters.submission import STOP_SECONDS
+from engine.commands.submitting import command
 from engine.config import load
-from engine.submitting import command
 
 PROFILES = Path(__file__).resolve().parents[2] / "clusters" / "profiles"
 

@@ -20,8 +20,8 @@ from ray._private.runtime_env.packaging import create_package
 import clusters.submission
 from clusters.session import ClusterError
 from clusters.submission import EXCLUDES, Job, submit
-from engine.submitting import command
-from engine.submitting import submit as submit_run
+from engine.commands.submitting import command
+from engine.commands.submitting import submit as submit_run
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = ["a b", "$(touch pwned)", "`touch pwned`", "x;touch pwned", "it's", '"', "*", "~", "-x", "", "é\n\\"]

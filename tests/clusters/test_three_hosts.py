@@ -55,8 +55,8 @@ print(json.dumps(sorted(address[actor.node_id] for actor in hosts if actor.job_i
 
 TRAFFIC = """
 import ray
-from actors.placement import Placement
-from actors.ray_runner import RayRunner
+from actors.hosts.placement import Placement
+from actors.hosts.ray import RayRunner
 from tests.support import play, tiny_casting, tiny_shards
 ray.init(log_to_driver=False)
 casting = tiny_casting("tests.toys:Toy", size=IN_WEIGHTS, step="peek", clients=8)

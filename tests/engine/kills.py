@@ -15,7 +15,9 @@ Where = tuple[Any, ...]
 
 _START = multiprocessing.get_context("forkserver")
 # Imported once, in the process from which all others are forked.
-_START.set_forkserver_preload(["engine.launch", "engine.progress", "algorithms.mosaic", "algorithms.fedavg"])
+_START.set_forkserver_preload(
+    ["engine.run.launch", "engine.views.terminal", "algorithms.methods.mosaic", "algorithms.methods.fedavg"]
+)
 
 
 class Killer:
@@ -58,18 +60,18 @@ def _renaming(where: Where | None, written: Any) -> None:
 
 
 def _run(folder: Path, preset: str, overrides: Sequence[str], where: Where | None, written: Any) -> None:
-    import engine.launch
+    import engine.run.launch
     from engine.config import load
-    from engine.journal import Journal
+    from engine.store.journal import Journal
 
     # However short a step is, it is written down.
-    engine.launch.Journal = partial(Journal, worth=lambda seconds, bytes: True)  # type: ignore[misc]
+    engine.run.launch.Journal = partial(Journal, worth=lambda seconds, bytes: True)  # type: ignore[misc]
     _renaming(where, written)
-    engine.launch.launch(load(preset, overrides), preset, folder, Killer(where))
+    engine.run.launch.launch(load(preset, overrides), preset, folder, Killer(where))
 
 
 def _go_on(folder: Path, overrides: tuple[str, ...], where: Where | None, written: Any) -> None:
-    from engine.launch import resume
+    from engine.run.launch import resume
 
     resume(folder, overrides, Killer(where))
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from actors.delivery import Book, ClientMetric, Entry
-from engine import tables
-from engine.folder import RESULT_KEYS, FolderWatcher, RunFolder, StoredRun, read
+from actors.cohort.delivery import Book, ClientMetric, Entry
 from engine.records import Evaluation, GeneratedImages, Result, RoundRecord, RunStart, StageRecord, Watcher
+from engine.store import tables
+from engine.store.folder import RESULT_KEYS, FolderWatcher, RunFolder, StoredRun, read
 
 
 def evaluation(accuracy: float, classes: int = 3, loss: float = 0.5) -> Evaluation:

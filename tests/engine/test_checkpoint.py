@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.core.records import digest
-from engine.checkpoint import Checkpoint, CheckpointError, Keep, latest, load, save
+from engine.store.checkpoint import Checkpoint, CheckpointError, Keep, latest, load, save
 
 ALL = Keep(last=100)
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from engine.cli import cli
+from engine.commands.cli import cli
 
 QUICK = [
     "--set",
@@ -164,24 +164,24 @@ def test_a_wrong_command_ends_with_2(arguments):
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
-    import engine.launch
+    import engine.run.launch
 
     def broken(*_):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(engine.launch, "launch", broken)
+    monkeypatch.setattr(engine.run.launch, "launch", broken)
     result = tessera("run", "fedavg-digits", *QUICK)
     assert result.exit_code == 1
     assert isinstance(result.exception, ZeroDivisionError)
 
 
 def test_an_interrupt_ends_with_130_and_no_traceback(monkeypatch):
-    import engine.launch
+    import engine.run.launch
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine.launch, "launch", interrupted)
+    monkeypatch.setattr(engine.run.launch, "launch", interrupted)
     result = tessera("run", "fedavg-digits", *QUICK)
     assert result.exit_code == 130
     assert result.stderr == "stopped\n"
@@ -242,7 +242,7 @@ def test_everything_in_the_list_has_a_sentence():
 
 
 def test_each_check_of_the_doctor_says_what_is_there_and_what_to_do(monkeypatch):
-    from engine import doctor
+    from engine.commands import doctor
 
     monkeypatch.setenv("TESSERA_DATA", "/no/such/folder")
     monkeypatch.setattr(doctor, "CHECKS", (doctor.python, doctor.torchvision, doctor.cores, doctor.data))
@@ -262,7 +262,7 @@ def test_each_check_of_the_doctor_says_what_is_there_and_what_to_do(monkeypatch)
     ],
 )
 def test_the_doctor_holds_packages_to_the_projects_own_requirements(monkeypatch, there, state, found):
-    from engine import doctor
+    from engine.commands import doctor
 
     versions = {"ray": "9", "torch": "10.1.0+cpu", "click": "8.1", **there}
     required = ["ray[default,data]>=2.50", "torch>=2.7", "click>=8.1", 'ruff>=0.6; extra == "dev"']
@@ -274,7 +274,7 @@ def test_the_doctor_holds_packages_to_the_projects_own_requirements(monkeypatch,
 
 
 def test_a_check_that_breaks_is_a_finding(monkeypatch):
-    from engine import doctor
+    from engine.commands import doctor
 
     def memory():
         raise OSError("no /proc here")
@@ -285,7 +285,7 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch):
 
 
 def test_a_warning_is_no_failure(monkeypatch):
-    from engine import doctor
+    from engine.commands import doctor
 
     monkeypatch.delenv("TESSERA_DATA", raising=False)
     monkeypatch.setattr(doctor, "CHECKS", (doctor.data,))
@@ -314,7 +314,7 @@ def process(*arguments, **options):
 
 def test_help_and_list_load_nothing_that_they_do_not_need():
     code = (
-        "import sys\nfrom engine.cli import cli\n"
+        "import sys\nfrom engine.commands.cli import cli\n"
         "try:\n    cli(sys.argv[1:])\nfinally:\n"
         "    print('loaded', *(m for m in ('torch', 'ray', 'mlflow', 'matplotlib') if m in sys.modules))"
     )
@@ -335,7 +335,7 @@ class NoRay:
 sys.meta_path.insert(0, NoRay())
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name == "ray" else found(name, package)
-from engine.cli import cli
+from engine.commands.cli import cli
 cli(sys.argv[1:])
 """
 

@@ -8,12 +8,12 @@ import torch
 from click.testing import CliRunner
 from safetensors import safe_open
 
-from actors.orders import Failure, Order
+from actors.steps.orders import Failure, Order
 from algorithms.core.payload import Payload
 from algorithms.core.seeds import Seed
-from algorithms.fedavg import FedAvg
-from engine.cli import cli
-from engine.replay import ReplayError, read_failed_order, save_failed_order
+from algorithms.methods.fedavg import FedAvg
+from engine.commands.cli import cli
+from engine.run.replay import ReplayError, read_failed_order, save_failed_order
 
 RUN = ["run", "fedavg-digits", "--out", "here"]
 RUN += [word for key in ("runner.kind=inline", "rounds=3", "mlflow.enabled=false") for word in ("--set", key)]

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-import algorithms
-from engine.cli import cli
+from algorithms import methods
+from engine.commands.cli import cli
 from engine.compare import compare, plan
 from engine.compare.conduct import conduct, found
 from engine.compare.page import write_page
@@ -21,8 +21,8 @@ from engine.compare.table import Row, Spread, as_csv, best, markdown, rows_of
 from engine.config import load
 from engine.config.reading import comparison_names
 from engine.errors import ConfigError
-from engine.folder import FolderError, read
-from engine.launch import launch
+from engine.run.launch import launch
+from engine.store.folder import FolderError, read
 
 SMALL = [
     "rounds=2",
@@ -201,7 +201,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 
 FAILING = '''
 from algorithms.core.contract import client_side
-from algorithms.fedavg import FedAvg
+from algorithms.methods.fedavg import FedAvg
 
 class Sour(FedAvg):
     """Fails at its second round."""
@@ -219,9 +219,9 @@ def sour(tmp_path, monkeypatch):
     folder = tmp_path / "methods"
     folder.mkdir()
     (folder / "sour.py").write_text(FAILING)
-    monkeypatch.setattr(algorithms, "__path__", [*algorithms.__path__, str(folder)])
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
     monkeypatch.setattr("engine.config.method.method_names", lambda: ["fedavg", "sour"])
-    monkeypatch.setattr("actors.orders.method_names", lambda: ["fedavg", "sour"])
+    monkeypatch.setattr("actors.steps.orders.method_names", lambda: ["fedavg", "sour"])
 
 
 def test_a_run_that_fails_is_told_and_ends_no_other(tmp_path, sour):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import Seed
 from algorithms.core.training import Work
-from algorithms.fedprox import FedProx
+from algorithms.methods.fedprox import FedProx
 from engine.config import RunConfig, load, resolve, to_tree, to_yaml
 from engine.config.reading import parse
 from engine.config.schema import Section, deal

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from engine.data import DataConfig, DataError, load
-from engine.data.torchvision_sets import channels_first
+from engine.data.images.torchvision_sets import channels_first
 
 
 def write_idx(path, array):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from algorithms.core.task import ImageTask
-from engine.evaluation import evaluate
+from engine.planning.evaluation import evaluate
 
 TASK = ImageTask(class_names=("dark", "bright", "absent"), shape=(1, 1, 1), mean=(0.0,), std=(1.0,))
 

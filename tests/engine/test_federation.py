@@ -9,13 +9,14 @@ import pytest
 
 from actors.runner import InlineRunner
 from algorithms.core.records import digest
-from engine.checking import check
 from engine.config.loading import resolve
 from engine.data.load import Public
 from engine.errors import ConfigError
-from engine.federation import Federation
 from engine.partition import PartitionError
-from engine.rounds import GLOBAL, Rounds, Schedule
+from engine.planning.checking import check
+from engine.planning.federation import Federation
+from engine.records import GLOBAL
+from engine.run.rounds import Rounds, Schedule
 
 
 def gathered(method="fedavg", clients=None, data=None, **partition):

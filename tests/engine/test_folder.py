@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.delivery import Book, FaultEntry
-from engine import tables
+from actors.cohort.delivery import Book, FaultEntry
 from engine.config.reading import parse
-from engine.folder import FolderError, FolderExists, FolderWatcher, RunFolder, read, replacing
 from engine.records import Evaluation, Result, StageRecord
-from engine.report import write_report
+from engine.store import tables
+from engine.store.folder import FolderError, FolderExists, FolderWatcher, RunFolder, read, replacing
+from engine.views.report import write_report
 from tests.engine.runs import evaluation, images_of, play, result_values, round_record, start_of, stored
 
 

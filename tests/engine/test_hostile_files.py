@@ -15,15 +15,15 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from algorithms.core.records import flatten
-from engine.checkpoint import CheckpointError
-from engine.checkpoint import load as load_checkpoint
 from engine.data import DataConfig, DataError, load
 from engine.errors import ConfigError
-from engine.folder import FolderError
-from engine.folder import read as read_folder
 from engine.partition import Partition, PartitionError
-from engine.replay import ReplayError, read_failed_order
-from engine.sealed import seal
+from engine.run.replay import ReplayError, read_failed_order
+from engine.store.checkpoint import CheckpointError
+from engine.store.checkpoint import load as load_checkpoint
+from engine.store.folder import FolderError
+from engine.store.folder import read as read_folder
+from engine.store.sealed import seal
 from tests.engine.runs import stored
 from tests.engine.test_checkpoint import State
 from tests.engine.test_data_files import GREY, refusal, write

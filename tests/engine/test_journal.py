@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.orders import Failure, Outcome
 from actors.runner import Errand, InlineRunner
+from actors.steps.orders import Failure, Outcome
 from algorithms.core.payload import Payload
 from algorithms.core.records import digest, flatten
 from algorithms.core.seeds import Seed
-from engine.journal import Journal, worth_keeping
-from engine.sealed import seal, unseal
+from engine.store.journal import Journal, worth_keeping
+from engine.store.sealed import seal, unseal
 from tests.support import play, tiny_casting, tiny_shards
 
 CLIENTS = 4

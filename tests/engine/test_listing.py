@@ -2,8 +2,8 @@
 
 import pytest
 
-from actors.orders import find_method, method_names
-from engine.listing import describe_method, heterogeneity, lines
+from actors.steps.orders import find_method, method_names
+from engine.commands.listing import describe_method, heterogeneity, lines
 
 WIDTHS = {"fedrolex", "heterofl", "dfrd", "mosaic"}
 NETWORKS = {"dense", "co_boosting", "feddf", "mosaic"}

@@ -12,7 +12,7 @@ pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
 from ray.cluster_utils import Cluster
 
-from actors.worker import one_thread
+from actors.steps.worker import one_thread
 from algorithms.core.distillation import distil_here
 from algorithms.core.records import digest
 from tests.distil_toys import Noise, toy_job
@@ -39,8 +39,8 @@ from pathlib import Path
 
 import ray
 
-from actors.distil_plan import Actors, DistilResources
-from actors.distillation import distil_on_ray
+from actors.distillation.plan import Actors, DistilResources
+from actors.distillation.job import distil_on_ray
 from actors.runner import Listener
 from algorithms.core.records import digest
 from tests.distil_toys import Waiting, toy_job

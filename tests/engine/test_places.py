@@ -9,9 +9,9 @@ import fsspec
 import pytest
 from click.testing import CliRunner
 
-from engine.cli import cli
-from engine.folder import FolderExists
-from engine.places import PlaceError, fetch, folder_for
+from engine.commands.cli import cli
+from engine.store.folder import FolderExists
+from engine.store.places import PlaceError, fetch, folder_for
 
 QUICK = ["--set=runner.kind=inline", "--set=rounds=1", "--set=clients.steps=1", "--set=mlflow.enabled=false"]
 

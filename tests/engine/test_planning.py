@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from actors.placement import LIBRARY_BYTES, PROCESS_BYTES
+from actors.hosts.placement import LIBRARY_BYTES, PROCESS_BYTES
 from algorithms.nets import build
 from clusters.nodes import Node
-from engine.checking import check
 from engine.config import resolve
 from engine.errors import ConfigError
-from engine.federation import Federation
-from engine.memory import (
+from engine.planning.checking import check
+from engine.planning.federation import Federation
+from engine.planning.memory import (
     DRIVER_BYTES,
     JOB_BYTES,
     JOB_PROCESSES,
@@ -22,7 +22,7 @@ from engine.memory import (
     RAY_BYTES,
     activation_bytes,
 )
-from engine.planning import holdings_of, lines, plan
+from engine.planning.report import holdings_of, lines, plan
 from engine.units import size
 from tests.engine.test_config import changed
 

@@ -5,13 +5,13 @@ import os
 import pytest
 import yaml
 
-from actors.orders import method_names
-from engine.checking import check
+from actors.steps.orders import method_names
+from engine.commands.listing import headline
 from engine.config import load, preset_names, resolve, to_tree
 from engine.config.reading import preset_text
 from engine.errors import ConfigError
-from engine.federation import Federation
-from engine.listing import headline
+from engine.planning.checking import check
+from engine.planning.federation import Federation
 
 SETS = ("digits", "mnist", "cifar10")
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from actors.delivery import Book, FaultEntry
-from engine.progress import Pace, Terminal
+from actors.cohort.delivery import Book, FaultEntry
 from engine.records import Result, StageRecord
 from engine.units import duration, percent, size
+from engine.views.terminal import Pace, Terminal
 from tests.engine.runs import evaluation, play, result_values, round_record, start_of
 
 

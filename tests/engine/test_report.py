@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.delivery import Book
-from engine import tables
-from engine.folder import FolderWatcher, RunFolder
+from actors.cohort.delivery import Book
 from engine.records import Evaluation, Result, StageRecord
-from engine.report import ReportWatcher, write_report
-from engine.report.sections import phases
-from engine.report.summary import round_seconds
-from engine.report.words import labels, percent, settings
+from engine.store import tables
+from engine.store.folder import FolderWatcher, RunFolder
+from engine.views.report import ReportWatcher, write_report
+from engine.views.report.sections import phases
+from engine.views.report.summary import round_seconds
+from engine.views.report.words import labels, percent, settings
 from tests.engine.runs import evaluation, images_of, play, result_values, start_of, stored, telling
 
 VOID = {"meta", "img", "link", "br", "input"}

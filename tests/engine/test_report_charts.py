@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.report.charts import Bar, Curve, Mark, bars, curves, label_map, legend, pairs, spread
-from engine.report.html import element, page
-from engine.report.pictures import grid, heat
+from engine.views.report.charts import Bar, Curve, Mark, bars, curves, label_map, legend, pairs, spread
+from engine.views.report.html import element, page
+from engine.views.report.pictures import grid, heat
 
 
 def html(node):

@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from actors.runner import InlineRunner, MemoryLostError
-from engine.cli import cli
+from engine.commands.cli import cli
 from engine.config import load
 from engine.errors import ConfigError, UserError
-from engine.folder import FolderError, RunFolder
-from engine.launch import launch, resume
-from engine.tables import faults_of
-from engine.tracking import connect
+from engine.run.launch import launch, resume
+from engine.store.folder import FolderError, RunFolder
+from engine.store.tables import faults_of
+from engine.views.tracking import connect
 from tests.engine.kills import Killer, gone_on, killed, whole
 
 INLINE = ("runner.kind=inline", "mlflow.enabled=false")
@@ -217,7 +217,7 @@ class Forgetful(InlineRunner):
 
 
 def test_a_run_whose_clients_memories_are_lost_goes_on_from_its_last_checkpoint(tmp_path, undisturbed, monkeypatch):
-    monkeypatch.setattr("engine.federation.InlineRunner", Forgetful)
+    monkeypatch.setattr("engine.planning.federation.InlineRunner", Forgetful)
     monkeypatch.setattr(Forgetful, "lost", False)
     preset, overrides = FEDAVG
     expected = undisturbed[preset][0]
@@ -235,7 +235,7 @@ def test_a_run_whose_clients_memories_are_lost_goes_on_from_its_last_checkpoint(
 
 
 def test_where_the_policy_stops_at_lost_hosts_it_stops_at_lost_memories_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.federation.InlineRunner", Forgetful)
+    monkeypatch.setattr("engine.planning.federation.InlineRunner", Forgetful)
     monkeypatch.setattr(Forgetful, "lost", False)
     preset, overrides = FEDAVG
     with pytest.raises(MemoryLostError, match="the memory of clients 1, 3 was lost with the node that held it"):

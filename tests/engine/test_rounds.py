@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.delivery import FaultEntry
+from actors.cohort.delivery import FaultEntry
 from actors.runner import InlineRunner
 from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import Seed
 from engine.records import Evaluation
-from engine.rounds import Rounds, Schedule, choose
+from engine.run.rounds import Rounds, Schedule, choose
 from tests.support import tiny_casting, tiny_shards
 
 CLIENTS = tuple(ClientSpec(id=k, net="mlp") for k in range(10))

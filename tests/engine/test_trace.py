@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 from click.testing import CliRunner
 
-from actors.delivery import StepSpan
-from actors.orders import Span
-from engine.cli import cli
-from engine.trace import Trace
+from actors.cohort.delivery import StepSpan
+from actors.steps.orders import Span
+from engine.commands.cli import cli
+from engine.views.trace import Trace
 from tests.engine.runs import round_record, start_of
 
 

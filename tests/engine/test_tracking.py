@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.delivery import Book, ClientMetric, Entry
-from engine.folder import FolderWatcher, RunFolder
+from actors.cohort.delivery import Book, ClientMetric, Entry
 from engine.records import Evaluation, Result, RoundRecord, StageRecord
-from engine.tracking import (
+from engine.store.folder import FolderWatcher, RunFolder
+from engine.views.tracking import (
     MlflowWatcher,
     Reached,
     TrackingError,
@@ -38,9 +38,9 @@ def first(tmp_path_factory):
     """A folder, and what a process wrote to its terminal that made a store there and told it of a first run."""
     folder = tmp_path_factory.mktemp("runs")
     code = (
-        "import sys; from pathlib import Path; import engine.tracking; "
+        "import sys; from pathlib import Path; import engine.views.tracking; "
         "print('mlflow' in sys.modules); from tests.engine.runs import play; "
-        "run = Path(sys.argv[1]) / 'first'; watcher = engine.tracking.connect(None, run); "
+        "run = Path(sys.argv[1]) / 'first'; watcher = engine.views.tracking.connect(None, run); "
         "run.mkdir(); play(watcher, run)"
     )
     return folder, subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)

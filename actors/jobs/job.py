@@ -1,0 +1,78 @@
+"""Jobs: pieces of work that may go on side by side, some after others. Here they are done one after another."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from actors.jobs.recall import FolderStore, Store
+
+Tell: TypeAlias = Callable[[str], None]
+"""Says how far a job has come."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work.
+
+    Attributes:
+        name: unique.
+        group: jobs of one group share a store.
+        after: name of another of the jobs, which must have ended before; None for none.
+        call: (what all jobs share, the group's store, tell) to a result.
+    """
+
+    name: str
+    group: str
+    after: str | None
+    call: Callable[[Any, Store, Tell], Any]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one job reserves: CPUs, GPUs, and bytes of memory."""
+
+    cpus: float
+    gpus: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended.
+
+    Attributes:
+        value: what it gave; None where it raised.
+        error, traceback: what it raised, in a line and whole; empty where it did not.
+    """
+
+    name: str
+    value: Any
+    error: str = ""
+    traceback: str = ""
+
+
+def failed(name: str, error: Exception) -> Ended:
+    """How a job ends that raises, to be called where the exception is handled."""
+    lines = str(error).splitlines() or [""]
+    return Ended(name, None, error=f"{type(error).__name__}: {lines[0]}", traceback=traceback.format_exc())
+
+
+def ready(waiting: Sequence[Job], ended: Collection[str]) -> list[Job]:
+    """Those of the waiting jobs that have nothing to wait for any more."""
+    return [job for job in waiting if job.after is None or job.after in ended]
+
+
+def one_by_one(
+    jobs: Sequence[Job], shared: Any, folder: Path, watch: Callable[[dict[str, str]], None]
+) -> Iterator[Ended]:
+    """Perform jobs in this process, in their order; see `actors.jobs.side_by_side.side_by_side`."""
+    for job in jobs:
+        store, name = FolderStore(folder / job.group), job.name
+        try:
+            yield Ended(name, job.call(shared, store, lambda text, name=name: watch({name: text})))  # type: ignore[misc]
+        except Exception as error:
+            yield failed(name, error)

@@ -1,0 +1,105 @@
+"""Whole runs side by side on Ray: one task each, as many at a time as the cluster has room for.
+
+A run inside such a task keeps to one thread and starts nothing of its own. What runs share (a store of trained
+networks, and how far each has come) goes through one actor on the driver's node, so that no storage need be shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.jobs.job import Ended, Job, Share, Tell, failed, ready
+from actors.jobs.recall import FolderStore, Store
+
+_LOOK_SECONDS = 1.0
+
+
+class _Desk:
+    """The stores of the driver's machine, and what jobs said last."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._told: dict[str, str] = {}
+
+    def get(self, group: str, key: str) -> bytes | None:
+        return FolderStore(self._folder / group).get(key)
+
+    def put(self, group: str, key: str, value: bytes) -> None:
+        FolderStore(self._folder / group).put(key, value)
+
+    def tell(self, job: str, text: str) -> None:
+        self._told[job] = text
+
+    def told(self) -> dict[str, str]:
+        return self._told
+
+
+class _FarStore:
+    """A store behind the desk."""
+
+    def __init__(self, desk: Any, group: str) -> None:
+        self._desk, self._group = desk, group
+
+    def get(self, key: str) -> bytes | None:
+        found: bytes | None = ray.get(self._desk.get.remote(self._group, key))
+        return found
+
+    def put(self, key: str, value: bytes) -> None:
+        ray.get(self._desk.put.remote(self._group, key, value))
+
+
+def _perform(call: Callable[[Any, Store, Tell], Any], group: str, name: str, shared: Any, desk: Any) -> Ended:
+    try:
+        return Ended(name, call(shared, _FarStore(desk, group), lambda text: desk.tell.remote(name, text)))
+    except Exception as error:
+        return failed(name, error)
+
+
+def side_by_side(
+    jobs: Sequence[Job], shared: Any, folder: Path, share: Share, watch: Callable[[dict[str, str]], None]
+) -> Iterator[Ended]:
+    """Perform jobs on the cluster this process is connected to; each is given back when it has ended.
+
+    Args:
+        shared: given to every job, put into the object store once.
+        folder: of the stores, one for each group of jobs.
+        watch: hears about once a second what each job under way said last.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    desk: Any = ray.remote(_Desk).options(num_cpus=0, scheduling_strategy=here).remote(folder)
+    # A process of its own for each job, so that the memory it took at most is its own.
+    reserve = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, memory=share.memory, max_calls=1, max_retries=2)
+    task = reserve(_perform)
+    held, waiting = ray.put(shared), list(jobs)
+    running: dict[Any, Job] = {}
+    ended: set[str] = set()
+    try:
+        while waiting or running:
+            for job in ready(waiting, ended):
+                waiting.remove(job)
+                running[task.remote(job.call, job.group, job.name, held, desk)] = job
+            done, _ = ray.wait(list(running), timeout=_LOOK_SECONDS)
+            told: dict[str, str] = ray.get(desk.told.remote())
+            watch({job.name: told[job.name] for job in running.values() if job.name in told})
+            for reference in done:
+                job = running.pop(reference)
+                ended.add(job.name)
+                yield _outcome(reference, job)
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+        ray.kill(desk)
+
+
+def _outcome(reference: Any, job: Job) -> Ended:
+    try:
+        ended: Ended = ray.get(reference)
+        return ended
+    except RayError as error:
+        return Ended(job.name, None, error="its process was lost", traceback=str(error))

@@ -1,0 +1,41 @@
+"""A process of ours: its peak of memory, and what it does with memory that torch has freed."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+from pathlib import Path
+
+KEPT_MB = 256
+"""Freed memory at the end of its heap that a process keeps at most, in MiB."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Of malloc.h."""
+
+_LARGEST_IN_HEAP = 2**25
+"""Bytes of a block that is still taken from the heap: the most that glibc allows."""
+
+
+def keep_freed_memory() -> None:
+    """Use freed memory again, up to `KEPT_MB`; a process's peak is as before.
+
+    Of itself, glibc gives the end of the heap back to the system whenever large tensors are freed, and takes it anew
+    for the next ones, page by page. Without glibc nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, KEPT_MB * 2**20)
+        # Setting the one fixes the other at 128 KiB, above which every block would be mapped anew.
+        mallopt(_MMAP_THRESHOLD, _LARGEST_IN_HEAP)
+
+
+def peak_rss_mb() -> float:
+    """Of this process so far, in MiB; pages of the object store that it maps included."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # What `getrusage` says has been handed down from the process that started this one, where that was larger.
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,201 @@
+"""What flows between the driver and those who carry steps out: an order out, an outcome back."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from actors.failures import Fault
+from algorithms.core.contract import ClientSpec, Method, drawn_width
+from algorithms.core.payload import Memory, Payload
+from algorithms.core.seeds import Seed
+from algorithms.core.states import WeightedMean
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+
+
+@dataclass(frozen=True)
+class Casting:
+    """All that a worker needs to become a run's worker; small, sent once to each.
+
+    Attributes:
+        method: name of the method in `algorithms/methods`, or `pkg.module:Class`.
+        config: the method's Config.
+        task: the learning problem.
+        work: what a client does in a round.
+        clients: every client of the federation, by number; see `client` for their widths.
+        seed: of the run.
+        device: `cpu` or `cuda`.
+        stack: clients are trained several at once where their networks are stackable, which gives other bits.
+        widths: fractions from which every client's width is drawn anew in each round; none: its own.
+    """
+
+    method: str
+    config: Any
+    task: ImageTask
+    work: Work
+    clients: tuple[ClientSpec, ...]
+    seed: int
+    device: str = "cpu"
+    widths: tuple[float, ...] = ()
+    stack: bool = False
+
+    def client(self, number: int, seed: Seed) -> ClientSpec:
+        """A client as it is in the round of a seed; the server and the client's worker find the same."""
+        client = self.clients[number]
+        return replace(client, width=drawn_width(self.widths, seed.at(client=number))) if self.widths else client
+
+    def variants(self) -> tuple[ClientSpec, ...]:
+        """The clients with every width that they may come to have."""
+        if not self.widths:
+            return self.clients
+        return tuple(replace(client, width=width) for client in self.clients for width in self.widths)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where networks compute."""
+        return torch.device(self.device)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One step to be performed for one client: everything its result depends on, besides the client's data."""
+
+    step: str
+    client: int
+    seed: Seed
+    received: Payload
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Span:
+    """When and where a step was performed; no result depends on it.
+
+    Attributes:
+        host: the machine's name and the process's number.
+        begun, ended: seconds since the epoch, by that machine's clock.
+    """
+
+    host: str
+    begun: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What performing an order gave.
+
+    Attributes:
+        payload: None where it was added to others, for `Cohort.means`.
+        memory: None where the step kept the memory as it was.
+        seconds: of computing, CPU time on a CPU; no result depends on it.
+        bytes: that the client sent, by kind, where the payload is None.
+        group: the means that the payloads were added to, by name; with the last client of its group alone.
+        lost: hosts that were lost over this step before one performed it.
+        span: None where the step was not performed in this run.
+    """
+
+    client: int
+    payload: Payload | None
+    memory: Memory | None
+    metrics: Mapping[str, float]
+    seconds: float
+    lost: int = 0
+    span: Span | None = None
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    group: Mapping[str, WeightedMean] | None = None
+
+    def nbytes(self) -> Mapping[str, int]:
+        """Bytes that the client sends, by kind."""
+        return self.bytes if self.payload is None else self.payload.nbytes()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that gave no update, with all that is needed to look at it again.
+
+    Attributes:
+        error: what was wrong, in a line.
+        traceback: the original one, as text.
+        order: what was to be performed, so that it can be performed again; None where it cannot be known.
+        fault: which kind of fault it was.
+    """
+
+    client: int
+    method: str
+    step: str
+    seed: Seed
+    error: str
+    traceback: str
+    order: Order | None = None
+    fault: Fault = "client_error"
+
+
+class StepError(RuntimeError):
+    """A step raised. The message holds method, step, client, round, seed and the original traceback.
+
+    `replay` is added by who knows the run's folder: the command that performs this one step again, inline.
+    """
+
+    def __init__(self, failure: Failure, replay: str = "") -> None:
+        self.failure = failure
+        self.replay = replay
+        super().__init__(failure, replay)
+
+    def __str__(self) -> str:
+        f = self.failure
+        lines = [
+            f"{f.error}",
+            f"  in method {f.method}, step {f.step}, client {f.client}, round {f.seed.round}, seed {f.seed.run}",
+            "  the step's own traceback:",
+            *("  | " + line for line in f.traceback.rstrip().splitlines()),
+        ]
+        if self.replay:
+            lines.append(f"  to perform this one step again under a debugger: {self.replay}")
+        return "\n".join(lines)
+
+
+def find_method(name: str) -> type[Method[Any]]:
+    """The method of the module `algorithms.methods.NAME`: the only class made there that is derived from Method.
+
+    A method of one's own is named `pkg.module:Class`.
+
+    Raises:
+        LookupError: no such module or class; the message lists the methods there are.
+    """
+    if ":" in name:
+        return _named_class(name)
+    known = method_names()
+    if name not in known:
+        raise LookupError(f"no method named {name!r}; there are {', '.join(known)}, or one's own as pkg.module:Class")
+    module = importlib.import_module(f"algorithms.methods.{name}")
+    own = [
+        c
+        for c in vars(module).values()
+        if inspect.isclass(c) and issubclass(c, Method) and f"{c.__module__}.".startswith(f"{module.__name__}.")
+    ]
+    if len(own) != 1:
+        raise LookupError(f"algorithms/methods/{name} defines {len(own)} methods, it must be one")
+    return own[0]
+
+
+def _named_class(name: str) -> type[Method[Any]]:
+    source, _, wanted = name.partition(":")
+    found = getattr(importlib.import_module(source), wanted, None)
+    if not (inspect.isclass(found) and issubclass(found, Method)):
+        raise LookupError(f"{wanted!r} in {source} is not a class derived from algorithms.core.contract.Method")
+    return found
+
+
+def method_names() -> Sequence[str]:
+    """Names of all methods: the files and folders of `algorithms/methods`, sorted."""
+    from algorithms import methods
+
+    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__) if not module.name.startswith("_"))

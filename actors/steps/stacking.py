@@ -1,0 +1,135 @@
+"""Steps of several clients that meet in their training: it is done for all of them at once, and no method knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from actors.steps.orders import Casting, Failure, Order, Outcome
+from actors.steps.worker import Shards, Worker
+from algorithms.core.seeds import Seed
+from algorithms.core.stacking import LANES, Asked, Trained, fit_together, stackable
+from algorithms.core.task import Augment, ImageTask, Shard
+from algorithms.core.training import Correction, Fit, Objective, TrainingLoop, Work, fit
+
+
+class _Met(BaseException):
+    """A step has come to its training, which waits for that of others. No method's `except Exception` may catch it."""
+
+
+class StackedLoop:
+    """`training.fit` in stacked arithmetic where networks are stackable; elsewhere, and where images are augmented or
+    the loss is a method's own, `training.fit` itself.
+
+    Between `gather` and `train` it only notes what is asked, and ends the step that asks. Steps depend on nothing but
+    their orders, so that a step performed again asks for the very same, and then finds it done.
+    """
+
+    def __init__(self) -> None:
+        self._gathering = False
+        self._stackable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+        self._asked: dict[tuple[Seed, int], tuple[nn.Module, ImageTask, Work, Asked]] = {}
+        self._done: dict[tuple[Seed, int], Trained] = {}
+
+    def __call__(
+        self,
+        net: nn.Module,
+        task: ImageTask,
+        shard: Shard,
+        work: Work,
+        seed: Seed,
+        *,
+        position: int = 0,
+        objective: Objective | None = None,
+        correct: Correction | None = None,
+    ) -> Fit:
+        if objective or task.augment != Augment() or not self._is_stackable(net):
+            return fit(net, task, shard, work, seed, position=position, objective=objective, correct=correct)
+        asked = Asked([p.detach().clone() for p in net.parameters()], shard, seed, position, correct)
+        if self._gathering:
+            self._asked[seed, position] = net, task, work, asked
+            raise _Met
+        trained = self._done.pop((seed, position), None) or fit_together(net, task, work, [asked])[0]
+        with torch.no_grad():
+            torch._foreach_copy_(list(net.parameters()), list(trained.parameters))
+        net.train()
+        return trained.fit
+
+    def _is_stackable(self, net: nn.Module) -> bool:
+        if net not in self._stackable:
+            self._stackable[net] = stackable(net)
+        return self._stackable[net]
+
+    def gather(self) -> None:
+        """Note from now on what is asked."""
+        self._gathering = True
+        self._asked, self._done = {}, {}
+
+    def train(self) -> None:
+        """Do what was noted, together for all who asked with the same network and work."""
+        self._gathering = False
+        alike: dict[tuple[int, Work], list[tuple[Seed, int]]] = {}
+        for place, (net, _, work, _) in self._asked.items():
+            alike.setdefault((id(net), work), []).append(place)
+        for places in alike.values():
+            net, task, work, _ = self._asked[places[0]]
+            try:
+                trained = fit_together(net, task, work, [self._asked[place][3] for place in places])
+            except Exception:  # a correction of one client: each meets its own when its step trains alone
+                continue
+            self._done.update(zip(places, trained, strict=True))
+        self._asked = {}
+
+
+def loop_of(casting: Casting) -> TrainingLoop:
+    """What trains one client alone, with the bits that it gets together with others."""
+    return StackedLoop() if casting.stack else fit
+
+
+class Crew:
+    """A worker that performs orders in groups, where `casting.stack` asks for it.
+
+    Attributes:
+        size: of a group.
+        terms: see `Worker.terms`.
+    """
+
+    def __init__(self, casting: Casting, shards: Shards, loop: TrainingLoop | None = None) -> None:
+        """`loop` trains the clients' networks, one by one, where given."""
+        own = loop or loop_of(casting)
+        self._loop = own if isinstance(own, StackedLoop) else None
+        self._worker = Worker(casting, shards, own)
+        self.size = LANES if self._loop else 1
+        self.terms = self._worker.terms
+
+    def perform(self, orders: Sequence[Order]) -> Iterator[Outcome | Failure]:
+        """See `Worker.perform`; at most `size` orders, of different clients. The bits are those of each order alone.
+
+        An outcome may hold tensors that the next step writes into: it is to be copied before the next one is asked for.
+        """
+        if self._loop is None or len(orders) == 1:
+            yield from map(self._worker.perform, orders)
+            return
+        clock = self._worker.clock
+        begun = clock()
+        self._loop.gather()
+        whole = [self._begun(order) for order in orders]
+        self._loop.train()
+        share = (clock() - begun) / len(orders)
+        for one, order in zip(whole, orders, strict=True):
+            yield _charged(one or self._worker.perform(order), share)
+
+    def _begun(self, order: Order) -> Outcome | Failure | None:
+        """A step that asks for no training is performed whole; None for one that waits."""
+        try:
+            return self._worker.perform(order)
+        except _Met:
+            return None
+
+
+def _charged(outcome: Outcome | Failure, seconds: float) -> Outcome | Failure:
+    return replace(outcome, seconds=outcome.seconds + seconds) if isinstance(outcome, Outcome) else outcome

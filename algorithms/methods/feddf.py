@@ -1,0 +1,235 @@
+"""FedDF: ensemble distillation on unlabelled images after every average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algorithms.core.contract import ClientSpec, Cohort, Plan, Teaching
+from algorithms.core.distillation import Distillation, Source
+from algorithms.core.scoring import score
+from algorithms.core.seeds import Seed
+from algorithms.core.settings import setting
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+from algorithms.parts.bank import Bank, Expert
+from algorithms.parts.ensembles import (
+    Ensemble,
+    Ensembling,
+    GroupedModels,
+    held,
+    mixed,
+    norm_refusal,
+    normalised,
+)
+from algorithms.parts.losses import kl
+from algorithms.parts.synthesis import Pool, SynthesisConfig, as_inputs, image_refusals, synthesised
+from algorithms.parts.unlabelled import Given, Noise
+
+Average = Literal["logits", "probabilities"]
+
+CLIP = 5.0
+"""Largest 2-norm of the student's gradient, as in the released code."""
+
+
+@dataclass(frozen=True)
+class FedDFState(GroupedModels):
+    """The global models alone, one for each of the clients' networks and one for the student."""
+
+
+class FedDF(Ensembling[FedDFState]):
+    """Lin et al., "Ensemble Distillation for Robust Model Fusion in Federated Learning", NeurIPS 2020,
+    arXiv 2006.07242.
+
+    Each round the clients' networks are averaged, those of each architecture apart, and every average s is then taught
+    by all of them together (algorithm 3) in `steps` steps of Adam on batches x of unlabelled images,
+
+        KL(softmax(mean_k f_k(x) / tau) || softmax(s(x) / tau)),
+
+    without the factor tau^2, at a rate that falls along half a cosine. `average: probabilities` takes the mean of the
+    softmaxes for the mean of the logits; the mean of the clients' separate losses, a third scheme of the released code,
+    has the same gradient. There is no early stopping, which needs labelled examples: `steps` is how many there are.
+
+    The images are `generated`: synthesised in each round against the clients' networks, as in DENSE, by label
+    CE(mean_k f_k(x), y) + norm L_BN; or `public`: those that the server owns; or `noise`. `teachers: accuracy` weighs
+    clients by their accuracy on the server's own examples, whose labels it then uses, and drops those that do not
+    beat guessing.
+
+    Batch normalisation learns from these images; `freeze_norm` keeps the clients' statistics. Travels: as in FedAvg.
+    """
+
+    paper = "Lin et al. 2020, arXiv 2006.07242"
+    State = FedDFState
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SynthesisConfig, Ensembling.Config):
+        unlabelled: Literal["generated", "public", "noise"] = setting(
+            "generated", "images to distil on: made against the clients' networks, the server's own, or noise"
+        )
+        batches: int = setting(40, "generated: batches of images synthesised in each round", ge=1)
+        label: float = setting(1.0, "generated: weight of the cross-entropy of the label asked", ge=0)
+        norm: float = setting(1.0, "generated: weight of the gap to the clients' batch statistics", ge=0)
+        average: Average = setting("logits", "what of the clients' answers is averaged")
+        teachers: Literal["alike", "accuracy"] = setting(
+            "alike", "a client's share in the teacher: the same for all, or by its accuracy on the server's examples"
+        )
+        start: Literal["average", "previous"] = setting(
+            "average", "a student's first weights: its clients' average, or what it was before the round"
+        )
+        steps: int = setting(10_000, "optimiser steps of each student in a round; 0 is FedAvg", ge=0)
+        distinct: int | None = setting(None, "different batches, over which the steps go round; null: every one", ge=1)
+        batch: int = setting(128, "unlabelled images in a step", ge=2)
+        lr: float = setting(1e-3, "learning rate of Adam for the students, in the first step", gt=0)
+        temperature: float = setting(1.0, "divides the logits", gt=0)
+        freeze_norm: bool = setting(False, "students keep the batch statistics of their clients' average")
+
+    config: Config
+
+    @classmethod
+    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+        reasons = super().refuse(config, task, clients, work)
+        if config.unlabelled == "generated":
+            reasons += image_refusals(task) + norm_refusal("norm", config.norm, clients, task)
+        if config.teachers == "accuracy" and config.unlabelled != "public":
+            reasons.append("teachers: accuracy needs examples that the server owns; set unlabelled: public")
+        if config.distinct is not None and config.distinct > max(config.steps, 1):
+            reasons.append(f"distinct = {config.distinct}: must be at most steps = {config.steps}")
+        return reasons
+
+    @classmethod
+    def owns(cls, config: Any) -> Literal["nothing", "images", "labelled images"]:
+        if config.unlabelled != "public":
+            return "nothing"
+        return "labelled images" if config.teachers == "accuracy" else "images"
+
+    @classmethod
+    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
+        if config.steps == 0:
+            return None
+        again = config.distinct is not None and config.distinct < config.steps
+        images = config.batches * config.synthesis_batch if config.unlabelled == "generated" else 0
+        return Teaching(
+            students=tuple(sorted({config.student or clients[0].net, *(client.net for client in clients)})),
+            batch=config.batch,
+            kept=config.distinct if again else 0,
+            source=4 * images * math.prod(task.shape),
+            teacher=sum(held.count * held.bytes for held in cls.holdings(config, task, clients, counts)),
+        )
+
+    def start(self, clients: Sequence[ClientSpec]) -> FedDFState:
+        if self.config.unlabelled == "public" and self.kit.public is None:
+            raise ValueError("unlabelled: public needs images that the server owns, and it owns none")
+        return FedDFState(*self.initial_groups(clients))
+
+    def round(self, state: FedDFState, plan: Plan, cohort: Cohort) -> tuple[FedDFState, dict[str, float]]:
+        averaged, members = self.gathered(state, plan, cohort)
+        if not members or self.config.steps == 0:
+            return averaged, {}
+        bank = Bank(members, self.kit)
+        weights = self.weights(members)
+        teacher = Averaged(bank, weights, self.config.average, self.config.temperature).to(self.kit.device)
+        if plan.round + 1 == plan.rounds:
+            self.kit.show("fedavg", self.predictor(averaged))
+            self.kit.show("ensemble", teacher)
+        source = self.source(members, plan.seed)
+        first = averaged if self.config.start == "average" else state
+        models: dict[str, dict[str, Tensor]] = {}
+        for net, model in first.models.items():
+            models[net] = self.kit.distil(self.job(source, teacher, net, model, plan.seed))
+        told = {"teachers": float((weights > 0).sum())}
+        return replace(state, model=models.pop(state.net), others=models), told
+
+    def job(self, source: Source, teacher: nn.Module, net: str, model: dict[str, Tensor], seed: Seed) -> Distillation:
+        """The distillation into one network."""
+        config = self.config
+        return Distillation(
+            source=source,
+            teacher=teacher,
+            student=held(self.kit, net, model),
+            loss=Softened(config.temperature),
+            steps=config.steps,
+            distinct=config.distinct or config.steps,
+            lr=config.lr,
+            cosine=True,
+            clip=CLIP,
+            freeze_norm=config.freeze_norm,
+            seed=seed.at(phase=f"distillation {net}"),
+        )
+
+    def source(self, members: Sequence[Expert], seed: Seed) -> Source:
+        """Batches of unlabelled images."""
+        seed = seed.at(phase="unlabelled")
+        if self.config.unlabelled == "noise":
+            return Noise(self.kit.task, self.config.batch, seed)
+        if self.config.unlabelled == "public" and self.kit.public is not None:
+            pixels = self.kit.public.images[self.kit.public.rows]
+            return Given(self.kit.task.normalise(pixels), self.config.batch, seed)
+        return Given(self.generated(members, seed), self.config.batch, seed)
+
+    def generated(self, members: Sequence[Expert], seed: Seed) -> Tensor:
+        """Network inputs (N, C, H, W) that are synthesised against the clients' networks, on the CPU."""
+        ensemble, pool = Ensemble.of(members, self.kit), Pool()
+        gap = ensemble.norm_gap()
+
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            with gap.watching():
+                teacher = ensemble.logits(images).mean(1)
+            return self.config.label * F.cross_entropy(teacher, labels) + self.config.norm * gap.value()
+
+        for index in range(self.config.batches):
+            pool.add(*synthesised(self.config, self.kit, seed, index, loss))
+            self.kit.tell("synthesis", index + 1, self.config.batches)
+        return as_inputs(self.kit.task, pool.images, None).cpu()
+
+    def weights(self, members: Sequence[Expert]) -> Tensor:
+        """The clients' shares in the teacher, float (K,), which sum to 1."""
+        public = self.kit.public
+        if self.config.teachers == "alike" or public is None:
+            return normalised(torch.ones(len(members)))
+        nets = (held(self.kit, member.net, member.state) for member in members)
+        found = [score(net, self.kit.task, public, self.kit.device)["accuracy"] for net in nets]
+        return by_accuracy(torch.tensor(found), self.kit.task.classes)
+
+
+def by_accuracy(accuracies: Tensor, classes: int) -> Tensor:
+    """Shares (K,) in proportion to accuracies in [0, 1], 0 at or below 1 / classes; alike where all are."""
+    return normalised(torch.where(accuracies > 1 / classes, accuracies, 0.0))
+
+
+@dataclass(frozen=True)
+class Softened:
+    """KL(softmax(t / tau) || softmax(s / tau)) of teacher's and student's logits, mean over the batch."""
+
+    temperature: float
+
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return kl(teacher / self.temperature, student / self.temperature)
+
+
+class Averaged(nn.Module):
+    """The teacher, images to logits (B, classes): the clients' logits averaged, or tau log of their softmaxes at tau.
+
+    Args:
+        weights: float (K,), which sum to 1.
+    """
+
+    def __init__(self, bank: Bank, weights: Tensor, average: Average, temperature: float) -> None:
+        super().__init__()
+        self.bank, self.average, self.temperature = bank, average, temperature
+        # A buffer, by whose device it is known where the clients' networks are to answer.
+        self.register_buffer("weights", weights)
+        self.weights: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.bank.logits(images)
+        if self.average == "logits":
+            return mixed(logits, self.weights)
+        # In logarithms, since a probability that all clients round to 0 would make the loss NaN.
+        shares = self.weights.to(logits.device).log()[:, None]
+        return self.temperature * torch.logsumexp(F.log_softmax(logits / self.temperature, 2) + shares, 1)

@@ -1,0 +1,118 @@
+"""FedNova: normalised averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Terms, Update, client_side
+from algorithms.core.payload import Payload
+from algorithms.core.settings import setting
+from algorithms.core.states import combine, only, snapshot, without
+from algorithms.parts.averaging import Averaging, GlobalModel
+from algorithms.parts.corrections import proximal
+
+
+@dataclass(frozen=True)
+class FedNovaState(GlobalModel):
+    """The global model and the server's momentum.
+
+    Attributes:
+        velocity: u, one tensor for each trainable parameter.
+    """
+
+    velocity: dict[str, Tensor]
+
+
+class FedNova(Averaging[FedNovaState]):
+    """Wang et al., "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization", arXiv
+    2007.07481.
+
+    Client i takes tau_i steps from x to y_i and sends the normalised direction d_i = (x - y_i) / |a_i|, a_i being the
+    weights with which its gradients have entered x - y_i (in units of the learning rate), and |a_i| their sum. With
+    p_i = n_i / sum n: x <- x - tau_eff sum_i p_i d_i, tau_eff = sum_i p_i |a_i|. So a client that takes more steps
+    has no larger say in where the model goes. Local momentum and the proximal term of FedProx are allowed
+    for in a_i; weight decay is a part of the local gradient. Buffers are averaged by p_i.
+
+    Travels, per client and round: state dict down; d_i, buffers, n_i and tau_i (8 bytes each) up.
+    """
+
+    paper = "Wang et al. 2020, arXiv 2007.07481"
+    State = FedNovaState
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Averaging.Config):
+        mu: float = setting(0.0, "weight of the clients' proximal term; 0 for none", ge=0)
+        server_momentum: float = setting(0.0, "u <- momentum u + change, x <- x - u; 0 for none", ge=0, lt=1)
+        effective_steps: Literal["paper", "released"] = setting(
+            "paper", "tau_eff: paper: sum p_i |a_i|; released: sum p_i tau_i where mu is not 0"
+        )
+
+    config: Config
+
+    @classmethod
+    def kinds(cls, config: Any) -> Kinds:
+        return Kinds(up=frozenset({"gradients", "weights", "steps"}) | cls.counts(config), down=frozenset({"weights"}))
+
+    def start(self, clients: Sequence[ClientSpec]) -> FedNovaState:
+        net, model = self.initial_model(clients)
+        return FedNovaState(net, model, velocity=combine(torch.zeros_like, self.trainable(net, model)))
+
+    def round(self, state: FedNovaState, plan: Plan, cohort: Cohort) -> tuple[FedNovaState, dict[str, float]]:
+        means = cohort.means(self.train, self.terms, Payload.of(weights=state.model))
+        if means["gradients"].weight == 0:
+            return state, {}
+        effective = float(means["steps"].result({})["effective"])
+        momentum, direction = self.config.server_momentum, means["gradients"].result({})
+        velocity = combine(lambda u, d: momentum * u + effective * d, state.velocity, direction)
+        moved = combine(torch.sub, only(state.model, velocity), velocity)
+        model = {**state.model, **means["weights"].result({}), **moved}
+        return replace(state, model=model, velocity=velocity), {"effective steps": effective}
+
+    def terms(self, update: Update) -> Terms:
+        """Directions, buffers and effective steps, weighted alike."""
+        share, steps = self.share(update), torch.tensor(self._effective(update), dtype=torch.float64)
+        gradients, buffers = (update.payload.tensors(kind) for kind in ("gradients", "weights"))
+        return {"gradients": (gradients, share), "weights": (buffers, share), "steps": ({"effective": steps}, share)}
+
+    def _effective(self, update: Update) -> float:
+        """A client's term in tau_eff."""
+        steps = int(update.payload.number("steps", "n"))
+        plain = self.config.effective_steps == "released" and self.config.mu > 0
+        return steps if plain else self._normaliser(steps)
+
+    def _normaliser(self, steps: int) -> float:
+        return normaliser(steps, self.kit.work.momentum, self.kit.work.lr * self.config.mu)
+
+    @client_side
+    def train(self, client: Client) -> Reply:
+        """Local SGD; the change of the trainable parameters, normalised, and the buffers as they are."""
+        net = self.received_network(client)
+        fitted = self.fit(client, net, correct=proximal(self.config.mu, self.received_parameters(client)))
+        trained = snapshot(net)
+        x = self.trainable(client.spec.net, client.received.tensors("weights"))
+        total = self._normaliser(fitted.steps) or 1.0
+        direction = combine(lambda before, after: (before - after) / total, x, only(trained, x))
+        return self.reply(client, fitted, gradients=direction, weights=without(trained, x), steps={"n": fitted.steps})
+
+
+def normaliser(steps: int, momentum: float, pull: float) -> float:
+    """|a|: what `steps` gradients of 1 add up to in (x - y) / learning rate.
+
+    One recursion for all of these solvers. Without `pull`, in closed form,
+    (tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho); without momentum as well, tau.
+
+    Args:
+        steps: tau, at least 0.
+        momentum: rho, of torch's SGD.
+        pull: learning rate times mu, by which the proximal term shrinks the change at each step.
+    """
+    velocity = change = 0.0
+    for _ in range(steps):
+        velocity = momentum * velocity + 1 - pull * change
+        change += velocity
+    return change

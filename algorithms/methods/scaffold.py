@@ -1,0 +1,118 @@
+"""SCAFFOLD: control variates against client drift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Terms, Update, client_side
+from algorithms.core.payload import Payload, Tensors, kept, recalled
+from algorithms.core.settings import setting
+from algorithms.core.states import WeightedMean, clipped, combine, only, snapshot
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+from algorithms.parts.averaging import Averaging, GlobalModel
+from algorithms.parts.corrections import constant
+
+
+@dataclass(frozen=True)
+class ScaffoldState(GlobalModel):
+    """The global model and its control.
+
+    Attributes:
+        control: c, one tensor for each trainable parameter.
+        clients: N, all clients of the federation, asked or not.
+    """
+
+    control: dict[str, Tensor]
+    clients: int
+
+
+class Scaffold(Averaging[ScaffoldState]):
+    """Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", arXiv 1910.06378.
+
+    Algorithm 1 with option II. Client i takes tau steps y <- y - eta_l (g(y) - c_i + c) from y = x, sets
+    c_i+ = c_i - c + (x - y) / (tau eta_l), which is the mean of the gradients g, and sends y and c_i+ - c_i. Then
+    x <- x + eta_g mean(y - x) and c <- c + (1 / N) sum (c_i+ - c_i), N counting every client. Controls start at 0 and
+    belong to trainable parameters alone; buffers are averaged.
+
+    c_i+ is a mean of gradients under plain SGD only, so momentum is refused. Weight decay is a part of f_i. Where the
+    gradient is clipped, its sum with c - c_i is. With few of many clients in a round controls grow stale; then
+    `control_clip` bounds them.
+
+    Travels, per client and round: state dict and control down; the same up.
+    """
+
+    paper = "Karimireddy et al. 2020, arXiv 1910.06378"
+    State = ScaffoldState
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Averaging.Config):
+        weights: Literal["examples", "uniform"] = setting(
+            "uniform", "a client's share in the mean of y - x: the same for all, or by its number of examples"
+        )
+        server_lr: float = setting(1.0, "eta_g, the server's step along the mean change", gt=0)
+        control_clip: float | None = setting(None, "largest 2-norm of a client's control; null for any", gt=0)
+
+    config: Config
+
+    @classmethod
+    def kinds(cls, config: Any) -> Kinds:
+        return Kinds(up=frozenset({"weights", "control"}) | cls.counts(config), down=frozenset({"weights", "control"}))
+
+    @classmethod
+    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+        momentum = [f"needs plain SGD, but the clients' momentum is {work.momentum:g}"] if work.momentum else []
+        return super().refuse(config, task, clients, work) + momentum
+
+    def start(self, clients: Sequence[ClientSpec]) -> ScaffoldState:
+        net, model = self.initial_model(clients)
+        control = combine(torch.zeros_like, self.trainable(net, model))
+        return ScaffoldState(net, model, control, clients=len(clients))
+
+    def round(self, state: ScaffoldState, plan: Plan, cohort: Cohort) -> tuple[ScaffoldState, dict[str, float]]:
+        means = cohort.means(self.train, self.terms, Payload.of(weights=state.model, control=state.control))
+        model, control = self._moved(state, means["weights"]), _added(state, means["control"])
+        return replace(state, model=model, control=control), {}
+
+    def terms(self, update: Update) -> Terms:
+        """The trained networks, and every change of a c_i alike."""
+        return {**super().terms(update), "control": (update.payload.tensors("control"), 1.0)}
+
+    def _moved(self, state: ScaffoldState, trained: WeightedMean) -> dict[str, Tensor]:
+        """x + eta_g mean(y - x); the mean itself for buffers, and for eta_g = 1 to the bit."""
+        mean = trained.result(otherwise=state.model)
+        x, y = (only(whole, state.control) for whole in (state.model, mean))
+        return {**mean, **combine(lambda a, b: a.lerp(b, self.config.server_lr), x, y)}
+
+    @client_side
+    def train(self, client: Client) -> Reply:
+        """Local SGD with gradients corrected by c - c_i; the trained network, and the change of c_i."""
+        net = self.received_network(client)
+        c = client.received.tensors("control")
+        own = recalled("control", client.memory) or combine(torch.zeros_like, c)
+        drift = combine(torch.sub, c, own)
+        fitted = self.fit(client, net, correct=constant([value.to(self.kit.device) for value in drift.values()]))
+        trained = snapshot(net)
+        new = self._renewed(own, drift, only(client.received.tensors("weights"), c), only(trained, c), fitted.steps)
+        change = combine(torch.sub, new, own)
+        return self.reply(client, fitted, memory=kept("control", new), weights=trained, control=change)
+
+    def _renewed(self, own: Tensors, drift: Tensors, x: Tensors, y: Tensors, steps: int) -> dict[str, Tensor]:
+        """c_i+, of c_i, c - c_i, x and y: option II; c_i where the client took no step."""
+        if steps == 0 or self.kit.work.lr == 0:
+            return dict(own)
+        scale = 1 / (steps * self.kit.work.lr)
+        new = combine(lambda d, a, b: (a - b) * scale - d, drift, x, y)
+        return new if self.config.control_clip is None else clipped(new, self.config.control_clip)
+
+
+def _added(state: ScaffoldState, changes: WeightedMean) -> dict[str, Tensor]:
+    """c + (1 / N) sum (c_i+ - c_i) over the clients that answered."""
+    answered = changes.weight / state.clients
+    mean = changes.result(otherwise=combine(torch.zeros_like, state.control))
+    return combine(lambda c, change: c + answered * change, state.control, mean)

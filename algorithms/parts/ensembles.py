@@ -1,0 +1,186 @@
+"""Methods whose server holds the clients' networks side by side: what they carry, send and teach with.
+
+DENSE, Co-Boosting and FedDF. Clients' networks may differ: each client trains the global model of its own network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from algorithms.core.contract import ClientSpec, Cohort, Holding, Plan, net_mixture
+from algorithms.core.kit import Kit
+from algorithms.core.payload import Payload
+from algorithms.core.seeds import torch_seeded
+from algorithms.core.settings import setting
+from algorithms.core.states import WeightedMean, norm_entries, state_bytes
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+from algorithms.nets import Classifier, NetworkError, build
+from algorithms.parts.averaging import Averaging, GlobalModel
+from algorithms.parts.bank import Expert
+from algorithms.parts.losses import NormGap
+
+
+class Ensemble:
+    """Networks side by side, frozen, in eval mode, all on one device. Gradients reach the images, not the networks.
+
+    It is no `nn.Module`, so that putting a teacher in train mode or optimising it cannot reach the networks.
+    """
+
+    def __init__(self, nets: Sequence[Classifier]) -> None:
+        """`nets` are the ensemble's own from now on."""
+        self._nets = nn.ModuleList(nets).eval().requires_grad_(False)
+
+    @classmethod
+    def of(cls, members: Sequence[Expert], kit: Kit) -> Ensemble:
+        """Networks as they were sent."""
+        return cls([held(kit, member.net, member.state) for member in members])
+
+    def __len__(self) -> int:
+        return len(self._nets)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Network inputs (B, C, H, W) to every network's logits (B, K, classes)."""
+        return torch.stack([net(images) for net in self._nets], 1)
+
+    def answer(self, number: int, images: Tensor) -> Tensor:
+        """One network's logits (B, classes)."""
+        logits: Tensor = self._nets[number](images)
+        return logits
+
+    def norm_gap(self) -> NormGap:
+        """The gap to remembered batch statistics, summed over the layers: the mean of the networks that have any."""
+        with_norm = sum(bool(norm_entries(net)) for net in self._nets)
+        return NormGap(self._nets, scale=1 / max(with_norm, 1))
+
+
+def held(kit: Kit, net: str, state: Mapping[str, Tensor], width: float = 1.0) -> Classifier:
+    """A network of one's own with a state."""
+    network = kit.new_network(net, width)
+    network.load_state_dict(state)
+    return network
+
+
+class WeightedLogits(nn.Module):
+    """sum_k w_k f_k(x) / sum_k w_k, images to logits (B, classes).
+
+    Args:
+        weights: float (K,), at least 0; alike where they are None or all 0.
+    """
+
+    def __init__(self, ensemble: Ensemble, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+        self.weights = normalised(torch.ones(len(ensemble)) if weights is None else weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return mixed(self.ensemble.logits(images), self.weights)
+
+
+def normalised(weights: Tensor) -> Tensor:
+    """Weights (K,) divided by their sum; alike where the sum is 0."""
+    total = weights.sum()
+    return weights / total if bool(total > 0) else torch.full_like(weights, 1 / len(weights))
+
+
+def mixed(logits: Tensor, weights: Tensor) -> Tensor:
+    """Values (B, K, C) and weights (K,), or (B, K) for weights of each image, to sum_k w_k values_k (B, C)."""
+    weights = weights.to(logits.device)
+    return torch.einsum("bkc,k->bc" if weights.dim() == 1 else "bkc,bk->bc", logits, weights)
+
+
+@dataclass(frozen=True)
+class GroupedModels(GlobalModel):
+    """The global models of several networks. `net` and `model` are those of the student, which is evaluated.
+
+    Attributes:
+        others: whole state dicts of the clients' further networks, by name.
+    """
+
+    others: dict[str, dict[str, Tensor]]
+
+    @property
+    def models(self) -> dict[str, dict[str, Tensor]]:
+        """All of them by name, the student's first."""
+        return {self.net: self.model, **self.others}
+
+
+GroupsT = TypeVar("GroupsT", bound=GroupedModels)
+
+
+class Ensembling(Averaging[GroupsT]):
+    """Base of methods with a teacher made of the clients' networks. The client's step is FedAvg's own."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Averaging.Config):
+        student: str | None = setting(None, "network that is taught and evaluated; null: the clients' own")
+
+    config: Config
+
+    @classmethod
+    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+        nets = sorted({client.net for client in clients})
+        reasons = [reason for reason in net_mixture(clients) if "width" in reason]
+        if len(nets) > 1 and config.student is None:
+            reasons.append(f"the clients have {', '.join(nets)}: say by student which network is to be evaluated")
+        if config.student is not None and config.student not in nets:
+            try:
+                network_of(config.student, task)
+            except NetworkError as error:
+                reasons.append(f"student: {error}")
+        return reasons
+
+    @classmethod
+    def for_mixture(cls, config: Any, student: str) -> Any:
+        return replace(config, student=student)
+
+    @classmethod
+    def holdings(
+        cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor
+    ) -> tuple[Holding, ...]:
+        nets = sorted({client.net for client in clients})
+        owners = {net: sum(client.net == net for client in clients) for net in nets}
+        return tuple(
+            Holding("", f"networks {net} of clients", count, state_bytes(network_of(net, task)))
+            for net, count in owners.items()
+        )
+
+    def initial_groups(
+        self, clients: Sequence[ClientSpec]
+    ) -> tuple[str, dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+        """The fields of `GroupedModels` at the start."""
+        student = self.config.student or clients[0].net
+        others = sorted({client.net for client in clients} - {student})
+        return student, self.kit.initial(student), {net: self.kit.initial(net) for net in others}
+
+    def gathered(self, state: GroupsT, plan: Plan, cohort: Cohort) -> tuple[GroupsT, list[Expert]]:
+        """A round of local training: the state with each network's average, and the clients' networks as they came."""
+        payloads = {net: Payload.of(weights=model) for net, model in state.models.items()}
+        nets = {client.id: client.net for client in plan.clients}
+        means = {net: WeightedMean() for net in state.models}
+        members = []
+        for update in cohort.ask(self.train, {client: payloads[net] for client, net in nets.items()}):
+            members.append(Expert(nets[update.client], update.payload.tensors("weights")))
+            means[nets[update.client]].add(members[-1].state, self.share(update))
+        models = {net: mean.result(otherwise=state.models[net]) for net, mean in means.items()}
+        return replace(state, model=models.pop(state.net), others=models), members
+
+
+def network_of(net: str, task: ImageTask) -> Classifier:
+    """A network for looking at, not for use: its weights mean nothing."""
+    with torch_seeded(0):
+        return build(net, task.shape, task.classes)
+
+
+def norm_refusal(setting: str, weight: float, clients: Sequence[ClientSpec], task: ImageTask) -> list[str]:
+    """Why a loss over batch statistics, weighted by a setting, cannot be had: no client's network has any."""
+    nets = sorted({client.net for client in clients})
+    if not weight or any(norm_entries(network_of(net, task)) for net in nets):
+        return []
+    lacking = f"which {nets[0]} lacks" if len(nets) == 1 else f"which none of {', '.join(nets)} has"
+    return [f"{setting} = {weight:g} needs batch normalisation, {lacking}; set {setting}: 0"]

@@ -1,0 +1,72 @@
+"""Methods of one round: clients train once, and the server distils their ensemble on images that it makes itself.
+
+DENSE and Co-Boosting. They differ in the generator's loss, in the ensemble's weights and in what the student is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from algorithms.core.contract import ClientSpec, Cohort, Plan
+from algorithms.core.seeds import Seed
+from algorithms.core.settings import setting
+from algorithms.core.states import snapshot
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+from algorithms.nets import Classifier
+from algorithms.parts.bank import Expert
+from algorithms.parts.ensembles import Ensemble, Ensembling, GroupsT, WeightedLogits, held, norm_refusal
+from algorithms.parts.synthesis import SynthesisConfig, image_refusals
+
+
+class OneShot(Ensembling[GroupsT]):
+    """Base of both. A subclass gives `teach`.
+
+    A run of one round is the papers'. Rounds before the last are FedAvg, or, under `when: every round`, end in a
+    distillation as well. Clients' networks may differ; each is averaged apart, and only the student is taught.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SynthesisConfig, Ensembling.Config):
+        when: Literal["last round", "every round"] = setting("last round", "rounds that end in a distillation")
+        start: Literal["initial", "average"] = setting(
+            "initial", "the student's first weights: fresh ones, or the average of the clients of its network"
+        )
+        epochs: int = setting(200, "batches synthesised, each followed by a pass over all of them", ge=0)
+        label: float = setting(1.0, "generator: weight of the cross-entropy of the label asked", ge=0)
+        norm: float = setting(1.0, "generator: weight of the gap to the clients' batch statistics", ge=0)
+        adversarial: float = setting(1.0, "generator: weight of the disagreement of student and ensemble", ge=0)
+        temperature: float = setting(20.0, "divides the logits in the student's loss", gt=0)
+        student_lr: float = setting(0.005, "learning rate of SGD for the student", gt=0)
+        student_momentum: float = setting(0.9, "momentum of SGD for the student", ge=0, lt=1)
+        student_batch: int = setting(256, "images in a step of the student", ge=2)
+
+    config: Config
+
+    @classmethod
+    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+        reasons = super().refuse(config, task, clients, work) + image_refusals(task)
+        return reasons + norm_refusal("norm", config.norm, clients, task)
+
+    def round(self, state: GroupsT, plan: Plan, cohort: Cohort) -> tuple[GroupsT, dict[str, float]]:
+        state, members = self.gathered(state, plan, cohort)
+        last = plan.round + 1 == plan.rounds
+        if not members or not (last or self.config.when == "every round"):
+            return state, {}
+        return self.distilled(state, members, plan.seed)
+
+    def distilled(self, state: GroupsT, members: Sequence[Expert], seed: Seed) -> tuple[GroupsT, dict[str, float]]:
+        """The state with the student taught by the clients' networks, and what is to be told of it."""
+        ensemble = Ensemble.of(members, self.kit)
+        self.kit.show("fedavg", self.predictor(state))
+        self.kit.show("ensemble", WeightedLogits(ensemble))
+        first = state.model if self.config.start == "average" else self.kit.initial(state.net)
+        student = held(self.kit, state.net, first)
+        metrics = self.teach(student, ensemble, seed)
+        return replace(state, model=snapshot(student)), metrics
+
+    def teach(self, student: Classifier, ensemble: Ensemble, seed: Seed) -> dict[str, float]:
+        """Train the student in place; metrics by name."""
+        raise NotImplementedError

@@ -1,0 +1,155 @@
+"""What there is to choose from: methods, networks, data, partitions, presets, comparisons."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from actors.steps.orders import find_method, method_names
+from algorithms.core.contract import ClientSpec, Method
+from algorithms.core.payload import KINDS
+from algorithms.core.task import ImageTask
+from algorithms.core.training import Work
+from algorithms.nets import names as net_names
+from algorithms.nets.registry import PATTERNS
+from engine.config.reading import comparison_names, comparison_text, preset_names, preset_text
+from engine.data import DataConfig
+from engine.errors import shown
+from engine.partition import PartitionConfig
+
+Catalogue = Mapping[str, Any]
+
+TASK = ImageTask(tuple("0123456789"), (1, 8, 8), mean=(0.5,), std=(0.5,))
+WORK = Work(steps=1, epochs=None, batch=2, lr=0.1)
+STUDENT = "small_cnn"
+
+WIDTHS = (ClientSpec(0, STUDENT, 1.0), ClientSpec(1, STUDENT, 0.5))
+UNRELATED = (ClientSpec(0, "mlp"), ClientSpec(1, STUDENT), ClientSpec(2, "resnet8"))
+ONE_FEATURE_SIZE = (ClientSpec(0, STUDENT), ClientSpec(1, "cnn2"))
+"""Clients that differ, each group in one way, whom a method is asked to serve. Both of these give 128 features."""
+
+
+def catalogue() -> Catalogue:
+    """Everything that a configuration may name, as JSON has it."""
+    return {
+        "methods": [describe_method(name) for name in method_names()],
+        "nets": {**net_names(), **PATTERNS},
+        "data": bullets(DataConfig),
+        "partitions": bullets(PartitionConfig),
+        "presets": {name: headline(preset_text(name)) for name in preset_names()},
+        "comparisons": {name: headline(comparison_text(name)) for name in comparison_names()},
+        "kinds": dict(KINDS),
+    }
+
+
+def describe_method(name: str) -> dict[str, Any]:
+    """A method's paper, what it does, what leaves a client by default, and its settings."""
+    method = find_method(name)
+    kinds = method.kinds(method.Config())
+    return {
+        "name": name,
+        "paper": method.paper,
+        "about": inspect.getdoc(inspect.getmodule(method)),
+        "up": sorted(kinds.up),
+        "down": sorted(kinds.down),
+        "serves": heterogeneity(method),
+        "settings": [_describe_setting(method.Config, field) for field in dataclasses.fields(method.Config)],
+    }
+
+
+def heterogeneity(method: type[Method[Any]]) -> dict[str, dict[str, Any]]:
+    """Which heterogeneity a method serves, as it answers when it is asked to serve clients that differ; and the
+    settings that it needs for them besides its defaults."""
+    own = method.Config()
+    ready = method.for_mixture(own, STUDENT)
+    # No method sees the partition before it starts, and every one is tested with clients of one class.
+    found: dict[str, dict[str, Any]] = {"label skew": {}}
+    if _serves(method, own, WIDTHS):
+        found["widths of one network"] = {}
+    if _serves(method, ready, UNRELATED):
+        found["unrelated networks"] = _changes(own, ready)
+    elif _serves(method, ready, ONE_FEATURE_SIZE):
+        found["unrelated networks with features of one size"] = _changes(own, ready)
+    if method.personal:
+        found["personal models"] = {}
+    return found
+
+
+def _serves(method: type[Method[Any]], config: Any, clients: Sequence[ClientSpec]) -> bool:
+    return not method.refuse(config, TASK, clients, WORK)
+
+
+def _changes(own: Any, other: Any) -> dict[str, Any]:
+    """The fields of one Config in which another differs, with the other's values."""
+    values = {field.name: getattr(other, field.name) for field in dataclasses.fields(own)}
+    return {name: value for name, value in values.items() if value != getattr(own, name)}
+
+
+def _describe_setting(config: type, field: dataclasses.Field[Any]) -> dict[str, Any]:
+    return {
+        "name": field.name,
+        "type": type_in_words(typing.get_type_hints(config)[field.name]),
+        "default": field.default,
+        "about": field.metadata.get("sentence", ""),
+        **field.metadata.get("bounds", {}),
+    }
+
+
+def type_in_words(hint: Any) -> str:
+    """`Literal["a", "b"] | None` as `a | b | null`."""
+    if hint is type(None):
+        return "null"
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(map(str, arguments))
+    if typing.get_origin(hint) is tuple:
+        return f"list of {type_in_words(arguments[0])}"
+    if arguments:
+        return " | ".join(type_in_words(argument) for argument in arguments)
+    return {"int": "whole number", "float": "number", "str": "text", "bool": "true | false"}.get(
+        hint.__name__, hint.__name__
+    )
+
+
+def _with(difference: str, settings: Mapping[str, Any]) -> str:
+    """`unrelated networks (student: NET, meta_data: images)`."""
+    values = {name: "NET" if value == STUDENT else shown(value).strip('"') for name, value in settings.items()}
+    needed = ", ".join(f"{name}: {value}" for name, value in sorted(values.items()))
+    return f"{difference} ({needed})" if needed else difference
+
+
+def bullets(described: type) -> dict[str, str]:
+    """The choices that a class lists in its docstring, as "- `name`: what it is;", which may go on in further lines."""
+    text = inspect.getdoc(described) or ""
+    found = re.findall(r"^- `([^`]+)`: (.+?)[;.]$(?=\n- |\n\n|\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    return {name: " ".join(about.split()) for name, about in found}
+
+
+def headline(text: str) -> str:
+    """The first comment of a preset, up to its first empty line, in one line."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#") or line.strip() == "#":
+            break
+        lines.append(line.lstrip("# ").strip())
+    return " ".join(lines)
+
+
+def lines(found: Catalogue) -> Iterator[str]:
+    """The catalogue for a person, line by line."""
+    for method in found["methods"]:
+        yield f"method {method['name']}: {method['paper']}"
+        yield f"    leaves a client: {', '.join(method['up'])}"
+        yield f"    goes to clients: {', '.join(method['down'])}"
+        yield f"    serves: {'; '.join(_with(*item) for item in method['serves'].items())}"
+        for setting in method["settings"]:
+            yield f"    {setting['name']} = {shown(setting['default'])} ({setting['type']}): {setting['about']}"
+    for section in ("nets", "data", "partitions", "presets", "comparisons"):
+        yield ""
+        yield f"{section}:"
+        for name, about in found[section].items():
+            yield f"    {name}: {about}"

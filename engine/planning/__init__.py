@@ -1,0 +1,1 @@
+"""What a run would need and where it would run, before anything starts."""

@@ -1,0 +1,82 @@
+"""What can be known to be wrong once the data is there, all of it before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+import psutil
+import torch
+
+from algorithms.nets import NetworkError, build
+from engine.config import RunConfig
+from engine.errors import ConfigError, Problem
+from engine.planning.federation import Federation
+from engine.planning.report import too_large
+
+
+def check(federation: Federation, free: int | None = None) -> None:
+    """Hold a configuration against its data, its partition and this machine.
+
+    Args:
+        free: bytes of memory that the driver may take; what is free now where None.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    problems = [*_machine(federation.config), *_clients(federation.config, len(federation.partition.rows))]
+    wrong_networks = list(_networks(federation))
+    problems += [*wrong_networks, *_method(federation), *_owned(federation)]
+    if not wrong_networks:
+        problems += too_large(federation, psutil.virtual_memory().available if free is None else free)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _clients(config: RunConfig, clients: int) -> Iterator[Problem]:
+    """Numbers of clients, where only the data says how many there are."""
+    cohort, nets = config.clients.cohort, config.clients.net
+    if cohort is not None and cohort > clients:
+        yield Problem(
+            "clients.cohort", cohort, f"must be at most the {clients} clients of the partition, or null for all"
+        )
+    if isinstance(nets, dict) and sum(nets.values()) != clients:
+        reason = f"is for {sum(nets.values())} clients; the counts must sum to the {clients} of the partition"
+        yield Problem("clients.net", nets, reason)
+
+
+def _machine(config: RunConfig) -> Iterator[Problem]:
+    if config.runner.kind == "ray" and importlib.util.find_spec("ray") is None:
+        remedy = "install ray[default,data,train], or set runner.kind: inline"
+        yield Problem("runner.kind", "ray", f"Ray is not installed; {remedy}")
+    if config.runner.device == "cuda" and not torch.cuda.is_available():
+        yield Problem("runner.device", "cuda", "torch finds no GPU on this machine; set runner.device: cpu")
+
+
+def _networks(federation: Federation) -> Iterator[Problem]:
+    task = federation.casting.task
+    for name in sorted({client.net for client in federation.casting.clients}):
+        try:
+            build(name, task.shape, task.classes)
+        except NetworkError as error:
+            yield Problem("clients.net", name, str(error))
+
+
+def _method(federation: Federation) -> Iterator[Problem]:
+    casting, choice = federation.casting, federation.config.method
+    for reason in choice.type.refuse(choice.settings, casting.task, casting.variants(), casting.work):
+        yield Problem("method.name", choice.name, reason)
+
+
+def _owned(federation: Federation) -> Iterator[Problem]:
+    """Images that the method needs the server to own."""
+    choice, public = federation.config.method, federation.config.data.public
+    needed, found = choice.type.owns(choice.settings), federation.dataset.public
+    if needed != "nothing" and found is None:
+        reason = f"{choice.name} needs {needed} that the server owns: give a share of the training rows, as 0.1"
+        yield Problem("data.public", public, f"{reason}{', or a folder' if needed == 'images' else ''}")
+    elif needed == "labelled images" and found is not None and found.labels is None:
+        reason = (
+            f"{choice.name} needs their labels, which are not looked at in a folder; give a share of the training rows"
+        )
+        yield Problem("data.public", public, reason)

@@ -1,0 +1,97 @@
+"""Checkpoints as a run goes: when they are written, what they hold, and how a run goes on from one."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.records import Evaluation
+from engine.run.rounds import Rounds
+from engine.store.checkpoint import Checkpoint, Keep, latest, save
+from engine.store.journal import Journal
+
+SHARE = 0.03
+"""Of a run's time, which its checkpoints take at most: after fast rounds not each has one. A run that is killed does
+the rounds since the last one again."""
+
+
+class Keeper:
+    """Writes checkpoints, and brings a run back to the last one.
+
+    Attributes:
+        refused: what was wrong with checkpoints that were passed over, in words.
+    """
+
+    def __init__(
+        self, folder: Path, journal: Journal, keep: Keep, now: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._folder, self._journal, self._keep, self._now = folder, journal, keep, now
+        self._cost, self._written = 0.0, now()
+        self.refused: list[str] = []
+
+    def bring_back(self, rounds: Rounds) -> None:
+        """Bring a run that has just been made to where its last trustworthy checkpoint was, if there is one.
+
+        Raises:
+            CheckpointError: there are some and none can be used.
+        """
+        found = latest(self._folder, type(rounds.state), lambda error: self.refused.append(str(error)))
+        if found is not None:
+            go_on(rounds, found)
+            self._journal.restore(found.memories)
+
+    def begin(self, round: int) -> None:
+        """A round begins, for the first time or anew."""
+        self._journal.begin(round)
+
+    def end(self, rounds: Rounds, last: bool) -> None:
+        """A round is over and all have heard of it: write a checkpoint where one is due, always after the last."""
+        if not (last or self._due(rounds.next)):
+            return
+        begun = self._now()
+        with rounds.clock.during("server:checkpoint"):
+            save(self._folder, snapshot(rounds, self._journal), self._keep)
+            self._journal.drop(before=rounds.next)
+        self._written = self._now()
+        self._cost = self._written - begun
+
+    def _due(self, done: int) -> bool:
+        kept = self._keep.every is not None and done % self._keep.every == 0
+        return kept or self._cost <= SHARE * (self._now() - self._written)
+
+
+def snapshot(rounds: Rounds, journal: Journal) -> Checkpoint[Any]:
+    """All that a run is after its last finished round, wall time so far included."""
+    extra = {
+        "seconds": rounds.clock.read(),
+        "client_seconds": rounds.book.client_seconds,
+        "bytes": rounds.book.bytes,
+        "metrics": rounds.metrics,
+        "stages": {
+            name: {"accuracy": e.accuracy, "loss": e.loss, "per_class": e.per_class.tolist()}
+            for name, e in rounds.stages.items()
+        },
+    }
+    return Checkpoint(rounds.next, rounds.state, journal.memories(), extra)
+
+
+def go_on(rounds: Rounds, checkpoint: Checkpoint[Any]) -> None:
+    """The inverse of `snapshot`, but for the memories."""
+    extra = checkpoint.extra
+    rounds.next, rounds.state = checkpoint.done, checkpoint.state
+    for phase, seconds in extra["seconds"].items():
+        rounds.clock.add(phase, seconds)
+    rounds.book.client_seconds.update(extra["client_seconds"])
+    rounds.book.bytes.update({way: Counter(counts) for way, counts in extra["bytes"].items()})
+    rounds.metrics.update(extra["metrics"])
+    rounds.stages.update(
+        {
+            name: Evaluation(e["accuracy"], e["loss"], np.array(e["per_class"], dtype=np.float64))
+            for name, e in extra["stages"].items()
+        }
+    )

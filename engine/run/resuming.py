@@ -1,0 +1,82 @@
+"""What may differ when a run goes on: whatever its result does not depend on, and more rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from engine.config import RunConfig, load, to_tree
+from engine.errors import ConfigError, Problem, UserError, shown
+from engine.planning.federation import Federation
+from engine.store.folder import RunFolder
+
+FREE = ("runner", "checkpoint", "failures", "mlflow")
+"""Sections of which no result depends."""
+
+BOUND = ("runner.device", "runner.distillation.trainers")
+"""Keys in them on which results do depend, in their last bits."""
+
+
+class ResumeError(UserError):
+    """A run that cannot go on as it was asked to."""
+
+
+def changed(files: RunFolder, overrides: tuple[str, ...]) -> tuple[RunConfig, dict[str, str]]:
+    """A run's configuration with overrides put in, and what differs from before, in words by key.
+
+    Raises:
+        ConfigError: for everything that may not differ.
+    """
+    path = str(files.path / "config.yaml")
+    before, config = to_tree(load(path)), load(path, overrides)
+    old, new = dict(_leaves(before)), dict(_leaves(to_tree(config)))
+    differing = [place for place in {**old, **new} if old.get(place) != new.get(place)]
+    problems = [_refused(place, old, new) for place in differing if not _may_differ(place, old, new)]
+    if problems:
+        raise ConfigError(problems)
+    return config, {place: f"{shown(old.get(place))} -> {shown(new.get(place))}" for place in differing}
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _may_differ(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if place == "rounds":
+        return bool(new[place] > old[place])
+    return place.partition(".")[0] in FREE and place not in BOUND
+
+
+def _refused(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Problem:
+    reason = (
+        f"was {shown(old.get(place))} when the run began, and its result depends on it; what may differ are rounds "
+        f"(more of them) and {', '.join(f'{section}.*' for section in FREE)} (but not {', '.join(BOUND)})"
+    )
+    return Problem(place, new.get(place), reason)
+
+
+def same_data(files: RunFolder, federation: Federation) -> None:
+    """Hold the data, and the way it is dealt, against what the run began with.
+
+    Raises:
+        ResumeError: it is not what it was.
+    """
+    if not files.partition.exists():
+        return
+    metadata = pq.read_schema(files.partition).metadata or {}
+    for key, now, what in (
+        (b"data", federation.dataset.fingerprint, "the training data"),
+        (b"fingerprint", federation.partition.fingerprint, "the partition"),
+    ):
+        then = metadata.get(key, b"").decode()
+        if then != now:
+            raise ResumeError(
+                f"{what} of {files.path} had the fingerprint {then} when the run began, and has {now} now: "
+                "bring the data back as it was, or start a run of its own with `tessera run`"
+            )

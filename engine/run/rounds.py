@@ -1,0 +1,222 @@
+"""The round loop: asks the method for one round after another and tells the watchers what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from actors.clock import PhaseClock
+from actors.cohort.delivery import Book, ClientMetric, Delivery, settled
+from actors.failures import FailurePolicy
+from actors.runner import Errand, Listener, Runner
+from actors.steps.orders import Casting, find_method
+from actors.steps.worker import OWN, one_thread
+from algorithms.core.contract import ClientSpec, Plan
+from algorithms.core.distillation import Distillation
+from algorithms.core.kit import Kit
+from algorithms.core.seeds import Seed
+from algorithms.core.task import Shard
+from engine.records import GLOBAL, Evaluation, RoundRecord, StageRecord, Watcher
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When what happens.
+
+    Attributes:
+        rounds: how many.
+        cohort: clients asked in a round.
+        every: evaluate after each so many rounds; the last round is always evaluated.
+    """
+
+    rounds: int
+    cohort: int
+    every: int
+
+    def evaluates(self, round: int) -> bool:
+        """Whether the model is evaluated after this round (from 0)."""
+        return (round + 1) % self.every == 0 or round + 1 == self.rounds
+
+
+def choose(clients: Sequence[ClientSpec], count: int, seed: Seed) -> tuple[ClientSpec, ...]:
+    """`count` clients without replacement, by a seed of their own, in the order of their numbers."""
+    if count >= len(clients):
+        return tuple(clients)
+    picks = seed.at(phase="cohort").numpy("choose").choice(len(clients), size=count, replace=False)
+    return tuple(clients[i] for i in sorted(picks.tolist()))
+
+
+RowT = TypeVar("RowT")
+
+
+def _taken(rows: list[RowT]) -> tuple[RowT, ...]:
+    """All rows, which leave the list: over a thousand rounds of a hundred clients they would take 100 MB."""
+    taken = tuple(rows)
+    rows.clear()
+    return taken
+
+
+class Checkpoints(Protocol):
+    """Hears where rounds begin and end, so that a run can go on from there; see `engine.run.keeping`."""
+
+    def begin(self, round: int) -> None: ...
+
+    def end(self, rounds: Rounds, last: bool) -> None: ...
+
+
+class Rounds:
+    """A run under way: the method's state, the book, the clock.
+
+    Attributes:
+        state: the method's, after the last finished round.
+        next: number of the next round.
+        stages: the last evaluation of each stage shown.
+        metrics: the last value of each metric of the method's server side.
+    """
+
+    def __init__(
+        self,
+        casting: Casting,
+        schedule: Schedule,
+        runner: Runner,
+        evaluate: Callable[[nn.Module], Evaluation],
+        watchers: Sequence[Watcher],
+        checkpoints: Checkpoints | None = None,
+        public: Shard | None = None,
+        policy: FailurePolicy | None = None,
+        clock: PhaseClock | None = None,
+    ) -> None:
+        """`public` are the server's own examples; `policy` says what is done where something fails; `clock` has run
+        since the command began."""
+        self._policy = policy or FailurePolicy()
+        self._casting, self._schedule, self._runner = casting, schedule, runner
+        self._evaluate, self._watchers, self._checkpoints = evaluate, watchers, checkpoints
+        self.book = Book()
+        self.clock = clock or PhaseClock("start")
+        self.clock.switch("start")
+        self.stages: dict[str, Evaluation] = {}
+        self.metrics: dict[str, float] = {}
+        self.next = 0
+        seed = Seed(casting.seed)
+        kit = Kit(
+            task=casting.task,
+            work=casting.work,
+            seed=seed,
+            device=casting.torch_device,
+            public=public,
+            distil=self._distil,
+            show=self._show,
+            tell=self._tell,
+        )
+        method = find_method(casting.method)
+        self.method = method(casting.config, kit)
+        self._kinds = method.kinds(casting.config)
+        self._seed = seed
+        with one_thread():
+            self.state: Any = self.method.start(casting.clients)
+
+    def play(self, until: int | None = None) -> None:
+        """All rounds that are left, or those before round `until`."""
+        while self.next < (self._schedule.rounds if until is None else until):
+            with one_thread():
+                self._round()
+
+    def _round(self) -> None:
+        number = self.next
+        if self._checkpoints:
+            self._checkpoints.begin(number)
+        self.clock.switch("server")
+        before = self.clock.read()
+        plan = self._plan(number)
+        cohort = Delivery(plan, self._runner, self._kinds, self.book, self.clock, self._step_told, self._policy)
+        self.state, metrics = self.method.round(self.state, plan, cohort)
+        self.clock.switch("server")
+        self.metrics.update(metrics)
+        if self._schedule.evaluates(number):
+            self._show_last(plan)
+        after = self.clock.read()
+        spent = {phase: total - before.get(phase, 0.0) for phase, total in after.items()}
+        record = RoundRecord(
+            number,
+            clients=tuple(c.id for c in plan.clients),
+            metrics=metrics,
+            seconds={p: s for p, s in spent.items() if s > 0},
+            entries=_taken(self.book.entries),
+            client_metrics=_taken(self.book.metrics),
+            faults=_taken(self.book.faults),
+            spans=_taken(self.book.spans),
+        )
+        self.next = number + 1
+        for watcher in self._watchers:
+            watcher.round(record)
+        if self._checkpoints:
+            self._checkpoints.end(self, last=self.next == self._schedule.rounds)
+
+    def _plan(self, number: int) -> Plan:
+        seed = self._seed.at(round=number, phase="server")
+        chosen = choose(self._casting.clients, self._schedule.cohort, seed)
+        clients = tuple(self._casting.client(client.id, seed) for client in chosen)
+        return Plan(round=number, rounds=self._schedule.rounds, clients=clients, seed=seed)
+
+    def _show_last(self, plan: Plan) -> None:
+        """What the method predicts with after a round: one model, or each client's own."""
+        if not self.method.personal:
+            self._show(GLOBAL, self.method.predictor(self.state))
+            return
+        with self.clock.during("evaluate"):
+            evaluation = self._evaluate_own(plan)
+        self._tell_stage(GLOBAL, evaluation)
+
+    def _evaluate_own(self, plan: Plan) -> Evaluation:
+        """Every client's own predictor on its own test examples: the mean, weighted by their numbers."""
+        everyone = tuple(client.id for client in self._casting.clients)
+        errand = Errand(OWN, everyone, self.method.own_message(self.state), plan.seed)
+        examples = right = loss = 0.0
+        for outcome in self._runner.run(errand):
+            final = settled(self._runner, errand, outcome, self._policy, self.book)
+            if final is None:
+                continue
+            found = final.metrics
+            for name in ("accuracy", "loss", "examples"):
+                self.book.metrics.append(ClientMetric(plan.round, OWN, final.client, name, float(found[name])))
+            if found["examples"]:
+                examples += found["examples"]
+                right += found["accuracy"] * found["examples"]
+                loss += found["loss"] * found["examples"]
+        unknown = np.full(self._casting.task.classes, np.nan)
+        examples = examples or np.nan  # all may have been left out
+        return Evaluation(accuracy=right / examples, loss=loss / examples, per_class=unknown)
+
+    def _show(self, stage: str, predictor: nn.Module) -> None:
+        with self.clock.during("evaluate"):
+            evaluation = self._evaluate(predictor)
+        self._tell_stage(stage, evaluation)
+
+    def _tell_stage(self, stage: str, evaluation: Evaluation) -> None:
+        self.stages[stage] = evaluation
+        for watcher in self._watchers:
+            watcher.stage(StageRecord(self.next, stage, evaluation))
+
+    def _step_told(self, step: str, done: int, asked: int) -> None:
+        for watcher in self._watchers:
+            watcher.step(self.next, step, done, asked)
+
+    def _distil(self, job: Distillation) -> dict[str, Tensor]:
+        """A distillation by the runner, whose steps are told to the watchers."""
+
+        def told(done: int) -> None:
+            self._tell("distillation", done, job.steps)
+
+        def replaced(kind: str) -> None:
+            self.book.note_replaced(self.next, "distillation", kind)
+
+        told(0)
+        return self._runner.distil(job, Listener(told, replaced))
+
+    def _tell(self, phase: str, done: int, total: int) -> None:
+        self.clock.switch(f"server:{phase}")
+        self._step_told(phase, done, total)

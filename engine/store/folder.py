@@ -1,0 +1,399 @@
+"""A run's folder: what is written there, when, and how it is read again.
+
+Every file is written under a temporary name, synced and renamed, so that a reader, or a run that goes on after a crash,
+finds a whole file or none.
+
+While a run goes on, each round's rows are written as small Parquet files of their own in `parts/`, and joined when the
+run is finished. One file per table could only be written anew in each round, which grows with the square of the rounds;
+a part costs under a millisecond and about 5 kB, whatever has gone before, and a run that goes on from round r drops the
+parts after r and has neither gaps nor doubles. `result.json` is written last: where it is, the run is complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from engine.config.reading import dump, parse
+from engine.errors import UserError
+from engine.records import GeneratedImages, Result, RoundRecord, RunStart, StageRecord
+from engine.store import tables
+
+RESULT_KEYS = (
+    "method",
+    "preset",
+    "seed",
+    "runner",
+    "placement",
+    "hosts",
+    "rounds",
+    "accuracy",
+    "loss",
+    "metrics",
+    "stages",
+    "bytes_up",
+    "bytes_down",
+    "bytes_by_kind",
+    "seconds",
+    "virtual_seconds",
+    "peak_rss_mb",
+    "digest",
+    "versions",
+)
+"""The keys of result.json, all of them in every run."""
+
+_PARTS = {"ledger": tables.LEDGER, "rounds": tables.ROUNDS, "seconds": tables.SECONDS}
+
+
+class FolderError(UserError):
+    """A run's folder that cannot be used; the message names the file and the way out."""
+
+
+class FolderExists(FolderError):
+    """A new run was pointed at a folder that already holds something."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write at; at the end of the block what was written there is synced and takes the place of `path`.
+
+    Where the block raises, `path` is as before and the temporary file is gone.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        settle(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def settle(temporary: Path, path: Path) -> None:
+    """Sync a file's bytes, give it its name, and sync the folder, so that a loss of power keeps both or neither."""
+    _sync(temporary, os.O_RDWR)
+    os.replace(temporary, path)
+    _sync(path.parent, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make(path: Path) -> None:
+    """Make a folder, its parents included, unless it is there.
+
+    Raises:
+        FolderError: where it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{path} cannot be made: {error.strerror}; name another folder with --out") from error
+
+
+class RunFolder:
+    """The files of one run. Made by `create` for a new run; `RunFolder(path)` for one that is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """A new folder, its parents included.
+
+        Raises:
+            FolderExists: where there is a file, or a folder that is not empty.
+            FolderError: where it cannot be made.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise FolderExists(
+                f"{path} already holds something, and a run never writes over another: "
+                "name another folder with --out, or remove this one"
+            )
+        make(path)
+        return cls(path)
+
+    @classmethod
+    def of_run(cls, path: Path) -> RunFolder:
+        """The folder of a run that has begun.
+
+        Raises:
+            FolderError: where there is none.
+        """
+        if not (path / "config.yaml").is_file():
+            raise FolderError(
+                f"{path} holds no run that has begun: {path / 'config.yaml'} is missing; "
+                "name the folder of a run, as `tessera run` printed it, or start one with `tessera run`"
+            )
+        return cls(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A block in which this process alone may write here. The kernel lets go of it however the process ends.
+
+        Raises:
+            FolderError: another process is at work here.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderError(f"another process is at work on {self.path}; wait for it, or end it first") from None
+        else:
+            yield
+        finally:
+            os.close(handle)
+
+    @property
+    def partition(self) -> Path:
+        """Where the partition lies, written by `engine.partition`."""
+        return self.path / "partition.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of `engine.store.checkpoint`."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """The page that `engine.views.report` writes."""
+        return self.path / "report.html"
+
+    def write_start(self, start: RunStart) -> None:
+        """config.yaml, and in start.json what else is known before the first round.
+
+        config.yaml comes last: where it is, there is all that a run needs to go on.
+        """
+        known = {
+            "preset": start.preset,
+            "class_names": list(start.class_names),
+            "label_counts": start.label_counts.tolist(),
+            "facts": dict(start.facts),
+        }
+        self._write_text("start.json", json.dumps(known, ensure_ascii=False))
+        self._write_text("config.yaml", dump(dict(start.config)))
+
+    def preset(self) -> str:
+        """Name or file that the run was started from."""
+        return str(_read_json(self.path / "start.json").get("preset", ""))
+
+    def rounds_finished(self) -> int | None:
+        """How many rounds the finished run has; None where it has not finished."""
+        result = self.path / "result.json"
+        return int(_read_json(result)["rounds"]) if result.exists() else None
+
+    def reopen(self, done: int) -> None:
+        """Let the tables end before round `done`, for a run that goes on with it.
+
+        Of a finished run the tables become parts again; until result.json is gone they are what counts.
+        """
+        parts = self.path / "parts"
+        if self.rounds_finished() is not None:
+            self.drop_parts()
+            parts.mkdir()
+            for name, schema in _PARTS.items():
+                rows = _read_table(self.path / f"{name}.parquet", schema).filter(pc.field("round") < done)
+                self._write_table(f"parts/{name}-{done - 1:06d}.parquet", rows)
+            (self.path / "result.json").unlink()
+        for part in sorted(parts.glob("*.parquet")):
+            if int(part.stem.rpartition("-")[2]) >= done:
+                part.unlink()
+
+    def write_round(self, record: RoundRecord, stages: Sequence[StageRecord]) -> None:
+        """The rows of one round, in parts; written again with the same round number they replace the old ones."""
+        parts = self.path / "parts"
+        parts.mkdir(exist_ok=True)
+        rows = {
+            "ledger": tables.ledger_rows(record),
+            "rounds": tables.metric_rows(record, stages),
+            "seconds": tables.second_rows(record),
+        }
+        for name, table in rows.items():
+            self._write_table(f"parts/{name}-{record.round:06d}.parquet", table)
+
+    def write_images(self, images: Sequence[GeneratedImages]) -> None:
+        """images.parquet, where the run has images to show."""
+        if images:
+            self._write_table("images.parquet", tables.image_rows(images))
+
+    def write_result(self, values: Mapping[str, Any]) -> None:
+        """Join the parts, then result.json. Numbers that are not finite become null, which JSON can say.
+
+        Raises:
+            ValueError: for keys other than `RESULT_KEYS`.
+        """
+        if set(values) != set(RESULT_KEYS):
+            raise ValueError(f"result.json has other keys than it should: {sorted(set(values) ^ set(RESULT_KEYS))}")
+        for name, schema in _PARTS.items():
+            self._write_table(f"{name}.parquet", self._joined(name, schema))
+        text = json.dumps(_plain({key: values[key] for key in RESULT_KEYS}), indent=2, ensure_ascii=False)
+        self._write_text("result.json", text + "\n")
+        self.drop_parts()
+
+    def drop_parts(self) -> None:
+        """Remove the parts of a finished run, whose tables hold them."""
+        shutil.rmtree(self.path / "parts", ignore_errors=True)
+
+    def _joined(self, name: str, schema: pa.Schema) -> pa.Table:
+        parts = sorted((self.path / "parts").glob(f"{name}-*.parquet"))
+        return pa.concat_tables([schema.empty_table(), *(_read_table(part, schema) for part in parts)])
+
+    def _write_table(self, name: str, table: pa.Table) -> None:
+        with replacing(self.path / name) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    def _write_text(self, name: str, text: str) -> None:
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A finished run as its folder tells it.
+
+    Attributes:
+        config: complete and resolved.
+        facts: what the plan said, in words.
+        label_counts: int64 (clients, classes).
+        result: result.json, with null where a number was not finite.
+        stages: every evaluation, in the order in which they were made.
+        ledger, rounds, seconds: see `engine.store.tables`.
+        images: generated images beside real ones; empty where the run has none or may not show them.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    facts: Mapping[str, str]
+    class_names: tuple[str, ...]
+    label_counts: np.ndarray
+    result: Mapping[str, Any]
+    stages: tuple[StageRecord, ...]
+    ledger: pa.Table
+    rounds: pa.Table
+    seconds: pa.Table
+    images: tuple[GeneratedImages, ...]
+
+
+def read(path: Path) -> StoredRun:
+    """A finished run's folder.
+
+    Raises:
+        FolderError: naming the file that is missing or damaged.
+    """
+    if not path.is_dir():
+        raise FolderError(f"{path} is not a folder; name the folder of a run, as `tessera run` printed it")
+    if not (path / "result.json").exists():
+        raise FolderError(f"{path}/result.json is missing: the run has not finished")
+    result, start = _read_json(path / "result.json"), _read_json(path / "start.json")
+    _require(path / "result.json", result, RESULT_KEYS)
+    _require(path / "start.json", start, ("class_names", "label_counts", "facts"))
+    rounds = _read_table(path / "rounds.parquet", tables.ROUNDS)
+    images = path / "images.parquet"
+    return StoredRun(
+        folder=path,
+        config=_read_yaml(path / "config.yaml"),
+        facts=start["facts"],
+        class_names=tuple(start["class_names"]),
+        label_counts=np.array(start["label_counts"], dtype=np.int64),
+        result=result,
+        stages=tables.stages_of(rounds),
+        ledger=_read_table(path / "ledger.parquet", tables.LEDGER),
+        rounds=rounds,
+        seconds=_read_table(path / "seconds.parquet", tables.SECONDS),
+        images=tables.images_of(_read_table(images, tables.IMAGES)) if images.exists() else (),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with _naming(path):
+        return _mapping(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    with _naming(path):
+        return _mapping(parse(path.read_bytes(), str(path)))
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    with _naming(path):
+        table = pq.read_table(path, partitioning=None)
+        if not table.schema.equals(schema):
+            raise ValueError(f"its columns are {', '.join(table.schema.names)} instead of {', '.join(schema.names)}")
+        return table
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("it holds no keys")
+    return value
+
+
+def _require(path: Path, values: Mapping[str, Any], keys: Sequence[str]) -> None:
+    missing = [key for key in keys if key not in values]
+    if missing:
+        raise FolderError(f"{path} is damaged: it lacks {', '.join(missing)}")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FolderError(f"{path} is missing; the run's folder was changed after the run") from error
+    except (ValueError, OSError) as error:
+        raise FolderError(f"{path} is damaged: {error}") from error
+
+
+class FolderWatcher:
+    """Writes a run's folder as the run goes."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._stages: list[StageRecord] = []
+
+    def started(self, start: RunStart) -> None:
+        self._folder.write_start(start)
+        self._folder.reopen(start.done)
+
+    def step(self, round: int, step: str, done: int, asked: int) -> None:
+        """Nothing is written before a round is complete: a resumed run would do it again."""
+
+    def stage(self, record: StageRecord) -> None:
+        self._stages.append(record)
+
+    def round(self, record: RoundRecord) -> None:
+        self._folder.write_round(record, self._stages)
+        self._stages = []
+
+    def finished(self, result: Result) -> None:
+        self._folder.write_images(result.images)
+        self._folder.write_result(result.values)
+
+    def failed(self, error: BaseException) -> None:
+        """The parts of the finished rounds stay where they are."""

@@ -1,0 +1,171 @@
+"""What a round under way has finished, written down as it comes, so that a run that goes on need not do it again.
+
+A client's step is a pure function of its order, and a round asks for the same orders whenever it is begun anew. So an
+outcome that was written down stands for the step itself: a round that finds some gives the bits of one that finds none.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from actors.runner import UNHEARD, Errand, Listener, Runner
+from actors.steps.orders import Failure, Outcome
+from actors.steps.vetting import refuse_faults
+from algorithms.core.distillation import Distillation
+from algorithms.core.payload import Memory, Payload
+from algorithms.core.records import flatten, rebuild
+from engine.store.sealed import is_whole, seal, stem_of, unseal
+
+log = logging.getLogger(__name__)
+
+Distil = Callable[[Distillation, Listener, Path], dict[str, Tensor]]
+"""Performs a distillation; it may keep checkpoints in a folder, and finds there those of an unfinished one."""
+
+
+def worth_keeping(seconds: float, bytes: int) -> bool:
+    """Whether to write down what took so long: writing it takes a few per cent of the time that it may save."""
+    return seconds >= 0.2 + bytes / 5e6
+
+
+class Journal:
+    """A runner that asks another one, writes down what was finished, and reads that instead where it is asked again."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        folder: Path,
+        distil: Distil | None = None,
+        worth: Callable[[float, int], bool] = worth_keeping,
+    ) -> None:
+        """
+        Args:
+            folder: of the run's checkpoints; each round has a folder of its own there.
+            distil: performs distillations in the runner's place.
+            worth: whether something that took so many seconds and has so many bytes is written down.
+        """
+        self._runner, self._folder, self._worth = runner, folder, worth
+        self._distil: Distil = distil or (lambda job, listener, _: runner.distil(job, listener))
+        self._round = folder
+        self._found: dict[str, Path] = {}
+        self._finished: Counter[str] = Counter()
+        self._not_worth: set[str] = set()
+
+    def begin(self, round: int) -> None:
+        """What is asked from now on belongs to this round."""
+        self._round = self._folder / f"round-{round:06d}"
+        self._found = {stem: path for path in sorted(self._round.glob("*")) if (stem := stem_of(path))}
+        self._finished = Counter()
+
+    def drop(self, before: int | None = None) -> None:
+        """Forget the rounds before a number, or all."""
+        for path in sorted(self._folder.glob("round-*")):
+            if before is None or int(path.name.removeprefix("round-")) < before:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
+        names = {client: self._name(f"{errand.step}-{client:06d}") for client in errand.clients}
+        found = {client: path for client, name in names.items() if (path := self._whole(name))}
+        missing = tuple(client for client in errand.clients if client not in found)
+        if found or errand.step not in self._not_worth:
+            errand = replace(errand, terms="")  # what is to be written down must come client by client
+        asked = self._runner.run(replace(errand, clients=missing)) if missing else iter(())
+        return self._outcomes(errand, names, found, asked)
+
+    def _name(self, what: str) -> str:
+        """Steps that a client has finished before in this round are told apart by a number."""
+        return f"{what}-{self._finished[what]}"
+
+    def _whole(self, name: str) -> Path | None:
+        path = self._found.get(name)
+        if path is not None and not is_whole(path):
+            log.warning("%s was cut short or changed; what it held is done again", path)
+            return None
+        return path
+
+    def _outcomes(
+        self,
+        errand: Errand,
+        names: Mapping[int, str],
+        found: Mapping[int, Path],
+        asked: Iterator[Outcome | Failure],
+    ) -> Iterator[Outcome | Failure]:
+        for client in errand.clients:
+            known = self._recalled(errand, client, found[client]) if client in found else None
+            outcome = known or (next(self._alone(errand, client)) if client in found else next(asked))
+            if isinstance(outcome, Outcome):
+                self._finished[names[client].rpartition("-")[0]] += 1
+                if known is None:
+                    self._keep(errand.step, names[client], outcome)
+            yield outcome
+
+    def _alone(self, errand: Errand, client: int) -> Iterator[Outcome | Failure]:
+        return self._runner.run(replace(errand, clients=(client,)))
+
+    def _keep(self, step: str, name: str, outcome: Outcome) -> None:
+        if not self._worth(outcome.seconds, sum(outcome.nbytes().values())):
+            self._not_worth.add(step)
+            return
+        self._not_worth.discard(step)
+        if outcome.payload is None:  # added to others before it was known that the step takes long
+            return
+        memory = self._runner.memories((outcome.client,)).get(outcome.client)
+        tensors, tree = flatten(replace(outcome, memory=memory))
+        seal(self._round, name, tree, tensors)
+
+    def _recalled(self, errand: Errand, client: int, path: Path) -> Outcome | None:
+        """What a file holds, looked at as if the client had just sent it; None where it cannot be used."""
+        try:
+            tree, tensors = unseal(path)
+            parts = {kind: _values(contents, tensors) for kind, contents in tree["payload"]["parts"].items()}
+            memory = None if tree["memory"] is None else _values(tree["memory"], tensors)
+            payload = Payload(parts)
+            refuse_faults(payload, errand.message(client))
+            outcome = Outcome(client, payload, None, tree["metrics"], tree["seconds"], tree["lost"])
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+            log.warning("%s cannot be used (%r); what it held is done again", path, error)
+            return None
+        if memory is not None:
+            self._runner.remember(client, memory)
+        return outcome
+
+    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
+        name = self._name("student")
+        self._finished["student"] += 1
+        path = self._whole(name)
+        if path is not None:
+            return _values(*unseal(path))
+        begun = time.perf_counter()
+        student = self._distil(job, listener, self._round / name)
+        if self._worth(time.perf_counter() - begun, sum(t.nbytes for t in student.values())):
+            tensors, tree = flatten(student)
+            seal(self._round, name, tree, tensors)
+        return student
+
+    def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
+        return self._runner.memories(clients)
+
+    def remember(self, client: int, memory: Memory) -> None:
+        self._runner.remember(client, memory)
+
+    def restore(self, memories: Mapping[int, Memory]) -> None:
+        self._runner.restore(memories)
+
+    def peak_rss_mb(self) -> dict[str, float]:
+        return self._runner.peak_rss_mb()
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+def _values(tree: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: rebuild(Any, value, tensors) for name, value in tree.items()}

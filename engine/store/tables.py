@@ -1,0 +1,166 @@
+"""The tables of a run's folder: what happened, as rows.
+
+`rounds.parquet` and `ledger.parquet` hold only what repeats exactly, so that a run that was resumed has the very rows
+of one that was not. Wall time stands apart, in `seconds.parquet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from actors.cohort.delivery import NOBODY, FaultEntry
+from engine.records import Evaluation, GeneratedImages, RoundRecord, StageRecord
+
+SERVER = "server"
+"""Phase of the metrics of a method's server side."""
+
+FAULT = "fault/"
+"""Begins the names of rows that say what went wrong: `fault/host_lost/retry`."""
+
+LEDGER = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("phase", pa.string()),
+        ("client", pa.int32()),
+        ("direction", pa.string()),
+        ("kind", pa.string()),
+        ("bytes", pa.int64()),
+    ]
+)
+"""One row for each message and kind; `direction` is `up` (to the server) or `down`."""
+
+ROUNDS = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("phase", pa.string()),
+        ("client", pa.int32()),
+        ("name", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+"""One row for each number, in four families.
+
+- of a client's step: `phase` is the step, `client` its number from 0;
+- of what went wrong in one: the same, `name` begins with `FAULT`, and the value is how often; `client` is -1 where it
+  was in the server's own work, and `phase` names that;
+- of the server's side: `phase` is `server`, `client` -1;
+- of a stage on the global test set: `phase` is the stage (`global` is the model after the round), `client` -1, `name`
+  is `accuracy` in [0, 1], `loss`, or `accuracy[c]` for class c from 0 (NaN where the test set has none).
+"""
+
+SECONDS = pa.schema([("round", pa.int32()), ("phase", pa.string()), ("seconds", pa.float64())])
+"""Wall time of each round by phase."""
+
+IMAGES = pa.schema(
+    [
+        ("client", pa.int32()),
+        ("made", pa.bool_()),
+        ("label", pa.int64()),
+        ("channels", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("pixels", pa.binary()),
+    ]
+)
+"""One row for each image: `made` by the client's generator, or real; `pixels` are uint8 in the order (C, H, W)."""
+
+
+def ledger_rows(record: RoundRecord) -> pa.Table:
+    """A round's messages, in the order in which they were sent."""
+    rows = [(e.round, e.phase, e.client, e.direction, e.kind, e.bytes) for e in record.entries]
+    return _table(LEDGER, rows)
+
+
+def metric_rows(record: RoundRecord, stages: Sequence[StageRecord]) -> pa.Table:
+    """A round's numbers: of its clients, of the server, of the stages shown."""
+    rows: list[tuple[Any, ...]] = [(m.round, m.phase, m.client, m.name, m.value) for m in record.client_metrics]
+    rows += [(f.round, f.phase, f.client, f"{FAULT}{f.fault}/{f.action}", float(f.times)) for f in record.faults]
+    rows += [(record.round, SERVER, NOBODY, name, value) for name, value in record.metrics.items()]
+    for stage in stages:
+        if stage.stage == SERVER:
+            raise ValueError(f"a stage may not be called {SERVER!r}: its rows would read as the server's metrics")
+        rows += [(stage.round, stage.stage, NOBODY, name, value) for name, value in _numbers(stage.evaluation)]
+    return _table(ROUNDS, rows)
+
+
+def _numbers(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
+    yield "accuracy", evaluation.accuracy
+    yield "loss", evaluation.loss
+    for index, accuracy in enumerate(evaluation.per_class):
+        yield f"accuracy[{index}]", float(accuracy)
+
+
+def faults_of(rounds: pa.Table) -> tuple[FaultEntry, ...]:
+    """The faults in a `ROUNDS` table."""
+    rows = rounds.filter(pc.starts_with(pc.field("name"), FAULT)).to_pylist()
+    return tuple(_fault(row) for row in rows)
+
+
+def _fault(row: dict[str, Any]) -> FaultEntry:
+    _, fault, action = row["name"].split("/")
+    return FaultEntry(row["round"], row["phase"], row["client"], fault, action, int(row["value"]))
+
+
+def second_rows(record: RoundRecord) -> pa.Table:
+    """A round's wall time."""
+    return _table(SECONDS, [(record.round, phase, seconds) for phase, seconds in record.seconds.items()])
+
+
+def stages_of(rounds: pa.Table) -> tuple[StageRecord, ...]:
+    """The evaluations in a `ROUNDS` table, in the order in which they were made: the inverse of `metric_rows`."""
+    numbers: list[tuple[int, str, list[float]]] = []
+    shown = (pc.field("client") == NOBODY) & (pc.field("phase") != SERVER) & ~pc.starts_with(pc.field("name"), FAULT)
+    for row in rounds.filter(shown).to_pylist():
+        if row["name"] == "accuracy":
+            numbers.append((row["round"], row["phase"], []))
+        numbers[-1][2].append(row["value"])
+    return tuple(
+        StageRecord(round, stage, Evaluation(values[0], values[1], np.array(values[2:], dtype=np.float64)))
+        for round, stage, values in numbers
+    )
+
+
+def image_rows(images: Sequence[GeneratedImages]) -> pa.Table:
+    """Generated and real images of clients."""
+    rows = []
+    for of_client in images:
+        for made, pictures, labels in (
+            (True, of_client.generated, of_client.labels),
+            (False, of_client.real, of_client.real_labels),
+        ):
+            rows += [
+                (of_client.client, made, int(label), *picture.shape, np.ascontiguousarray(picture).tobytes())
+                for picture, label in zip(pictures, labels, strict=True)
+            ]
+    return _table(IMAGES, rows)
+
+
+def images_of(table: pa.Table) -> tuple[GeneratedImages, ...]:
+    """The inverse of `image_rows`."""
+    rows = table.to_pylist()
+    clients = dict.fromkeys(row["client"] for row in rows)
+    return tuple(_images_of_client(client, [row for row in rows if row["client"] == client]) for client in clients)
+
+
+def _images_of_client(client: int, rows: list[dict[str, Any]]) -> GeneratedImages:
+    generated, labels = _stack([row for row in rows if row["made"]])
+    real, real_labels = _stack([row for row in rows if not row["made"]])
+    return GeneratedImages(client, generated, labels, real, real_labels)
+
+
+def _stack(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    if not rows:
+        return np.zeros((0, 1, 1, 1), dtype=np.uint8), np.zeros(0, dtype=np.int64)
+    shape = (rows[0]["channels"], rows[0]["height"], rows[0]["width"])
+    pixels = np.stack([np.frombuffer(row["pixels"], dtype=np.uint8).reshape(shape) for row in rows])
+    return pixels, np.array([row["label"] for row in rows], dtype=np.int64)
+
+
+def _table(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+    return pa.table([pa.array(values, type=f.type) for values, f in zip(columns, schema, strict=True)], schema=schema)

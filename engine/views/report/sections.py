@@ -1,0 +1,319 @@
+"""The sections of a report, each of all runs; a section about which the runs have nothing to say is None."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from actors.cohort.delivery import NOBODY
+from actors.failures import said
+from algorithms.core.payload import KINDS
+from engine.config.reading import dump
+from engine.records import GLOBAL, GeneratedImages
+from engine.store.folder import StoredRun
+from engine.store.tables import faults_of
+from engine.units import size
+from engine.views.report.charts import Bar, Curve, Mark, bars, curves, label_map, legend, pairs
+from engine.views.report.html import Element, data_uri, element
+from engine.views.report.pictures import grid
+from engine.views.report.words import FINAL, STAGES, count, labels, percent, stages
+
+Runs = Sequence[StoredRun]
+
+BEFORE_AFTER = (("fedavg", "teacher"), ("fedavg", "distilled"), ("fedavg", FINAL))
+"""Pairs of stages to compare class by class, the most telling first."""
+
+_GRID_COLUMNS = 10
+
+
+def _section(title: str, *children: Element | str | None) -> Element:
+    return element("section", element("h2", title), *children)
+
+
+def _note(text: str) -> Element:
+    return element("p", text, class_="note")
+
+
+def _each(runs: Runs, drawn: Callable[[StoredRun], Element | None]) -> list[Element]:
+    """One block for each run that has something to show, under its name where there are several runs."""
+    blocks = [(name, drawn(run)) for name, run in zip(labels(runs), runs, strict=True)]
+    if len(runs) == 1:
+        return [block for _, block in blocks if block is not None]
+    return [element("div", element("h3", name), block, class_="of-run") for name, block in blocks if block is not None]
+
+
+def accuracy(runs: Runs) -> Element | None:
+    """Accuracy by round, with the stages as marks."""
+    lines = [_curve(name, run) for name, run in zip(labels(runs), runs, strict=True)]
+    if not any(line.points for line in lines):
+        return None
+    marked = any(line.marks for line in lines)
+    return _section(
+        "Accuracy by round",
+        legend([line.name for line in lines]) if len(lines) > 1 else None,
+        curves(lines),
+        _note(
+            "Share of right answers on the whole test set, which decides nothing in the run. "
+            + ("Rings are stages of a round." if marked else "")
+        ),
+    )
+
+
+def _curve(name: str, run: StoredRun) -> Curve:
+    own = [(r.round + 1, r.evaluation.accuracy) for r in run.stages if r.stage == GLOBAL]
+    marks = [Mark(r.round + 1, r.evaluation.accuracy, r.stage) for r in run.stages if r.stage != GLOBAL]
+    return Curve(name, own, marks)
+
+
+def stage_bars(runs: Runs) -> Element | None:
+    """Accuracy of each stage."""
+    blocks = _each(runs, _stage_bars)
+    return _section("Stage by stage", *blocks, _note("Test accuracy.")) if blocks else None
+
+
+def _stage_bars(run: StoredRun) -> Element | None:
+    shown = stages(run)
+    if set(shown) <= {FINAL}:
+        return None
+    rows = [Bar(name, e.accuracy, percent(e.accuracy), STAGES.get(name)) for name, e in shown.items()]
+    return bars(rows, whole=1.0)
+
+
+def per_class(runs: Runs) -> Element | None:
+    """Teacher against FedAvg, class by class; and of two runs, the one's last model against the other's."""
+    blocks = _each(runs, _stage_pairs)
+    if len(runs) == 2 and runs[0].class_names == runs[1].class_names:
+        lower, higher = sorted(zip(labels(runs), runs, strict=True), key=lambda pair: pair[1].result["accuracy"] or 0)
+        blocks.append(_final_pairs(lower, higher))
+    return _section("Class by class", *blocks) if blocks else None
+
+
+def _stage_pairs(run: StoredRun) -> Element | None:
+    shown = stages(run)
+    found = next(((one, other) for one, other in BEFORE_AFTER if one in shown and other in shown), None)
+    if found is None:
+        return None
+    before, after = found
+    return _pairs(run.class_names, (before, shown[before].per_class), (after, shown[after].per_class))
+
+
+def _final_pairs(lower: tuple[str, StoredRun], higher: tuple[str, StoredRun]) -> Element:
+    (before, worse), (after, better) = lower, higher
+    drawn = _pairs(
+        worse.class_names, (before, stages(worse)[FINAL].per_class), (after, stages(better)[FINAL].per_class)
+    )
+    return element("div", element("h3", f"{after} against {before}, after the last round"), drawn, class_="of-run")
+
+
+def _pairs(names: Sequence[str], before: tuple[str, np.ndarray], after: tuple[str, np.ndarray]) -> Element:
+    gain = after[1] - before[1]
+    better, worse = int((gain > 0).sum()), int((gain < 0).sum())
+    tested = int((~np.isnan(gain)).sum())
+    sentence = f"Of {count(tested, 'class', 'classes')}, {better} are better with {after[0]} and {worse} worse."
+    return element(
+        "div",
+        legend([before[0], after[0]], ["before", "after"]),
+        pairs(names, before[1], after[1]),
+        _note(f"{sentence} Test accuracy in percent."),
+    )
+
+
+def clients(runs: Runs) -> Element:
+    """Who holds what."""
+    same = all(np.array_equal(run.label_counts, runs[0].label_counts) for run in runs)
+    maps = _each(runs[:1] if same else runs, lambda run: label_map(run.label_counts, run.class_names))
+    sizes = runs[0].label_counts.sum(axis=1)
+    dealt = f"{count(int(sizes.sum()), 'training image')} over {count(len(sizes), 'client')}"
+    words = f"{dealt}, {sizes.min():,} to {sizes.max():,} each. "
+    return _section(
+        "Who holds what",
+        *maps,
+        _note(
+            (words if same else "")
+            + "Rows are classes, columns clients by number; colour deepens with the root of the number of examples."
+        ),
+    )
+
+
+def images(runs: Runs) -> Element | None:
+    """Generated images beside real ones, client by client."""
+    blocks = _each(runs, _images)
+    if not blocks:
+        return None
+    return _section(
+        "Generated beside real",
+        _note("What each client's generator draws, and images that the client holds. The run allows them to be shown."),
+        *blocks,
+    )
+
+
+def _images(run: StoredRun) -> Element | None:
+    cards = [_card(pictures, run.class_names) for pictures in run.images]
+    return element("div", *cards, class_="cards") if cards else None
+
+
+def _card(pictures: GeneratedImages, names: Sequence[str]) -> Element:
+    return element(
+        "figure",
+        element("figcaption", f"client {pictures.client}"),
+        _sheet("generated", pictures.generated, pictures.labels, names),
+        _sheet("real", pictures.real, pictures.real_labels, names),
+    )
+
+
+def _sheet(title: str, sheet: np.ndarray, of: np.ndarray, names: Sequence[str]) -> Element:
+    asked = [names[label] for label in of.tolist() if label >= 0]
+    if not len(sheet):
+        return element("div", element("small", title), element("p", "none"))
+    text = f"{title}: {', '.join(asked)}" if asked else title
+    picture = element("img", src=data_uri(grid(sheet, _GRID_COLUMNS)), alt=text, title=text)
+    return element("div", element("small", title), picture)
+
+
+def seconds(runs: Runs) -> Element:
+    """Wall time by phase."""
+    longest = max(s for run in runs for _, s in phases(run.result["seconds"]))
+    blocks = _each(runs, lambda run: _seconds(run, longest))
+    return _section("Time by phase", *blocks, _note("Wall time; every moment belongs to one phase."))
+
+
+def _seconds(run: StoredRun, longest: float) -> Element:
+    return bars([Bar(name, s, f"{s:.1f} s") for name, s in phases(run.result["seconds"])], longest)
+
+
+def phases(spent: dict[str, float]) -> list[tuple[str, float]]:
+    """Seconds of result.json as parts that add up to the total.
+
+    `client:train` becomes `clients: train`, and what `clients` has beyond its parts is `clients, otherwise`.
+    """
+    rows = [("start", spent.get("start", 0.0))]
+    for group, prefix in (("clients", "client:"), ("server", "server:")):
+        parts = [(f"{group}: {key.removeprefix(prefix)}", s) for key, s in spent.items() if key.startswith(prefix)]
+        rest = spent.get(group, 0.0) - sum(s for _, s in parts)
+        rows += [*parts, (f"{group}, otherwise" if parts else group, rest)]
+    rows.append(("evaluate", spent.get("evaluate", 0.0)))
+    rows.append(("everything else", spent["total"] - sum(s for _, s in rows)))
+    return [(name, s) for name, s in rows if s >= 0.0005 * spent["total"]]
+
+
+def traffic(runs: Runs) -> Element | None:
+    """Bytes by kind and direction."""
+    largest = max((n for run in runs for n in _sums(run.ledger).values()), default=0)
+    blocks = _each(runs, lambda run: _traffic(run, largest))
+    return _section("What crossed the network", *blocks, _note("Exact bytes of the payloads.")) if blocks else None
+
+
+def _traffic(run: StoredRun, largest: int) -> Element | None:
+    sent = _sums(run.ledger)
+    if not sent:
+        return None
+    kinds = sorted({kind for kind, _ in sent}, key=lambda kind: -sum(n for (k, _), n in sent.items() if k == kind))
+    columns = [
+        element(
+            "div",
+            element("h4", title),
+            bars([Bar(_said(k), sent.get((k, way), 0), size(sent.get((k, way), 0))) for k in kinds], largest, colour),
+        )
+        for way, title, colour in (("up", "clients to server", "c0"), ("down", "server to clients", "c1"))
+    ]
+    return element("div", *columns, class_="columns")
+
+
+def _sums(ledger: pa.Table) -> dict[tuple[str, str], int]:
+    """Bytes by kind and direction."""
+    rows = ledger.group_by(["kind", "direction"], use_threads=False).aggregate([("bytes", "sum")]).to_pylist()
+    return {(row["kind"], row["direction"]): row["bytes_sum"] for row in rows}
+
+
+def _said(kind: str) -> str:
+    return kind.replace("_", " ")
+
+
+def left_clients(runs: Runs) -> Element | None:
+    """What left the clients, in words."""
+    blocks = _each(runs, _left_clients)
+    return _section("What left the clients", *blocks) if blocks else None
+
+
+def _left_clients(run: StoredRun) -> Element | None:
+    up = run.ledger.filter(pc.field("direction") == "up")
+    rows = up.group_by("kind", use_threads=False).aggregate(
+        [("bytes", "sum"), ("bytes", "count"), ("bytes", "max"), ("client", "count_distinct")]
+    )
+    if not rows.num_rows:
+        return None
+    lines = [
+        element(
+            "div",
+            element("dt", _said(row["kind"])),
+            element(
+                "dd",
+                KINDS.get(row["kind"], "a kind that this version does not know"),
+                element(
+                    "small",
+                    f"{count(row['bytes_count'], 'message')} of {count(row['client_count_distinct'], 'client')}, "
+                    f"{size(row['bytes_sum'])} in all, {size(row['bytes_max'])} at most",
+                ),
+            ),
+        )
+        for row in rows.sort_by([("bytes_sum", "descending")]).to_pylist()
+    ]
+    forbidden = run.config.get("privacy", {}).get("forbid") or ()
+    words = "A method must declare what it sends, and raw data is no kind of content. "
+    words += f"This run forbade {', '.join(forbidden)}." if forbidden else ""
+    return element("div", element("dl", *lines, class_="kinds"), _note(words))
+
+
+def faults(runs: Runs) -> Element | None:
+    """What went wrong while it ran, and what was done about it."""
+    blocks = _each(runs, _faults)
+    note = _note(
+        "A step that is tried again gives the same bits; a client that is left out sends nothing in that step."
+    )
+    return _section("What went wrong", *blocks, note) if blocks else None
+
+
+def _faults(run: StoredRun) -> Element | None:
+    found: dict[str, list[str]] = {}
+    for fault in faults_of(run.rounds):
+        who = "" if fault.client == NOBODY else f", client {fault.client}"
+        place = f"round {fault.round + 1}, {fault.phase}{who}"
+        found.setdefault(said(fault.fault, fault.action), []).append(place)
+    return _terms({words: "; ".join(places) for words, places in found.items()}) if found else None
+
+
+def settings(runs: Runs) -> Element:
+    """Configuration, circumstances, versions, and how to do it again."""
+    return _section("Settings, and how to do it again", *_each(runs, _settings))
+
+
+def _settings(run: StoredRun) -> Element:
+    name = run.folder.resolve().name
+    command = f"tessera run {shlex.quote(f'{name}/config.yaml')} --out {shlex.quote(f'{name}-again')}"
+    return element(
+        "div",
+        element("p", "From the folder that holds this run's folder:"),
+        element("pre", command),
+        element("p", "The same bits come out where the digest is ", element("code", str(run.result["digest"])), "."),
+        element("details", element("summary", "Circumstances"), _terms({**run.facts, **_circumstances(run)})),
+        element("details", element("summary", "Versions"), _terms(run.result["versions"])),
+        element("details", element("summary", "Configuration"), element("pre", _yaml(run))),
+    )
+
+
+def _circumstances(run: StoredRun) -> dict[str, str]:
+    memory = run.result.get("peak_rss_mb") or {}
+    return {f"peak memory, {who.replace('_', ' ')}": f"{amount:,.0f} MiB" for who, amount in memory.items() if amount}
+
+
+def _terms(values: dict[str, str]) -> Element:
+    rows = [element("div", element("dt", str(k)), element("dd", str(v))) for k, v in values.items()]
+    return element("dl", *rows, class_="terms")
+
+
+def _yaml(run: StoredRun) -> str:
+    return dump(dict(run.config))

@@ -1,0 +1,68 @@
+"""Numbers and names as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from engine.records import GLOBAL, Evaluation
+from engine.store.folder import StoredRun
+
+FINAL = "final"
+"""The stage that is the global model after the last round, in result.json."""
+
+STAGES = {
+    "fedavg": "the global model before distillation",
+    "experts": "the plain sum of the experts",
+    "teacher": "the experts, fused by the meta model",
+    "distilled": "the student, just distilled",
+    FINAL: "the global model after the last round",
+}
+"""What the stages are, for those that several methods share."""
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as `81.2 %`."""
+    return "not a number" if share is None else f"{100 * share:.1f} %"
+
+
+def number(value: Any) -> str:
+    """Four digits, thousands apart; `not a number` for the null of result.json."""
+    if value is None:
+        return "not a number"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def count(amount: int, one: str, several: str | None = None) -> str:
+    """`1 round`, `2,000 rounds`; `several` where it is not made with an s."""
+    return f"{amount:,} {one if amount == 1 else several or one + 's'}"
+
+
+def labels(runs: Sequence[StoredRun]) -> list[str]:
+    """The shortest names that tell the runs apart."""
+    ways = [
+        [str(run.result["method"]) for run in runs],
+        [f"{run.result['method']}, seed {run.result['seed']}" for run in runs],
+        [run.folder.name for run in runs],
+    ]
+    return next((names for names in ways if len(set(names)) == len(runs)), [str(run.folder) for run in runs])
+
+
+def stages(run: StoredRun) -> dict[str, Evaluation]:
+    """The last evaluation of each stage, in the order in which stages first came; the last global one is `final`."""
+    shown = {record.stage: record.evaluation for record in run.stages}
+    if GLOBAL in shown:
+        shown[FINAL] = shown.pop(GLOBAL)
+    return shown
+
+
+def settings(config: Any, place: str = "") -> dict[str, Any]:
+    """A configuration as `clients.lr: 0.05`, one line for each value that holds no others."""
+    if not isinstance(config, dict):
+        return {place: config}
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= settings(value, f"{place}.{key}" if place else str(key))
+    return found

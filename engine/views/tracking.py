@@ -1,0 +1,305 @@
+"""MLflow as a view of a run: parameters, metrics by round and stage, pictures, the run's folder.
+
+It is a view: nothing is read back from it, and a store that fails in the middle of a run costs the view, not the run. A
+store that cannot be reached at the start is a mistake to put right, and is said before anything else happens.
+
+MLflow is imported when it is first needed (about 1.5 s), with its usage reports to its makers switched off unless the
+person switched them on. A new SQLite store takes 1 to 6 s more for its tables, an existing one under 0.1 s.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import posixpath
+import re
+import shlex
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from PIL import Image
+
+from engine.errors import UserError
+from engine.records import Result, RoundRecord, RunStart, StageRecord
+from engine.store.folder import replacing
+from engine.views.report.pictures import grid
+from engine.views.report.words import settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "tessera"
+"""Name of the experiment that all runs belong to."""
+
+T = TypeVar("T")
+
+_METRICS, _PARAMS = 1000, 100
+_KNOWN = "mlflow.json"
+_EVERY_ROUND = "bytes/up"
+_GRID_COLUMNS = 10
+_LOG = logging.getLogger(__name__)
+_FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_LATER_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
+
+class TrackingError(UserError):
+    """The MLflow store cannot be used; the message names its URI and the way out."""
+
+
+def default_uri(folder: Path) -> str:
+    """The SQLite store beside a run's folder, which all runs of the parent folder share."""
+    return f"sqlite:///{(folder.absolute().parent / 'mlflow.db').as_posix()}"
+
+
+def ui_command(uri: str) -> str:
+    """What a person types to look at a store; a server's own address, which serves its pages, stays as it is."""
+    return uri if _is_server(uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A store that answers, and the experiment in it."""
+
+    client: MlflowClient
+    uri: str
+    experiment: str
+
+
+def reach(uri: str | None, folder: Path) -> Reached:
+    """Reach the store, so that a run that cannot be tracked does not start.
+
+    Args:
+        uri: of a server or database; None takes `default_uri(folder)`.
+        folder: of the run, not yet made.
+
+    Raises:
+        TrackingError: within 10 seconds for a server that does not answer.
+    """
+    uri = uri or default_uri(folder)
+    try:
+        with _environment(_FIRST_CALL):
+            client = _client(uri)
+            experiment = _experiment(client, uri, folder)
+    except Exception as error:
+        raise TrackingError(
+            f"mlflow.tracking_uri = {uri}: this store cannot be used ({_first_line(error)}); start its server, correct "
+            "the URI, leave it out to keep mlflow.db beside the run's folder, or set mlflow.enabled=false"
+        ) from error
+    return Reached(client, uri, experiment)
+
+
+def connect(uri: str | None, folder: Path) -> MlflowWatcher:
+    """A watcher for a run; see `reach`."""
+    return MlflowWatcher(reach(uri, folder))
+
+
+def fetch() -> None:
+    """Import MLflow, which takes seconds."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import mlflow  # noqa: F401
+
+
+def _client(uri: str) -> MlflowClient:
+    fetch()
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(uri)
+
+
+def _experiment(client: MlflowClient, uri: str, folder: Path) -> str:
+    """Its number. Files go beside the run's folder, except where a server says where they go."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        place = None if _is_server(uri) else (folder.absolute().parent / "mlartifacts").as_uri()
+        try:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=place))
+        except MlflowException:  # another run that starts at this moment may have been first
+            found = client.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise ValueError(f"its experiment {EXPERIMENT!r} was deleted; `mlflow experiments restore` brings it back")
+    return str(found.experiment_id)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:300] if text else type(error).__name__
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """MLflow reads its limits from the environment at each call; what the person has set there is left alone."""
+    ours = [name for name in values if name not in os.environ]
+    os.environ.update({name: values[name] for name in ours})
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+class MlflowWatcher:
+    """Tells MLflow of a run; to be told after the report is written, so that it is among the files kept."""
+
+    def __init__(self, reached: Reached, parent: str | None = None) -> None:
+        """`parent` is the run under which this one is shown."""
+        self.uri = reached.uri
+        self.run_id: str | None = None
+        self._client, self._experiment = reached.client, reached.experiment
+        self._parent = parent
+        self._stages: dict[str, float] = {}
+        self._folder: Path | None = None
+        self._heard: frozenset[int] = frozenset()
+        self._lost = False
+
+    def started(self, start: RunStart) -> None:
+        self._folder = start.folder
+        self._attempt(lambda: self._start(start))
+
+    def step(self, round: int, step: str, done: int, asked: int) -> None:
+        """A store is told of whole rounds only."""
+
+    def stage(self, record: StageRecord) -> None:
+        self._stages[f"test/{record.stage}/accuracy"] = record.evaluation.accuracy
+        self._stages[f"test/{record.stage}/loss"] = record.evaluation.loss
+
+    def round(self, record: RoundRecord) -> None:
+        values, self._stages = {**round_metrics(record), **self._stages}, {}
+        if record.round not in self._heard:
+            self._attempt(lambda: self._log_metrics(values, record.round))
+
+    def finished(self, result: Result) -> None:
+        self._attempt(lambda: self._finish(result))
+
+    def failed(self, error: BaseException) -> None:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        if self.run_id is not None:
+            self._attempt(lambda: self._client.set_terminated(self._id, status))
+
+    @property
+    def _id(self) -> str:
+        assert self.run_id is not None, "the run was not started"
+        return self.run_id
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        """Do it; where that fails, say so once and leave MLflow alone for the rest of the run."""
+        if self._lost:
+            return
+        try:
+            with _environment(_LATER_CALLS):
+                action()
+        except Exception as error:  # whatever a store raises: a view never ends a run
+            self._lost = True
+            _LOG.warning("MLflow at %s hears no more of this run, which goes on: %s", self.uri, _first_line(error))
+
+    def _start(self, start: RunStart) -> None:
+        self.run_id = _known(start.folder, self.uri)
+        if self.run_id is None:
+            self._create(start)
+        else:
+            self._client.update_run(self._id, status="RUNNING")
+            # A run that was killed may have been told here of rounds that it must do again.
+            self._heard = frozenset(m.step for m in self._client.get_metric_history(self._id, _EVERY_ROUND))
+
+    def _create(self, start: RunStart) -> None:
+        from mlflow.entities import Param
+
+        from engine.partition.picture import label_map
+
+        tags = {
+            "method": start.method,
+            "preset": start.preset,
+            "seed": str(start.config.get("seed")),
+            "folder": str(start.folder.absolute()),
+        }
+        if self._parent:
+            tags["mlflow.parentRunId"] = self._parent
+        made = self._client.create_run(self._experiment, tags=tags, run_name=start.folder.absolute().name)
+        self.run_id = made.info.run_id
+        with replacing(start.folder / _KNOWN) as temporary:
+            temporary.write_text(json.dumps({"tracking_uri": self.uri, "run_id": self.run_id}))
+        kind = start.config.get("partition", {}).get("kind", "")
+        self._client.log_figure(self._id, label_map(start.label_counts, start.class_names, kind), "label_map.png")
+        params = [Param(_name(key), _text(value)) for key, value in settings(dict(start.config)).items()]
+        for some in _batches(params, _PARAMS):
+            self._client.log_batch(self._id, params=some)
+
+    def _log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(_name(name), float(value), now, step) for name, value in values.items()]
+        for some in _batches(metrics, _METRICS):
+            self._client.log_batch(self._id, metrics=some)
+
+    def _finish(self, result: Result) -> None:
+        values = result.values
+        last = {"accuracy": values["accuracy"], "loss": values["loss"], **values["metrics"]}
+        self._log_metrics({k: v for k, v in last.items() if v is not None}, values["rounds"])
+        self._client.set_tag(self._id, "digest", values["digest"])
+        assert self._folder is not None
+        for file in kept_files(self._folder):
+            self._client.log_artifact(self._id, str(file))
+        for pictures in result.images:
+            for way, images in (("generated", pictures.generated), ("real", pictures.real)):
+                if len(images):
+                    sheet = Image.open(io.BytesIO(grid(images, _GRID_COLUMNS)))
+                    self._client.log_image(self._id, sheet, artifact_file=f"images/{way}-{pictures.client:04d}.png")
+        self._client.set_terminated(self._id, "FINISHED")
+
+
+def _known(folder: Path, uri: str) -> str | None:
+    """The number that a run which goes on has in this store; None where the store has not heard of it."""
+    file = folder / _KNOWN
+    known = json.loads(file.read_text()) if file.exists() else {}
+    return str(known["run_id"]) if known.get("tracking_uri") == uri else None
+
+
+def round_metrics(record: RoundRecord) -> dict[str, float]:
+    """A round's numbers by name: means over the clients of what they measured, the server's, seconds, bytes."""
+    measured: dict[str, list[float]] = {}
+    for metric in record.client_metrics:
+        measured.setdefault(f"client/{metric.phase}/{metric.name}", []).append(metric.value)
+    return {
+        **{name: statistics.fmean(values) for name, values in measured.items()},
+        **{f"server/{name}": value for name, value in record.metrics.items()},
+        **{f"seconds/{phase}": seconds for phase, seconds in record.seconds.items()},
+        **{f"bytes/{way}": float(sum(e.bytes for e in record.entries if e.direction == way)) for way in ("up", "down")},
+    }
+
+
+def kept_files(folder: Path) -> Sequence[Path]:
+    """The files that go to MLflow: those of the run's folder itself, without checkpoints, which are large."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _name(text: str) -> str:
+    """A name that MLflow takes: no sign of markup, and no path that leads elsewhere."""
+    name = re.sub(r"[^\w.\-:/ ]", "_", text)
+    leads_astray = posixpath.normpath(name) != name or name.startswith(("/", "."))
+    return re.sub(r"[./]", "_", name) if leads_astray else name
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
