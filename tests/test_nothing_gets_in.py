@@ -280,9 +280,9 @@ def test_mlflow_keeps_hostile_names_as_text_in_its_own_folder(tmp_path):
 TRAP = """
 from pathlib import Path
 Path({mark!r}).touch()
-from algorithms.nets import build
+from algorithms.nets import Images, build
 def net(shape, classes):
-    return build("mlp", shape, classes)
+    return build("mlp", Images(shape), classes)
 """
 
 

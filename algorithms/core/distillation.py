@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
-from algorithms.nets import Classifier
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -64,7 +63,7 @@ class Distillation:
 
     source: Source
     teacher: nn.Module
-    student: Classifier
+    student: nn.Module
     loss: DistillationLoss
     steps: int
     distinct: int
@@ -217,7 +216,7 @@ def distil_here(job: Distillation, told: Callable[[int], None] = unheard) -> dic
     return snapshot(learner.student)
 
 
-def copy_of(net: Classifier) -> Classifier:
+def copy_of(net: nn.Module) -> nn.Module:
     """A copy that shares nothing."""
     return copy.deepcopy(net)
 

@@ -13,7 +13,7 @@ from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
 from algorithms.core.task import ImageTask, Shard
 from algorithms.core.training import TrainingLoop, Work, fit
-from algorithms.nets import Classifier, build
+from algorithms.nets import Images, build
 
 
 def _unseen(stage: str, predictor: nn.Module) -> None:
@@ -51,19 +51,19 @@ class Kit:
     distil: Callable[[Distillation], dict[str, Tensor]] = distil_here
     show: Callable[[str, nn.Module], None] = _unseen
     tell: Callable[[str, int, int], None] = _unheard
-    _resident: dict[tuple[str, float], Classifier] = field(default_factory=dict)
+    _resident: dict[tuple[str, float], nn.Module] = field(default_factory=dict)
 
-    def network(self, name: str, width: float = 1.0) -> Classifier:
+    def network(self, name: str, width: float = 1.0) -> nn.Module:
         """The one resident network of this name and width on the kit's device; load a state before use, keep no
         reference."""
         if (name, width) not in self._resident:
             self._resident[name, width] = self.new_network(name, width)
         return self._resident[name, width]
 
-    def new_network(self, name: str, width: float = 1.0) -> Classifier:
+    def new_network(self, name: str, width: float = 1.0) -> nn.Module:
         """A network of one's own, with the weights of `initial`; of a fraction `width` of its hidden channels."""
         with torch_seeded(self.seed.number(f"initial {name}")):
-            return build(name, self.task.shape, self.task.classes, width).to(self.device)
+            return build(name, Images(self.task.shape), self.task.classes, width).to(self.device)
 
     def initial(self, name: str) -> dict[str, Tensor]:
         """The initial state of a network: the same for every client and method of a run's seed."""

@@ -13,7 +13,6 @@ from algorithms.core.contract import ClientSpec
 from algorithms.core.distillation import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
-from algorithms.nets import Classifier
 from algorithms.parts.ensembles import Ensemble, GroupedModels, WeightedLogits, mixed, normalised
 from algorithms.parts.losses import NormGap, kl
 from algorithms.parts.one_shot import OneShot
@@ -71,7 +70,7 @@ class CoBoosting(OneShot[CoBoostingState]):
     def start(self, clients: Sequence[ClientSpec]) -> CoBoostingState:
         return CoBoostingState(*self.initial_groups(clients))
 
-    def teach(self, student: Classifier, ensemble: Ensemble, seed: Seed) -> dict[str, float]:
+    def teach(self, student: nn.Module, ensemble: Ensemble, seed: Seed) -> dict[str, float]:
         config, pool, loss = self.config, Pool(), 0.0
         weights = torch.full((len(ensemble),), 1 / len(ensemble))
         optimiser = torch.optim.SGD(
@@ -93,7 +92,7 @@ class CoBoosting(OneShot[CoBoostingState]):
         told = {"least_weight": float(shares.min()), "largest_weight": float(shares.max())}
         return {"distillation_loss": loss, "pool": len(pool), **told}
 
-    def image_loss(self, ensemble: Ensemble, gap: NormGap, weights: Tensor, student: Classifier) -> ImageLoss:
+    def image_loss(self, ensemble: Ensemble, gap: NormGap, weights: Tensor, student: nn.Module) -> ImageLoss:
         """What the generator minimises."""
         config, shares, t = self.config, normalised(weights), self.config.adversarial_temperature
 
@@ -122,7 +121,7 @@ class CoBoosting(OneShot[CoBoostingState]):
 
     def taught(
         self,
-        student: Classifier,
+        student: nn.Module,
         optimiser: torch.optim.Optimizer,
         ensemble: Ensemble,
         weights: Tensor,

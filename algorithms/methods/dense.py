@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import Seed
-from algorithms.nets import Classifier
 from algorithms.parts.ensembles import Ensemble, GroupedModels
 from algorithms.parts.losses import NormGap, kl, kl_each
 from algorithms.parts.one_shot import OneShot
@@ -48,7 +47,7 @@ class Dense(OneShot[DenseState]):
     def start(self, clients: Sequence[ClientSpec]) -> DenseState:
         return DenseState(*self.initial_groups(clients))
 
-    def teach(self, student: Classifier, ensemble: Ensemble, seed: Seed) -> dict[str, float]:
+    def teach(self, student: nn.Module, ensemble: Ensemble, seed: Seed) -> dict[str, float]:
         config, pool, loss = self.config, Pool(), 0.0
         optimiser = torch.optim.SGD(student.parameters(), lr=config.student_lr, momentum=config.student_momentum)
         for epoch in range(config.epochs):
@@ -58,7 +57,7 @@ class Dense(OneShot[DenseState]):
             self.kit.tell("distillation", epoch + 1, config.epochs)
         return {"distillation_loss": loss, "pool": len(pool)}
 
-    def image_loss(self, ensemble: Ensemble, gap: NormGap, student: Classifier) -> ImageLoss:
+    def image_loss(self, ensemble: Ensemble, gap: NormGap, student: nn.Module) -> ImageLoss:
         """What the generator minimises."""
         config = self.config
 
@@ -76,7 +75,7 @@ class Dense(OneShot[DenseState]):
 
     def taught(
         self,
-        student: Classifier,
+        student: nn.Module,
         optimiser: torch.optim.Optimizer,
         ensemble: Ensemble,
         pool: Pool,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, client_side, net_mixture
 from algorithms.core.distillation import freeze_norm
@@ -18,7 +18,6 @@ from algorithms.core.settings import setting
 from algorithms.core.states import combine, snapshot
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
-from algorithms.nets import Classifier
 from algorithms.nets.server_generators import Merge, MergedGenerator
 from algorithms.parts.averaging import Averaging, GlobalModel
 from algorithms.parts.ensembles import Ensemble, held, mixed
@@ -135,7 +134,7 @@ class DFRD(Averaging[DFRDState]):
         return replace(state, model=snapshot(student), generator=fresh, average=average), told
 
     def train_generator(
-        self, generator: MergedGenerator, student: Classifier, teacher: ByClass, seed: Seed
+        self, generator: MergedGenerator, student: nn.Module, teacher: ByClass, seed: Seed
     ) -> dict[str, float]:
         """Train the generator in place; its last losses."""
         config, told = self.config, {}
@@ -159,7 +158,7 @@ class DFRD(Averaging[DFRDState]):
         return told
 
     def train_student(
-        self, student: Classifier, generators: Sequence[MergedGenerator], teacher: ByClass, seed: Seed
+        self, student: nn.Module, generators: Sequence[MergedGenerator], teacher: ByClass, seed: Seed
     ) -> dict[str, float]:
         """Train the student in place on the images of the generator and of its moving average; its last loss."""
         config, told = self.config, {}

@@ -13,7 +13,6 @@ from algorithms.core.payload import Payload, kept, recalled
 from algorithms.core.settings import setting
 from algorithms.core.states import norm_entries, only, snapshot, without
 from algorithms.methods.fedavg import FedAvg, FedAvgState
-from algorithms.nets import Classifier
 from algorithms.parts.calibration import measure_norm
 
 
@@ -46,13 +45,13 @@ class FedBN(FedAvg):
         state = super().start(clients)
         return replace(state, model=without(state.model, norm_entries(self.kit.network(state.net))))
 
-    def received_network(self, client: Client) -> Classifier:
+    def received_network(self, client: Client) -> nn.Module:
         """The client's network of the received A and its own B."""
         net = self.kit.network(client.spec.net)
         net.load_state_dict({**client.received.tensors("weights"), **self._own(client, net)})
         return net
 
-    def _own(self, client: Client, net: Classifier) -> dict[str, Tensor]:
+    def _own(self, client: Client, net: nn.Module) -> dict[str, Tensor]:
         """B_k."""
         own = recalled("norm", client.memory)
         return own or only(self.kit.initial(client.spec.net), sorted(norm_entries(net)))

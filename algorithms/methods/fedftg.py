@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, client_side
 from algorithms.core.distillation import freeze_norm
@@ -18,7 +18,6 @@ from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, snapshot
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
-from algorithms.nets import Classifier
 from algorithms.nets.server_generators import ConditionalGenerator
 from algorithms.parts.averaging import Averaging, GlobalModel
 from algorithms.parts.bank import Expert
@@ -163,7 +162,7 @@ class _Contest:
         self,
         config: FedFTG.Config,
         generator: ConditionalGenerator,
-        student: Classifier,
+        student: nn.Module,
         ensemble: Ensemble,
         fade: float,
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, only, snapshot
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Batches, Objective, Work
-from algorithms.nets import Classifier
+from algorithms.nets import require_head
 from algorithms.nets.server_generators import LatentGenerator
 from algorithms.parts.ensembles import Ensembling, GroupedModels, network_of
 from algorithms.parts.label_counts import seen_counts, shares_by_class
@@ -108,7 +108,7 @@ class FedGen(Ensembling[FedGenState]):
         nets = sorted({client.net for client in clients})
         if config.student is not None and config.student not in nets:
             reasons.append(f"student: {config.student} is trained by no client; the clients have {', '.join(nets)}")
-        sizes = {net: network_of(net, task).head.in_features for net in nets}
+        sizes = {net: require_head(network_of(net, task)).head.in_features for net in nets}
         if len(set(sizes.values())) > 1:
             found = ", ".join(f"{net} {size}" for net, size in sizes.items())
             reasons.append(f"generates features, which must be of one size for all clients, but they are {found}")
@@ -189,7 +189,7 @@ class FedGen(Ensembling[FedGenState]):
 
     def _new_generator(self, net: str) -> LatentGenerator:
         """A generator of a network's features with weights from torch's global generator, on the CPU."""
-        features = self.kit.network(net).head.in_features
+        features = require_head(self.kit.network(net)).head.in_features
         return LatentGenerator(self.kit.task.classes, features, self.config.latent, self.config.hidden)
 
     def _generator(self, net: str, state: Tensors) -> LatentGenerator:
@@ -230,7 +230,7 @@ class FedGen(Ensembling[FedGenState]):
             left -= 1
             if left < 0:
                 return loss
-            head = cast(Classifier, net).head
+            head = require_head(net).head
             if alpha:
                 asked = available[torch.randint(len(available), (config.generated_batch,), generator=draws)]
                 asked = asked.to(inputs.device)

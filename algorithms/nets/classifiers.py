@@ -1,7 +1,7 @@
 """Small classifiers: a perceptron with one hidden layer and two convolutional networks.
 
-Each takes the shape (channels, height, width) of the images, the number of classes, and the width in (0, 1] of its
-hidden layers; it never narrows the images' channels or the classes.
+Each takes the form of its inputs, the number of outputs, and the width in (0, 1] of its hidden layers; it never
+narrows the inputs' channels or the outputs.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ import math
 from torch import nn
 
 from algorithms.nets.classifier import Classifier
+from algorithms.nets.forms import Images, Signals
 from algorithms.nets.pooling import MaxPool
 from algorithms.nets.width import narrowed
 
 
-def mlp(shape: tuple[int, int, int], classes: int, width: float) -> Classifier:
+def mlp(form: Images | Signals, outputs: int, width: float) -> Classifier:
     """Pixels - 64 - classes, with ReLU and without normalisation: 784-64-10 on MNIST."""
     hidden = narrowed(64, width)
     return Classifier(
-        nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), hidden), nn.ReLU()), nn.Linear(hidden, classes)
+        nn.Sequential(nn.Flatten(), nn.Linear(math.prod(form.shape), hidden), nn.ReLU()), nn.Linear(hidden, outputs)
     )
 
 
-def small_cnn(shape: tuple[int, int, int], classes: int, width: float) -> Classifier:
+def small_cnn(form: Images, outputs: int, width: float) -> Classifier:
     """Three 3x3 convolutions of 8, 16 and 32 channels with batch normalisation, the last two after 2x2 max pooling.
 
     The last maps are averaged down to 2x2, so there are 4 * 32 features for images of any size from 4x4.
     """
     first, second, third = (narrowed(channels, width) for channels in (8, 16, 32))
     body = nn.Sequential(
-        *_normalised(shape[0], first),
+        *_normalised(form.shape[0], first),
         MaxPool(),
         *_normalised(first, second),
         MaxPool(),
@@ -38,7 +39,7 @@ def small_cnn(shape: tuple[int, int, int], classes: int, width: float) -> Classi
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
     )
-    return Classifier(body, nn.Linear(4 * third, classes))
+    return Classifier(body, nn.Linear(4 * third, outputs))
 
 
 def _normalised(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -46,13 +47,13 @@ def _normalised(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module, nn.Mod
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
-def cnn2(shape: tuple[int, int, int], classes: int, width: float) -> Classifier:
+def cnn2(form: Images, outputs: int, width: float) -> Classifier:
     """Two 5x5 convolutions of 32 and 64 channels, each with ReLU and 2x2 max pooling, then 128 hidden units.
 
     The network of FedAvg, arXiv 1602.05629, section 3, with 128 hidden units for its 512.
     """
     first, second, hidden = (narrowed(channels, width) for channels in (32, 64, 128))
-    channels, rows, columns = shape
+    channels, rows, columns = form.shape
     body = nn.Sequential(
         nn.Conv2d(channels, first, 5, padding=2),
         nn.ReLU(),
@@ -64,4 +65,4 @@ def cnn2(shape: tuple[int, int, int], classes: int, width: float) -> Classifier:
         nn.Linear(second * (rows // 4) * (columns // 4), hidden),
         nn.ReLU(),
     )
-    return Classifier(body, nn.Linear(hidden, classes))
+    return Classifier(body, nn.Linear(hidden, outputs))

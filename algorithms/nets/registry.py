@@ -1,115 +1,225 @@
-"""Networks by name: our own, torchvision's, and any function's."""
+"""Networks by name and form: our own, torchvision's, and any function's."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from algorithms.nets.classifier import Classifier
 from algorithms.nets.classifiers import cnn2, mlp, small_cnn
 from algorithms.nets.errors import NetworkError
+from algorithms.nets.forms import Form, Images, Modalities, Sequences, Signals, Tables, Texts
 from algorithms.nets.resnet import RESNET8, RESNET18, RESNET34, RESNET50, resnet
-from algorithms.nets.split import NEEDED, answer, probe, reason, split
+from algorithms.nets.split import answer, reason, split
 from algorithms.nets.vision import vision_net
 
-Shape = tuple[int, int, int]
+Maker = Callable[[Any, int, float], nn.Module]
+"""(form, outputs, width) -> the network."""
 
-Maker = Callable[[Shape, int, float], Classifier]
+
+@dataclass(frozen=True)
+class _Network:
+    """One of our own networks.
+
+    Attributes:
+        about: one sentence.
+        makers: by the type of the form that the network serves.
+        narrows: whether it has versions of a smaller width.
+    """
+
+    about: str
+    makers: Mapping[type, Maker]
+    narrows: bool = True
+
 
 _SMALL = "for small images: a 3x3 stem without max pooling."
 
-_NETS: dict[str, tuple[Maker, str]] = {
-    "mlp": (mlp, "Perceptron with one hidden layer of 64 units."),
-    "small_cnn": (small_cnn, "Three 3x3 convolutions of 8, 16 and 32 channels with batch normalisation."),
-    "cnn2": (cnn2, "Two 5x5 convolutions of 32 and 64 channels and 128 hidden units, without normalisation."),
-    "resnet8": (partial(resnet, RESNET8), "Residual network of 8 layers: three stages of 16, 32 and 64 channels."),
-    "resnet18": (partial(resnet, RESNET18), f"ResNet-18 {_SMALL}"),
-    "resnet34": (partial(resnet, RESNET34), f"ResNet-34 {_SMALL}"),
-    "resnet50": (partial(resnet, RESNET50), f"ResNet-50 {_SMALL}"),
+
+def _residual(layout: Any) -> Mapping[type, Maker]:
+    return {Images: partial(resnet, layout)}
+
+
+_NETS: dict[str, _Network] = {
+    "mlp": _Network("Perceptron with one hidden layer of 64 units.", {Images: mlp, Signals: mlp}),
+    "small_cnn": _Network(
+        "Three 3x3 convolutions of 8, 16 and 32 channels with batch normalisation.", {Images: small_cnn}
+    ),
+    "cnn2": _Network(
+        "Two 5x5 convolutions of 32 and 64 channels and 128 hidden units, without normalisation.", {Images: cnn2}
+    ),
+    "resnet8": _Network("Residual network of 8 layers: three stages of 16, 32 and 64 channels.", _residual(RESNET8)),
+    "resnet18": _Network(f"ResNet-18 {_SMALL}", _residual(RESNET18)),
+    "resnet34": _Network(f"ResNet-34 {_SMALL}", _residual(RESNET34)),
+    "resnet50": _Network(f"ResNet-50 {_SMALL}", _residual(RESNET50)),
 }
 
 PATTERNS = {
     "torchvision:NAME": "Any classifier of torchvision by its builder's name, untrained, such as torchvision:resnet18.",
-    "pkg.module:function": "What function(shape=(C, H, W), classes=N) returns: a Classifier, or ending in nn.Linear.",
+    "pkg.module:function": "The module that function(shape=(C, H, W), classes=N) returns for images, and"
+    " function(form=FORM, outputs=N), a form of algorithms.nets.forms, for all else; if its last operation is an"
+    " nn.Linear with a bias, methods that work on features serve it too.",
 }
 """Names that stand for many networks, and a sentence on each."""
 
 
-def names() -> dict[str, str]:
-    """Our own networks: name -> one sentence. `PATTERNS` says how to name others."""
-    return {name: sentence for name, (_, sentence) in _NETS.items()}
+def names(form: Form | type | None = None) -> dict[str, str]:
+    """Our own networks, all of them or those that serve a form: name -> one sentence. `PATTERNS` says how to name
+    others."""
+    wanted = form if form is None or isinstance(form, type) else type(form)
+    return {name: net.about for name, net in _NETS.items() if wanted is None or wanted in net.makers}
 
 
-def build(name: str, shape: Shape, classes: int, width: float = 1.0) -> Classifier:
-    """A network with fresh weights, on the CPU and in train mode.
+def forms_of(name: str) -> tuple[type, ...]:
+    """The types of the forms that one of our own networks serves."""
+    return tuple(_NETS[name].makers)
+
+
+def build(name: str, form: Form, outputs: int, width: float = 1.0) -> nn.Module:
+    """A network with fresh weights, on the CPU and in train mode; a `Classifier` where it ends in a linear layer.
 
     Weights are drawn from torch's global generator, which the caller seeds.
 
     Args:
-        name: one of `names()` or of the form of one of `PATTERNS`.
-        shape: (channels, height, width) of the images.
-        classes: number of logits, at least 1.
-        width: fraction of the hidden channels, in (0, 1]; other than 1 for our own networks only.
+        name: one of `names(form)` or of the form of one of `PATTERNS`.
+        form: what the network takes.
+        outputs: size of the last axis of what it gives, at least 1: (B, outputs), of sequences (B, length, outputs).
+        width: fraction of the hidden channels, in (0, 1]; other than 1 for some of our own networks only.
 
     Raises:
         NetworkError: for a name that nothing answers to, or a network that cannot be made or does not fit.
     """
     try:
-        _check_numbers(shape, classes, width)
-        net = split(_make(name, shape, classes, width), shape, classes)
-        _check_answer(net, shape, classes)
+        _check_numbers(form, outputs, width)
+        net = split(_make(name, form, outputs, width), form, outputs)
+        _check_answer(net, form, outputs)
+        if name not in _NETS:
+            _check_training(net, form, outputs)
     except NetworkError as error:
-        size = "x".join(map(str, shape))
-        raise NetworkError(f"network {name!r} for images of {size} and {classes} classes: {error}") from error.__cause__
+        raise NetworkError(f"network {name!r} for {form} and {outputs} outputs: {error}") from error.__cause__
     return net
 
 
-def _check_numbers(shape: Shape, classes: int, width: float) -> None:
-    if len(shape) != 3 or min(shape) < 1:
-        raise NetworkError("images need channels, height and width, each at least 1")
-    if classes < 1:
-        raise NetworkError("at least 1 class is needed")
+def _check_numbers(form: Form, outputs: int, width: float) -> None:
+    wrong = _missing(form)
+    if wrong:
+        raise NetworkError(wrong)
+    if outputs < 1:
+        raise NetworkError("at least 1 output is needed")
     if not 0 < width <= 1:
         raise NetworkError(f"a width of {width} is asked; it must be a fraction above 0 and at most 1")
 
 
-def _make(name: str, shape: Shape, classes: int, width: float) -> nn.Module:
+def _missing(form: Form) -> str:
+    """What a form lacks to be one; empty where nothing."""
+    match form:
+        case Images(shape) if len(shape) != 3 or min(shape) < 1:
+            return "images need channels, height and width, each at least 1"
+        case Signals(shape) if len(shape) != 2 or min(shape) < 1:
+            return "signals need channels and samples, each at least 1"
+        case Texts(vocabulary, length) | Sequences(vocabulary, length) if vocabulary < 2 or length < 1:
+            return "a vocabulary of at least 2 tokens and room for at least 1 are needed"
+        case Tables(numbers, categories) if numbers + len(categories) < 1 or min(categories, default=1) < 1:
+            return "rows need at least one number or category, and each category at least 1 value"
+        case Modalities(parts) if not parts:
+            return "at least one modality is needed"
+        case Modalities(parts):
+            return "; ".join(f"{name}: {wrong}" for name, part in parts.items() if (wrong := _missing(part)))
+    return ""
+
+
+def _make(name: str, form: Form, outputs: int, width: float) -> nn.Module:
     if name in _NETS:
-        make, _ = _NETS[name]
-        return make(shape, classes, width)
+        net, maker = _NETS[name], _NETS[name].makers.get(type(form))
+        if maker is None:
+            raise NetworkError(_unserved(form))
+        if width != 1 and not net.narrows:
+            raise NetworkError(_one_width(form, width))
+        return maker(form, outputs, width)
     if ":" not in name:
-        raise NetworkError(_unknown(name))
+        raise NetworkError(_unknown(name, form))
     if width != 1:
-        raise NetworkError(f"has one width only, and {width} is asked; narrower versions exist of {', '.join(_NETS)}")
+        raise NetworkError(_one_width(form, width))
     source, _, wanted = name.partition(":")
-    return vision_net(wanted, shape, classes) if source == "torchvision" else _call(source, wanted, shape, classes)
+    if source != "torchvision":
+        return _call(source, wanted, form, outputs)
+    if not isinstance(form, Images):
+        raise NetworkError(_unserved(form))
+    return vision_net(wanted, form.shape, outputs)
 
 
-def _unknown(name: str) -> str:
+def _kind(form: Form) -> str:
+    """`images`, `texts`, ..."""
+    return type(form).__name__.lower()
+
+
+def _choice(form: Form) -> str:
+    patterns = [pattern for pattern in PATTERNS if isinstance(form, Images) or not pattern.startswith("torchvision:")]
+    return ", ".join([*names(form), *patterns])
+
+
+def _unserved(form: Form) -> str:
+    return f"does not serve {_kind(form)}; networks that do are {_choice(form)}"
+
+
+def _one_width(form: Form, width: float) -> str:
+    narrow = [name for name in names(form) if _NETS[name].narrows]
+    others = f"narrower versions exist of {', '.join(narrow)}" if narrow else f"no network for {_kind(form)} has others"
+    return f"has one width only, and {width} is asked; {others}"
+
+
+def _unknown(name: str, form: Form) -> str:
     near = difflib.get_close_matches(name, _NETS, n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    return f"no such network{meant}; known are {', '.join([*_NETS, *PATTERNS])}"
+    return f"no such network{meant}; those for {_kind(form)} are {_choice(form)}"
 
 
-def _call(source: str, wanted: str, shape: Shape, classes: int) -> nn.Module:
+def _call(source: str, wanted: str, form: Form, outputs: int) -> nn.Module:
     """The module that a user's function returns."""
+    asked: dict[str, Any] = {"form": form, "outputs": outputs}
+    if isinstance(form, Images):
+        asked = {"shape": form.shape, "classes": outputs}
     try:
         function = getattr(import_module(source), wanted)
-        net = function(shape=shape, classes=classes)
+        net = function(**asked)
     # Whatever goes wrong in a user's module is the answer to why there is no network; the traceback travels as cause.
     except Exception as error:
-        call = f"{source}:{wanted}(shape={shape}, classes={classes})"
+        call = f"{source}:{wanted}({', '.join(f'{key}={value!r}' for key, value in asked.items())})"
         raise NetworkError(f"{call} cannot be called: {reason(error)}") from error
     if not isinstance(net, nn.Module):
-        raise NetworkError(f"the function returned a {type(net).__name__}; {NEEDED}")
+        raise NetworkError(f"the function returned a {type(net).__name__}; needed is a torch.nn.Module")
     return net
 
 
-def _check_answer(net: Classifier, shape: Shape, classes: int) -> None:
-    logits = tuple(answer(net, probe(shape)).shape)
-    if logits != (2, classes):
-        raise NetworkError(f"two images give logits of shape {logits}; needed is (2, {classes})")
+def _check_answer(net: nn.Module, form: Form, outputs: int) -> None:
+    found = tuple(answer(net, form).shape)
+    needed = (2, form.length, outputs) if isinstance(form, Sequences) else (2, outputs)
+    if found != needed:
+        raise NetworkError(f"two examples give outputs of shape {found}; needed is {needed}")
+
+
+def _check_training(net: nn.Module, form: Form, outputs: int) -> None:
+    """One pass forwards and backwards in train mode, which leaves weights, buffers and the global generator alone."""
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise NetworkError("has no parameter that is trained: all of it is frozen")
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            given = net(form.probe())
+            if not isinstance(given, Tensor):
+                raise NetworkError(f"gives a {type(given).__name__} in train mode, where a tensor is needed")
+            torch.autograd.grad(given.sum(), parameters, allow_unused=True)
+    except NetworkError:
+        raise
+    # Any layer and any author may fail in a way of their own.
+    except Exception as error:
+        raise NetworkError(f"cannot be trained: {reason(error)}") from error
+    with torch.no_grad():
+        for name, buffer in net.named_buffers():
+            buffer.copy_(before[name])

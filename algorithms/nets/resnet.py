@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from algorithms.nets.classifier import Classifier
+from algorithms.nets.forms import Images
 from algorithms.nets.width import narrowed
 
 
@@ -75,12 +76,12 @@ RESNET34 = Layout((3, 4, 6, 3))
 RESNET50 = Layout((3, 4, 6, 3), expansion=4)
 
 
-def resnet(layout: Layout, shape: tuple[int, int, int], classes: int, width: float) -> Classifier:
-    """A residual network of images of shape (channels, height, width), its hidden channels narrowed to a width."""
+def resnet(layout: Layout, form: Images, outputs: int, width: float) -> Classifier:
+    """A residual network of images, its hidden channels narrowed to a width."""
     block = _basic if layout.expansion == 1 else _bottleneck
     present = narrowed(layout.channels, width)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    parts["stem"] = nn.Sequential(*_convolution(shape[0], present, 3), nn.ReLU())
+    parts["stem"] = nn.Sequential(*_convolution(form.shape[0], present, 3), nn.ReLU())
     for stage, count in enumerate(layout.blocks):
         full = layout.channels * 2**stage
         inner, outputs = narrowed(full, width), narrowed(full * layout.expansion, width)
@@ -89,4 +90,4 @@ def resnet(layout: Layout, shape: tuple[int, int, int], classes: int, width: flo
         parts[f"layer{stage + 1}"] = nn.Sequential(*blocks)
         present = outputs
     parts["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Classifier(nn.Sequential(parts), nn.Linear(present, classes))
+    return Classifier(nn.Sequential(parts), nn.Linear(present, outputs))

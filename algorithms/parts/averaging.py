@@ -26,7 +26,6 @@ from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, only, snapshot, trainable
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Correction, Fit, Objective, Work
-from algorithms.nets import Classifier
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Averaging(Method[ModelT]):
         fitted = self.fit(client, net)
         return self.reply(client, fitted, weights=snapshot(net))
 
-    def received_network(self, client: Client) -> Classifier:
+    def received_network(self, client: Client) -> nn.Module:
         """The client's resident network with the received weights."""
         net = self.kit.network(client.spec.net)
         net.load_state_dict(client.received.tensors("weights"))
@@ -115,7 +114,7 @@ class Averaging(Method[ModelT]):
         return [value.to(self.kit.device) for value in received.values()]
 
     def fit(
-        self, client: Client, net: Classifier, objective: Objective | None = None, correct: Correction | None = None
+        self, client: Client, net: nn.Module, objective: Objective | None = None, correct: Correction | None = None
     ) -> Fit:
         """Train a network in place on the client's examples, going on in their order where its last round ended."""
         return self.kit.fit(

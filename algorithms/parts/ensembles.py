@@ -20,7 +20,7 @@ from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, norm_entries, state_bytes
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
-from algorithms.nets import Classifier, NetworkError, build
+from algorithms.nets import Images, NetworkError, build
 from algorithms.parts.averaging import Averaging, GlobalModel
 from algorithms.parts.bank import Expert
 from algorithms.parts.losses import NormGap
@@ -32,7 +32,7 @@ class Ensemble:
     It is no `nn.Module`, so that putting a teacher in train mode or optimising it cannot reach the networks.
     """
 
-    def __init__(self, nets: Sequence[Classifier]) -> None:
+    def __init__(self, nets: Sequence[nn.Module]) -> None:
         """`nets` are the ensemble's own from now on."""
         self._nets = nn.ModuleList(nets).eval().requires_grad_(False)
 
@@ -59,7 +59,7 @@ class Ensemble:
         return NormGap(self._nets, scale=1 / max(with_norm, 1))
 
 
-def held(kit: Kit, net: str, state: Mapping[str, Tensor], width: float = 1.0) -> Classifier:
+def held(kit: Kit, net: str, state: Mapping[str, Tensor], width: float = 1.0) -> nn.Module:
     """A network of one's own with a state."""
     network = kit.new_network(net, width)
     network.load_state_dict(state)
@@ -171,10 +171,10 @@ class Ensembling(Averaging[GroupsT]):
         return replace(state, model=models.pop(state.net), others=models), members
 
 
-def network_of(net: str, task: ImageTask) -> Classifier:
+def network_of(net: str, task: ImageTask) -> nn.Module:
     """A network for looking at, not for use: its weights mean nothing."""
     with torch_seeded(0):
-        return build(net, task.shape, task.classes)
+        return build(net, Images(task.shape), task.classes)
 
 
 def norm_refusal(setting: str, weight: float, clients: Sequence[ClientSpec], task: ImageTask) -> list[str]:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from torch import nn
+
 from algorithms.core.contract import ClientSpec, Cohort, Plan
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
-from algorithms.nets import Classifier
 from algorithms.parts.bank import Expert
 from algorithms.parts.ensembles import Ensemble, Ensembling, GroupsT, WeightedLogits, held, norm_refusal
 from algorithms.parts.synthesis import SynthesisConfig, image_refusals
@@ -67,6 +68,6 @@ class OneShot(Ensembling[GroupsT]):
         metrics = self.teach(student, ensemble, seed)
         return replace(state, model=snapshot(student)), metrics
 
-    def teach(self, student: Classifier, ensemble: Ensemble, seed: Seed) -> dict[str, float]:
+    def teach(self, student: nn.Module, ensemble: Ensemble, seed: Seed) -> dict[str, float]:
         """Train the student in place; metrics by name."""
         raise NotImplementedError

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from algorithms.core.payload import Tensors
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.task import ImageTask
 from algorithms.core.training import Objective
-from algorithms.nets import Classifier, NetworkError, build
+from algorithms.nets import Images, NetworkError, build, require_head
 
 Index = tuple[Tensor, ...]
 """One int64 vector for each of an entry's first two axes: where in the full entry the narrow one lies."""
@@ -50,7 +50,7 @@ def part_of(kit: Kit, net: str, width: float, offset: int) -> SubModel:
     return sub_model(kit.network(net), kit.network(net, width), inputs, offset)
 
 
-def sub_model(full: Classifier, narrow: Classifier, inputs: Tensor, offset: int) -> SubModel:
+def sub_model(full: nn.Module, narrow: nn.Module, inputs: Tensor, offset: int) -> SubModel:
     """The windows of a narrow network in a full one.
 
     A hidden layer of J channels, of which the narrow network has n, gives it channels (offset + j) mod J for j from 0
@@ -81,7 +81,7 @@ def width_refusals(net: str, widths: Sequence[float], task: ImageTask) -> list[s
     for width in sorted(set(widths)):
         try:
             with torch_seeded(0):
-                build(net, task.shape, task.classes, width)
+                build(net, Images(task.shape), task.classes, width)
         except NetworkError as error:
             reasons.append(f"gives clients networks of width {width:g}: {error}")
     return reasons
@@ -96,7 +96,7 @@ def _window(whole: int, part: int, unit: int, offset: int) -> Tensor:
 
 
 @torch.no_grad()
-def _inputs_per_channel(net: Classifier, inputs: Tensor) -> dict[str, int]:
+def _inputs_per_channel(net: nn.Module, inputs: Tensor) -> dict[str, int]:
     """For the weight of each linear layer, how many inputs it has from each channel of the layer that ran before it:
     more than one where feature maps have been flattened."""
     paths = {module: path for path, module in net.named_modules()}
@@ -187,7 +187,7 @@ class PartialMean:
 
 
 @contextmanager
-def scaled(net: Classifier, width: float) -> Iterator[None]:
+def scaled(net: nn.Module, width: float) -> Iterator[None]:
     """A block in which a network of this width divides what its convolutions and linear layers give out, the head's
     excepted, by the width while in train mode, to make up for the channels that are missing, as dropout does.
 
@@ -211,19 +211,22 @@ def scaled_objective(task: ImageTask, width: float, objective: Objective | None 
         return objective
 
     def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        with scaled(cast(Classifier, net), width):
+        with scaled(net, width):
             return objective(net, inputs, labels) if objective else task.loss(net(inputs), labels)
 
     return loss
 
 
-def rescaled(net: Classifier, state: Tensors, width: float) -> dict[str, Tensor]:
+def rescaled(net: nn.Module, state: Tensors, width: float) -> dict[str, Tensor]:
     """A state trained inside `scaled`, for use outside: hidden layers give out what they gave out in training."""
+    if width == 1:
+        return dict(state)
     hidden = {f"{path}.{name}" for path, layer in _hidden(net) for name, _ in layer.named_parameters()}
     return {name: value / width if name in hidden else value for name, value in state.items()}
 
 
-def _hidden(net: Classifier) -> list[tuple[str, nn.Module]]:
+def _hidden(net: nn.Module) -> list[tuple[str, nn.Module]]:
     """Convolutions and linear layers by their path, the head excepted."""
     layers = ((path, m) for path, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
-    return [(path, layer) for path, layer in layers if layer is not net.head]
+    head = require_head(net).head
+    return [(path, layer) for path, layer in layers if layer is not head]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psutil
 import torch
 
-from algorithms.nets import NetworkError, build
+from algorithms.nets import Images, NetworkError, build
 from engine.config import RunConfig
 from engine.errors import ConfigError, Problem
 from engine.planning.federation import Federation
@@ -57,7 +57,7 @@ def _networks(federation: Federation) -> Iterator[Problem]:
     task = federation.casting.task
     for name in sorted({client.net for client in federation.casting.clients}):
         try:
-            build(name, task.shape, task.classes)
+            build(name, Images(task.shape), task.classes)
         except NetworkError as error:
             yield Problem("clients.net", name, str(error))
 

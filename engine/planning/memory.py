@@ -15,7 +15,7 @@ from algorithms.core.contract import Holding, Teaching
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.stacking import LANES, stackable
 from algorithms.core.states import state_bytes
-from algorithms.nets import Classifier, build
+from algorithms.nets import Images, build
 from engine.planning.federation import Federation
 
 MIB = 2**20
@@ -102,17 +102,17 @@ def net_plan(federation: Federation, name: str, width: float, clients: float) ->
     return NetPlan(name, width, clients, sum(p.numel() for p in net.parameters()), state, training, example)
 
 
-def _built(federation: Federation, name: str, width: float = 1.0) -> Classifier:
+def _built(federation: Federation, name: str, width: float = 1.0) -> nn.Module:
     task = federation.casting.task
     with torch_seeded(0):
-        return build(name, task.shape, task.classes, width)
+        return build(name, Images(task.shape), task.classes, width)
 
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def activation_bytes(net: Classifier, shape: tuple[int, int, int]) -> int:
+def activation_bytes(net: nn.Module, shape: tuple[int, int, int]) -> int:
     """Bytes that training one example takes, roughly: the output of every innermost module, and its gradient."""
     total = 0
 

@@ -9,7 +9,7 @@ from algorithms.core.kit import Kit
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work
-from algorithms.nets import Classifier, build
+from algorithms.nets import Classifier, Images, build
 from algorithms.parts.bank import Expert
 from algorithms.parts.ensembles import Ensemble
 from tests.support import CLASSES, SHAPE, tiny_task
@@ -23,7 +23,7 @@ def tiny_kit(seed: int = 3) -> Kit:
 def tiny_net(name: str = "small_cnn", seed: int = 0) -> Classifier:
     """A network of random weights, whose batch statistics have moved from where they started."""
     torch.manual_seed(seed)
-    net = build(name, SHAPE, CLASSES)
+    net = build(name, Images(SHAPE), CLASSES)
     net(torch.randn(16, *SHAPE))
     return net.eval()
 

@@ -14,7 +14,7 @@ from algorithms.core.states import snapshot, weighted_mean
 from algorithms.methods.mosaic import experts as module
 from algorithms.methods.mosaic.experts import ClassWiseMeans, PlainSum, Teacher
 from algorithms.methods.mosaic.meta import Examples, MetaConfig, train_meta
-from algorithms.nets import build
+from algorithms.nets import Images, build
 from algorithms.parts.bank import Bank, Expert
 from algorithms.parts.losses import DistillationObjective
 from algorithms.parts.submodels import SubModel, rescaled, scaled
@@ -41,7 +41,7 @@ def weight(*values: float) -> dict[str, torch.Tensor]:
 
 def network(name: str = "small_cnn", seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    net = build(name, SHAPE, CLASSES)
+    net = build(name, Images(SHAPE), CLASSES)
     net(torch.randn(8, *SHAPE))
     return net.eval()
 
@@ -120,7 +120,7 @@ def test_an_entry_without_its_class_falls_back_on_the_average_and_then_on_what_i
 
 def test_narrow_experts_answer_in_the_bank_as_they_did_in_training():
     """The perceptron has no batch normalisation, so that train mode and eval mode differ by the scaler alone."""
-    net, images = build("mlp", SHAPE, CLASSES, 0.25), torch.randn(5, *SHAPE)
+    net, images = build("mlp", Images(SHAPE), CLASSES, 0.25), torch.randn(5, *SHAPE)
     with scaled(net.train(), 0.25), torch.no_grad():
         inside = net(images)
     narrow = Expert("mlp", rescaled(net, snapshot(net), 0.25), 0.25)

@@ -23,7 +23,7 @@ from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work, fit
 from algorithms.methods.mosaic import Mosaic, MosaicState
-from algorithms.nets import build
+from algorithms.nets import Images, build
 from algorithms.nets.dcgan import DCGenerator
 from algorithms.parts.prototypes import as_examples
 from algorithms.parts.submodels import part_of
@@ -184,7 +184,7 @@ def test_the_uploaded_bytes_are_models_counts_prototypes_once_and_a_generator_on
 
 def test_what_travels_at_the_papers_scale_has_the_bytes_of_the_paper():
     with torch.random.fork_rng():
-        model, generator = snapshot(build("resnet18", (3, 32, 32), 10)), snapshot(DCGenerator((3, 32, 32)))
+        model, generator = snapshot(build("resnet18", Images((3, 32, 32)), 10)), snapshot(DCGenerator((3, 32, 32)))
     assert Payload.of(weights=model).nbytes() == {"weights": 44_734_408}
     assert Payload.of(generator=generator).nbytes() == {"generator": 14_303_008}
     assert Payload.of(prototypes={"3": torch.zeros(1, 512)}).nbytes() == {"prototypes": 2048}
@@ -313,7 +313,7 @@ def test_clients_of_several_widths_go_through_the_whole_course(recipe):
     run = play(settings, rounds=3)
     assert run.digest == play(settings, BackwardsRunner(settings, tiny_shards(3)), rounds=3).digest
     assert all(bool(torch.isfinite(value).all()) for value in run.state.models["small_cnn"].values())
-    whole = {name: value.shape for name, value in build("small_cnn", (1, 8, 8), CLASSES).state_dict().items()}
+    whole = {name: value.shape for name, value in build("small_cnn", Images((1, 8, 8)), CLASSES).state_dict().items()}
     assert {name: value.shape for name, value in run.state.models["small_cnn"].items()} == whole
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.states import snapshot
-from algorithms.nets import Classifier, NetworkError, build, names
+from algorithms.nets import Classifier, Images, NetworkError, build, names, require_head
 from algorithms.nets.vision import torchvision
 from algorithms.nets.width import narrowed
 
@@ -30,10 +30,10 @@ def images(*shape: int) -> torch.Tensor:
 
 
 # What other networks do at 64x64 they do at 8x8; the two deep ones would make this file slow.
-@pytest.mark.parametrize("name", [name for name in names() if name not in ("resnet34", "resnet50")])
+@pytest.mark.parametrize("name", [name for name in names(Images) if name not in ("resnet34", "resnet50")])
 @pytest.mark.parametrize(("shape", "classes"), PROBLEMS)
 def test_a_network_gives_one_logit_per_class_through_its_head(name, shape, classes):
-    net = build(name, shape, classes)
+    net = build(name, Images(shape), classes)
     batch = images(*shape)
     logits = net(batch)
     assert logits.shape == (2, classes)
@@ -45,24 +45,24 @@ def test_a_network_gives_one_logit_per_class_through_its_head(name, shape, class
 
 @pytest.mark.parametrize(("name", "features"), [("resnet34", 512), ("resnet50", 2048)])
 def test_the_deep_networks_serve_grey_images_of_the_smallest_size(name, features):
-    net = build(name, (1, 8, 8), 3)
+    net = build(name, Images((1, 8, 8)), 3)
     assert net(images(1, 8, 8)).shape == (2, 3)
     assert net.head.in_features == features
 
 
 def test_a_perceptron_for_mnist_is_784_64_10():
-    assert parameters(build("mlp", (1, 28, 28), 10)) == 784 * 64 + 64 + 64 * 10 + 10
+    assert parameters(build("mlp", Images((1, 28, 28)), 10)) == 784 * 64 + 64 + 64 * 10 + 10
 
 
 def test_the_small_network_has_8_16_32_channels_and_four_features_for_each_of_the_last():
     convolutions = 9 * (3 * 8 + 8 * 16 + 16 * 32)
     normalisations = 2 * (8 + 16 + 32)
-    assert parameters(build("small_cnn", (3, 32, 32), 10)) == convolutions + normalisations + (4 * 32 + 1) * 10
+    assert parameters(build("small_cnn", Images((3, 32, 32)), 10)) == convolutions + normalisations + (4 * 32 + 1) * 10
 
 
 def test_the_two_convolution_network_has_32_and_64_channels_and_128_hidden_units():
     convolutions = (25 * 3 + 1) * 32 + (25 * 32 + 1) * 64
-    assert parameters(build("cnn2", (3, 32, 32), 10)) == convolutions + (64 * 8 * 8 + 1) * 128 + (128 + 1) * 10
+    assert parameters(build("cnn2", Images((3, 32, 32)), 10)) == convolutions + (64 * 8 * 8 + 1) * 128 + (128 + 1) * 10
 
 
 def test_resnet8_has_seven_3x3_convolutions_two_shortcuts_and_a_head():
@@ -70,12 +70,12 @@ def test_resnet8_has_seven_3x3_convolutions_two_shortcuts_and_a_head():
     first = 2 * (9 * 16 * 16 + 2 * 16)
     second = 9 * 16 * 32 + 9 * 32 * 32 + 16 * 32 + 3 * 2 * 32
     third = 9 * 32 * 64 + 9 * 64 * 64 + 32 * 64 + 3 * 2 * 64
-    assert parameters(build("resnet8", (3, 32, 32), 10)) == stem + first + second + third + 65 * 10
+    assert parameters(build("resnet8", Images((3, 32, 32)), 10)) == stem + first + second + third + 65 * 10
 
 
 @pytest.mark.parametrize(("classes", "count", "nbytes"), [(10, 11_173_962, 44_734_408), (100, 11_220_132, 44_919_088)])
 def test_resnet18_is_that_of_mosaic_to_the_byte(classes, count, nbytes):
-    net = build("resnet18", (3, 32, 32), classes)
+    net = build("resnet18", Images((3, 32, 32)), classes)
     buffers = list(net.buffers())
     assert parameters(net) == count
     assert sum(buffer.numel() for buffer in buffers if buffer.is_floating_point()) == 9_600
@@ -85,7 +85,7 @@ def test_resnet18_is_that_of_mosaic_to_the_byte(classes, count, nbytes):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 def test_the_larger_resnets_compute_what_torchvision_s_do_with_a_small_stem(name):
-    ours = build(name, (3, 32, 32), 5).eval()
+    ours = build(name, Images((3, 32, 32)), 5).eval()
     theirs = torchvision().models.get_model(name, num_classes=5).eval()
     theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
@@ -97,8 +97,8 @@ def test_the_same_seed_gives_the_same_weights_and_building_does_not_seed():
     states = []
     for seed in (5, 5, 6):
         with torch_seeded(seed):
-            states.append(snapshot(build("small_cnn", (1, 8, 8), 3)))
-            states.append(snapshot(build("small_cnn", (1, 8, 8), 3)))
+            states.append(snapshot(build("small_cnn", Images((1, 8, 8)), 3)))
+            states.append(snapshot(build("small_cnn", Images((1, 8, 8)), 3)))
     first, second, again, _, other, _ = (state["head.weight"] for state in states)
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_weights_and_building_does_not_seed():
 
 
 def test_a_built_network_is_in_train_mode_and_has_seen_no_batch():
-    net = build("small_cnn", (1, 8, 8), 3)
+    net = build("small_cnn", Images((1, 8, 8)), 3)
     assert all(module.training for module in net.modules())
     state = net.state_dict()
     assert all(int(value) == 0 for name, value in state.items() if name.endswith("num_batches_tracked"))
@@ -125,9 +125,9 @@ def test_a_narrowed_layer_has_the_ceiling_of_its_share(channels, width, kept):
     assert narrowed(channels, width) == kept
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", names(Images))
 def test_a_narrower_network_has_the_same_entries_narrowed_inside_only(name):
-    full, half = build(name, (3, 8, 8), 6).state_dict(), build(name, (3, 8, 8), 6, width=0.5).state_dict()
+    full, half = (build(name, Images((3, 8, 8)), 6, width).state_dict() for width in (1, 0.5))
     assert list(full) == list(half)
     assert half["head.weight"].shape[0] == 6
     classes, colours, pixels = 6, 3, 3 * 8 * 8
@@ -141,38 +141,38 @@ def test_a_narrower_network_has_the_same_entries_narrowed_inside_only(name):
         assert list(half[entry].shape) == expected[: wide.dim()], entry
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", names(Images))
 @pytest.mark.parametrize("width", [1 / 16, 0.3])
 def test_a_narrower_network_computes(name, width):
-    assert build(name, (3, 8, 8), 6, width)(images(3, 8, 8)).shape == (2, 6)
+    assert build(name, Images((3, 8, 8)), 6, width)(images(3, 8, 8)).shape == (2, 6)
 
 
 @pytest.mark.parametrize("width", [0, -0.5, 1.5, float("nan")])
 def test_a_width_out_of_range_is_refused(width):
     with pytest.raises(NetworkError, match="must be a fraction above 0 and at most 1"):
-        build("mlp", (1, 8, 8), 3, width)
+        build("mlp", Images((1, 8, 8)), 3, width)
 
 
 def test_a_misspelt_name_is_told_its_nearest_and_all_names():
     with pytest.raises(NetworkError, match="did you mean resnet18") as refusal:
-        build("resnet_18", (3, 32, 32), 10)
-    assert all(name in str(refusal.value) for name in [*names(), "torchvision:NAME", "pkg.module:function"])
+        build("resnet_18", Images((3, 32, 32)), 10)
+    assert all(name in str(refusal.value) for name in [*names(Images), "torchvision:NAME", "pkg.module:function"])
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 8), (8, 8)])
 def test_images_without_pixels_or_channels_are_refused(shape):
     with pytest.raises(NetworkError, match="images need channels, height and width, each at least 1"):
-        build("mlp", shape, 3)
+        build("mlp", Images(shape), 3)
 
 
 def test_a_problem_without_classes_is_refused():
-    with pytest.raises(NetworkError, match="at least 1 class is needed"):
-        build("mlp", (1, 8, 8), 0)
+    with pytest.raises(NetworkError, match="at least 1 output is needed"):
+        build("mlp", Images((1, 8, 8)), 0)
 
 
 def test_a_network_too_deep_for_the_images_is_refused_with_name_size_and_cause():
-    with pytest.raises(NetworkError, match=r"'torchvision:vgg11' for images of 3x8x8 and 4 classes: .*too small"):
-        build("torchvision:vgg11", (3, 8, 8), 4)
+    with pytest.raises(NetworkError, match=r"'torchvision:vgg11' for images of 3x8x8 and 4 outputs: .*too small"):
+        build("torchvision:vgg11", Images((3, 8, 8)), 4)
 
 
 # torchvision's classifiers
@@ -183,7 +183,7 @@ def test_a_network_too_deep_for_the_images_is_refused_with_name_size_and_cause()
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_torchvision_classifiers_serve_grey_and_colour(name, channels):
-    net = build(f"torchvision:{name}", (channels, 32, 32), 5)
+    net = build(f"torchvision:{name}", Images((channels, 32, 32)), 5)
     assert isinstance(net, Classifier)
     assert net(images(channels, 32, 32)).shape == (2, 5)
     net.eval()
@@ -194,36 +194,38 @@ def test_a_torchvision_classifier_in_two_parts_is_the_same_function():
     with torch_seeded(1):
         whole = torchvision().models.resnet18(num_classes=5).eval()
     with torch_seeded(1):
-        parts = build("torchvision:resnet18", (3, 32, 32), 5).eval()
+        parts = build("torchvision:resnet18", Images((3, 32, 32)), 5).eval()
     assert torch.equal(parts(images(3, 32, 32)), whole(images(3, 32, 32)))
 
 
 def test_the_first_convolution_for_grey_images_is_as_large_as_the_one_it_replaces():
     with torch_seeded(1):
-        colour = build("torchvision:resnet18", (3, 32, 32), 5).body.conv1.weight
-        grey = build("torchvision:resnet18", (1, 32, 32), 5).body.conv1.weight
+        colour = build("torchvision:resnet18", Images((3, 32, 32)), 5).body.conv1.weight
+        grey = build("torchvision:resnet18", Images((1, 32, 32)), 5).body.conv1.weight
     assert grey.shape == (64, 1, 7, 7)
     assert float((grey.std() / colour.std()).detach()) == pytest.approx(1, abs=0.05)
 
 
 def test_a_network_with_auxiliary_heads_gives_plain_logits_while_it_trains():
-    net = build("torchvision:googlenet", (1, 32, 32), 5)
+    net = build("torchvision:googlenet", Images((1, 32, 32)), 5)
     assert net.train()(images(1, 32, 32)).shape == (2, 5)
 
 
 def test_an_unknown_torchvision_name_is_told_its_nearest():
     with pytest.raises(NetworkError, match=r"nearest: .*mobilenet_v2"):
-        build("torchvision:mobilenet2", (3, 32, 32), 10)
+        build("torchvision:mobilenet2", Images((3, 32, 32)), 10)
 
 
-def test_a_torchvision_classifier_without_a_last_linear_layer_is_refused():
-    with pytest.raises(NetworkError, match=r"squeezenet1_1.*has no linear layer"):
-        build("torchvision:squeezenet1_1", (3, 64, 64), 10)
+def test_a_torchvision_classifier_without_a_last_linear_layer_is_taken_as_it_is():
+    net = build("torchvision:squeezenet1_1", Images((3, 64, 64)), 10)
+    assert type(net) is torchvision().models.SqueezeNet
+    with pytest.raises(NetworkError, match="has no head"):
+        require_head(net)
 
 
 def test_narrower_versions_exist_of_our_own_networks_only():
     with pytest.raises(NetworkError, match="narrower versions exist of mlp, small_cnn"):
-        build("torchvision:resnet18", (3, 32, 32), 10, width=0.5)
+        build("torchvision:resnet18", Images((3, 32, 32)), 10, width=0.5)
 
 
 # A user's function
@@ -290,6 +292,34 @@ def tuple_maker(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Pair(64, classes)
 
 
+def two_outputs_in_training(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    class Auxiliary(Named):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(pixels)
+            return (logits, logits) if self.training else logits  # type: ignore[return-value]
+
+    return Auxiliary(64, classes)
+
+
+def failing_in_training(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    class Strict(Named):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                raise ZeroDivisionError("no batch")
+            return super().forward(pixels)
+
+    return Strict(64, classes)
+
+
+def all_frozen(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return plain(shape, classes).requires_grad_(False)
+
+
+def noisy(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Draws numbers, and changes buffers of both kinds, while it trains."""
+    return nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, classes), nn.LogSoftmax(1))
+
+
 not_callable = 3
 
 
@@ -297,47 +327,70 @@ def test_a_module_that_ends_in_a_linear_layer_becomes_a_classifier_of_the_same_f
     with torch_seeded(2):
         whole = plain((1, 8, 8), 3)
     with torch_seeded(2):
-        parts = build(f"{__name__}:plain", (1, 8, 8), 3)
+        parts = build(f"{__name__}:plain", Images((1, 8, 8)), 3)
     assert isinstance(parts, Classifier)
     assert parts.head.in_features == 4
     assert torch.equal(parts(images(1, 8, 8)), whole(images(1, 8, 8)))
 
 
 def test_a_classifier_from_a_user_s_function_is_taken_as_it_is():
-    net = build(f"{__name__}:classifier", (1, 8, 8), 3)
+    net = build(f"{__name__}:classifier", Images((1, 8, 8)), 3)
     assert isinstance(net.body, nn.Flatten)
+
+
+@pytest.mark.parametrize("function", ["ending_in_softmax", "linear_in_the_middle", "without_bias"])
+def test_a_network_that_does_not_end_in_a_linear_layer_is_taken_as_it_is(function):
+    with torch_seeded(2):
+        whole = globals()[function]((1, 8, 8), 3)
+    with torch_seeded(2):
+        net = build(f"{__name__}:{function}", Images((1, 8, 8)), 3)
+    assert list(net.state_dict()) == list(whole.state_dict())
+    assert torch.equal(net.eval()(images(1, 8, 8)), whole.eval()(images(1, 8, 8)))
+    with pytest.raises(NetworkError, match=r"has no head: its last operation is not an nn\.Linear with a bias"):
+        require_head(net)
+
+
+def test_trying_a_network_out_leaves_its_buffers_and_the_generator_alone():
+    with torch_seeded(2):
+        whole, drawn = noisy((1, 8, 8), 3).state_dict(), torch.rand(1)
+    with torch_seeded(2):
+        net = build(f"{__name__}:noisy", Images((1, 8, 8)), 3)
+        assert torch.equal(torch.rand(1), drawn)
+    assert all(torch.equal(value, whole[name]) for name, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("ending_in_softmax", "not its last operation.*needed is an algorithms.nets.Classifier"),
-        ("linear_in_the_middle", "not its last operation"),
-        ("seven_logits", "out, has 7 outputs and a bias.*one output for each class"),
-        ("classifier_of_seven", r"logits of shape \(2, 7\); needed is \(2, 3\)"),
-        ("without_bias", "has 3 outputs and no bias"),
-        ("no_module", "returned a str; needed is"),
+        ("seven_logits", r"outputs of shape \(2, 7\); needed is \(2, 3\)"),
+        ("classifier_of_seven", r"outputs of shape \(2, 7\); needed is \(2, 3\)"),
+        ("no_module", "returned a str; needed is a torch.nn.Module"),
         ("without_arguments", "unexpected keyword argument 'shape'"),
         ("failing", "OSError: the disk is elsewhere"),
         ("tuple_maker", "gives a tuple, where a tensor is needed"),
+        ("two_outputs_in_training", "gives a tuple in train mode, where a tensor is needed"),
+        ("failing_in_training", "cannot be trained: ZeroDivisionError: no batch"),
+        ("all_frozen", "all of it is frozen"),
         ("not_callable", "'int' object is not callable"),
         ("absent", "has no attribute 'absent'"),
     ],
 )
-def test_a_user_s_function_that_gives_no_classifier_is_told_what_is_needed(function, message):
+def test_a_user_s_function_that_gives_no_fitting_network_is_told_what_is_needed(function, message):
     with pytest.raises(NetworkError, match=f"{__name__}:{function}.*{message}"):
-        build(f"{__name__}:{function}", (1, 8, 8), 3)
+        build(f"{__name__}:{function}", Images((1, 8, 8)), 3)
 
 
 def test_the_traceback_of_a_user_s_function_travels_as_the_cause():
     with pytest.raises(NetworkError) as refusal:
-        build(f"{__name__}:failing", (1, 8, 8), 3)
+        build(f"{__name__}:failing", Images((1, 8, 8)), 3)
     assert isinstance(refusal.value.__cause__, OSError)
 
 
 def test_a_module_that_does_not_exist_is_named():
     with pytest.raises(NetworkError, match="No module named 'nowhere'"):
-        build("nowhere.nets:function", (1, 8, 8), 3)
+        build("nowhere.nets:function", Images((1, 8, 8)), 3)
 
 
 # The import of torchvision
@@ -402,7 +455,10 @@ except RuntimeError as error:
 
 
 def test_building_our_own_networks_does_not_import_torchvision():
-    code = (
-        "import sys; from algorithms.nets import build; build('mlp', (1, 8, 8), 3); print('torchvision' in sys.modules)"
-    )
+    code = """
+import sys
+from algorithms.nets import Images, build
+build("mlp", Images((1, 8, 8)), 3)
+print("torchvision" in sys.modules)
+"""
     assert python(code) == "False"

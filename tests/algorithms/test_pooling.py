@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms.nets import build
+from algorithms.nets import Images, build
 from algorithms.nets.pooling import WORTHWHILE, MaxPool
 
 SHAPES = [(64, 8, 28, 28), (50, 16, 9, 7), (64, 3, 32, 13), (2, 1, 3, 3)]
@@ -46,7 +46,7 @@ def test_a_networks_gradients_are_those_with_torchs_pooling(name):
     gradients = []
     for pooling in (MaxPool, lambda: nn.MaxPool2d(2)):
         torch.manual_seed(0)
-        net = build(name, (1, 28, 28), 10)
+        net = build(name, Images((1, 28, 28)), 10)
         for place, layer in enumerate(net.body):
             if isinstance(layer, nn.MaxPool2d):
                 net.body[place] = pooling()

@@ -13,7 +13,7 @@ from algorithms.core.seeds import Seed
 from algorithms.core.stacking import Asked, fit_together, stackable
 from algorithms.core.task import Augment
 from algorithms.core.training import Work, fit
-from algorithms.nets import Classifier, build
+from algorithms.nets import Classifier, Images, build
 from algorithms.parts.corrections import proximal
 from tests.support import tiny_images, tiny_task
 
@@ -45,7 +45,7 @@ def deep():
 
 @pytest.fixture(scope="module", params=["mlp", "deep"])
 def net(request):
-    return build("mlp", TASK.shape, TASK.classes) if request.param == "mlp" else deep()
+    return build("mlp", Images(TASK.shape), TASK.classes) if request.param == "mlp" else deep()
 
 
 def asked(net, shards, client, correct=None, position=0):
@@ -106,7 +106,7 @@ def test_the_network_that_names_the_architecture_stays_as_it_was(net, shards):
 
 def test_networks_of_linear_layers_alone_all_of_them_trained_are_stacked(net):
     assert stackable(net)
-    assert not stackable(build("small_cnn", TASK.shape, TASK.classes))
+    assert not stackable(build("small_cnn", Images(TASK.shape), TASK.classes))
     frozen = copy.deepcopy(net)
     frozen.head.bias.requires_grad_(False)
     assert not stackable(frozen)
@@ -133,7 +133,7 @@ def test_what_cannot_be_trained_together_is_refused(net, shards):
     with pytest.raises(ValueError, match=r"(?s)cannot be trained together.*flip=True"):
         fit_together(net, mirrored, WORK, [asked(net, shards, 0)])
     with pytest.raises(ValueError, match=r"(?s)cannot be trained together.*Conv2d"):
-        fit_together(build("small_cnn", TASK.shape, TASK.classes), TASK, WORK, [asked(net, shards, 0)])
+        fit_together(build("small_cnn", Images(TASK.shape), TASK.classes), TASK, WORK, [asked(net, shards, 0)])
 
 
 def test_a_tasks_loss_is_the_mean_of_its_losses_by_example():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.states import weighted_mean
-from algorithms.nets import build
+from algorithms.nets import Images, build
 from algorithms.parts.submodels import PartialMean, SubModel, rescaled, scaled, sub_model
 
 SHAPE = (1, 8, 8)
@@ -21,7 +21,7 @@ WINDOWS = pytest.mark.parametrize(("width", "offset"), [(0.5, 0), (0.25, 3), (1 
 def made(name, width=1.0, seed=1):
     """A network whose statistics of batch normalisation are not the initial ones."""
     with torch_seeded(seed):
-        net = build(name, SHAPE, 5, width)
+        net = build(name, Images(SHAPE), 5, width)
         net(torch.randn(8, *SHAPE))
         return net
 

@@ -284,9 +284,9 @@ def test_client_steps_are_the_mini_batches_of_all_clients_and_rounds(tmp_path):
 
 
 def state_of_mlp():
-    from algorithms.nets import build
+    from algorithms.nets import Images, build
 
-    return build("mlp", (1, 8, 8), 10).state_dict()
+    return build("mlp", Images((1, 8, 8)), 10).state_dict()
 
 
 def test_the_page_needs_no_network_and_shows_every_method(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from actors.hosts.placement import LIBRARY_BYTES, PROCESS_BYTES
-from algorithms.nets import build
+from algorithms.nets import Images, build
 from clusters.nodes import Node
 from engine.config import resolve
 from engine.errors import ConfigError
@@ -98,7 +98,7 @@ def test_more_hosts_than_fit_are_refused_with_the_number_that_would():
 
 def test_activations_are_the_outputs_of_the_layers_and_their_gradients():
     # The perceptron: 64 pixels flattened, 64 units before and after the rectifier, 10 logits.
-    net = build("mlp", (1, 8, 8), 10)
+    net = build("mlp", Images((1, 8, 8)), 10)
     leaves = [m for m in net.modules() if not list(m.children())]
     assert len(leaves) == 4
     assert activation_bytes(net, (1, 8, 8)) == 2 * 4 * (64 + 64 + 64 + 10)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.core.contract import ClientSpec, Holding, Teaching
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.states import state_bytes
 from algorithms.core.task import ImageTask
-from algorithms.nets import Classifier, build
+from algorithms.nets import Images, build, require_head
 from algorithms.nets.dcgan import DCGenerator
 from algorithms.parts.clusters import LIBRARY_BYTES
 
@@ -40,12 +40,12 @@ def teaching(config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts
     )
 
 
-def _network(name: str, task: ImageTask) -> Classifier:
+def _network(name: str, task: ImageTask) -> nn.Module:
     with torch_seeded(0):
-        return build(name, task.shape, task.classes)
+        return build(name, Images(task.shape), task.classes)
 
 
-def _generators(config: Any, task: ImageTask, counts: Tensor, nets: dict[str, Classifier]) -> tuple[Holding, ...]:
+def _generators(config: Any, task: ImageTask, counts: Tensor, nets: dict[str, nn.Module]) -> tuple[Holding, ...]:
     if config.generator == "dcgan":
         # A network on the device `meta` has shapes and no memory.
         with torch.device("meta"):
@@ -54,14 +54,14 @@ def _generators(config: Any, task: ImageTask, counts: Tensor, nets: dict[str, Cl
         return (Holding("generator", "generators", len(counts), state_bytes(net)),)
     channels, height, width = task.shape
     pixels = channels * height * width
-    entries = pixels if config.generator == "pca" else max(net.head.in_features for net in nets.values())
+    entries = pixels if config.generator == "pca" else max(require_head(net).head.in_features for net in nets.values())
     cells = (counts // config.least_in_cell).clamp(max=config.cells).sum() / len(counts)
     bytes = round(4 * float(cells) * (1 + config.directions) * entries)
     return (Holding("statistics", "sets of Gaussians", len(counts), bytes, loaded=LIBRARY_BYTES),)
 
 
 def _experts(
-    config: Any, task: ImageTask, clients: Sequence[ClientSpec], nets: dict[str, Classifier]
+    config: Any, task: ImageTask, clients: Sequence[ClientSpec], nets: dict[str, nn.Module]
 ) -> tuple[Holding, ...]:
     counts = {
         "class": dict.fromkeys(nets, task.classes),

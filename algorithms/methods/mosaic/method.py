@@ -37,7 +37,7 @@ from algorithms.methods.mosaic.holdings import holdings, teaching
 from algorithms.methods.mosaic.meta import Examples, MetaConfig, train_meta
 from algorithms.methods.mosaic.refusals import refusals
 from algorithms.methods.mosaic.student import StudentConfig, distillation
-from algorithms.nets import Classifier
+from algorithms.nets import Classifier, require_head
 from algorithms.parts.bank import Bank, Expert
 from algorithms.parts.prototypes import RELEASED_CENTRES, RELEASED_STATE, as_examples, collected, prototypes
 from algorithms.parts.submodels import part_of, rescaled, scaled_objective
@@ -290,7 +290,8 @@ class Mosaic(Method[MosaicState]):
         teacher, metrics = self._teacher(state, source, plan.seed)
         models: dict[str, dict[str, Tensor]] = {}
         for net, model in state.models.items():
-            job = distillation(config, config.released, source, teacher, self._student(net, model), seed)
+            student, classes = self._student(net, model), self.kit.task.classes
+            job = distillation(config, config.released, source, teacher, student, classes, seed)
             models[net] = {**model, **self.kit.distil(job)}
         state = replace(state, models=models, prototypes={})
         self.kit.show("distilled", self.predictor(state))
@@ -344,11 +345,11 @@ class Mosaic(Method[MosaicState]):
         net = self.kit.network(client.net, client.width)
         return Expert(client.net, rescaled(net, weights, client.width), client.width)
 
-    def _student(self, net: str, model: Mapping[str, Tensor]) -> Classifier:
+    def _student(self, net: str, model: Mapping[str, Tensor]) -> nn.Module:
         """A network that holds the global model; its head alone where the samples are features."""
         student = self.kit.new_network(net)
         student.load_state_dict(model)
-        return Classifier(nn.Identity(), student.head) if self.config.generator == "features" else student
+        return Classifier(nn.Identity(), require_head(student).head) if self.config.generator == "features" else student
 
     def _models(self, state: MosaicState, clients: Sequence[ClientSpec]) -> dict[int, Payload]:
         """The global model of each client's network, whole."""

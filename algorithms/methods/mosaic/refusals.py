@@ -11,7 +11,7 @@ from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.task import ImageTask
 from algorithms.methods.mosaic.meta import meta_size
-from algorithms.nets import NetworkError, build
+from algorithms.nets import Images, NetworkError, build
 from algorithms.nets.dcgan import DCGenerator
 from algorithms.parts.ensembles import norm_refusal
 from algorithms.parts.prototypes import RELEASED_CENTRES
@@ -75,7 +75,7 @@ def _about_networks(config: Any, task: ImageTask, clients: Sequence[ClientSpec])
     if config.student is not None and config.student not in nets:
         try:
             with torch_seeded(0):
-                build(config.student, task.shape, task.classes)
+                build(config.student, Images(task.shape), task.classes)
         except NetworkError as error:
             yield f"student: {error}"
 

@@ -11,7 +11,6 @@ from algorithms.core import settings
 from algorithms.core.distillation import Distillation, Precision, Source
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
-from algorithms.nets import Classifier
 from algorithms.parts.losses import AskedLabel, DistillationObjective, LabelObjective
 
 
@@ -35,7 +34,8 @@ def distillation(
     released: Collection[str],
     source: Source,
     teacher: nn.Module | None,
-    student: Classifier,
+    student: nn.Module,
+    classes: int,
     seed: Seed,
 ) -> Distillation:
     """The job of `algorithms.core.distillation`.
@@ -53,7 +53,7 @@ def distillation(
     )
     return Distillation(
         source=source,
-        teacher=teacher or Silent(student.head.out_features),
+        teacher=teacher or Silent(classes),
         student=student,
         loss=taught if teacher else LabelObjective(),
         steps=config.distil_steps,

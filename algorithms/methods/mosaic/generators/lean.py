@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.core.contract import Client
 from algorithms.core.kit import Kit
@@ -13,7 +13,7 @@ from algorithms.core.payload import Tensors
 from algorithms.core.task import ImageTask, Shard
 from algorithms.methods.mosaic.generators.cells import CellConfig, Cells, summarise
 from algorithms.methods.mosaic.generators.family import as_they_are
-from algorithms.nets import Classifier
+from algorithms.nets import require_head
 
 
 class PixelCells:
@@ -65,10 +65,10 @@ class FeatureCells:
 
 
 @torch.no_grad()
-def features_of(net: Classifier, task: ImageTask, shard: Shard, picks: Tensor) -> Tensor:
+def features_of(net: nn.Module, task: ImageTask, shard: Shard, picks: Tensor) -> Tensor:
     """float32 (B, F) on the CPU: features of some of a client's examples, in eval mode, not augmented."""
     images, _ = task.batch(shard, picks, device=next(net.parameters()).device)
-    return net.eval().features(images).to("cpu", torch.float32)
+    return require_head(net.eval()).features(images).to("cpu", torch.float32)
 
 
 def _with_counts(statistics: dict[str, Tensor], classes: int) -> tuple[dict[str, Tensor], Tensor]:
