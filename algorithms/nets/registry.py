@@ -96,10 +96,13 @@ def build(name: str, form: Form, outputs: int, width: float = 1.0) -> nn.Module:
     """
     try:
         _check_numbers(form, outputs, width)
-        net = split(_make(name, form, outputs, width), form, outputs)
-        _check_answer(net, form, outputs)
+        whole = _make(name, form, outputs, width)
         if name not in _NETS:
-            _check_training(net, form, outputs)
+            _check_training(whole, form)
+        net = split(whole, form, outputs)
+        _check_answer(net, form, outputs)
+        if name not in _NETS and net is not whole:
+            _check_training(net, form)
     except NetworkError as error:
         raise NetworkError(f"network {name!r} for {form} and {outputs} outputs: {error}") from error.__cause__
     return net
@@ -203,7 +206,7 @@ def _check_answer(net: nn.Module, form: Form, outputs: int) -> None:
         raise NetworkError(f"two examples give outputs of shape {found}; needed is {needed}")
 
 
-def _check_training(net: nn.Module, form: Form, outputs: int) -> None:
+def _check_training(net: nn.Module, form: Form) -> None:
     """One pass forwards and backwards in train mode, which leaves weights, buffers and the global generator alone."""
     parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if not parameters:

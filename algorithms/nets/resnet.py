@@ -84,10 +84,10 @@ def resnet(layout: Layout, form: Images, outputs: int, width: float) -> Classifi
     parts["stem"] = nn.Sequential(*_convolution(form.shape[0], present, 3), nn.ReLU())
     for stage, count in enumerate(layout.blocks):
         full = layout.channels * 2**stage
-        inner, outputs = narrowed(full, width), narrowed(full * layout.expansion, width)
+        inner, outer = narrowed(full, width), narrowed(full * layout.expansion, width)
         strides = [2 if stage else 1] + [1] * (count - 1)
-        blocks = [block(present if i == 0 else outputs, inner, outputs, stride) for i, stride in enumerate(strides)]
+        blocks = [block(present if i == 0 else outer, inner, outer, stride) for i, stride in enumerate(strides)]
         parts[f"layer{stage + 1}"] = nn.Sequential(*blocks)
-        present = outputs
+        present = outer
     parts["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return Classifier(nn.Sequential(parts), nn.Linear(present, outputs))

@@ -11,10 +11,10 @@ from torch.func import functional_call
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot, weighted_mean
-from algorithms.methods.mosaic import experts as module
 from algorithms.methods.mosaic.experts import ClassWiseMeans, PlainSum, Teacher
 from algorithms.methods.mosaic.meta import Examples, MetaConfig, train_meta
 from algorithms.nets import Images, build
+from algorithms.parts import bank as module
 from algorithms.parts.bank import Bank, Expert
 from algorithms.parts.losses import DistillationObjective
 from algorithms.parts.submodels import SubModel, rescaled, scaled

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import algorithms.methods.mosaic as module
+import algorithms.methods.mosaic.method as module
 from actors.clock import PhaseClock
 from actors.cohort.delivery import Book, Delivery
 from actors.runner import Errand, InlineRunner
@@ -22,7 +22,8 @@ from algorithms.core.records import digest, flatten, rebuild
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work, fit
-from algorithms.methods.mosaic import Mosaic, MosaicState
+from algorithms.methods.mosaic import Mosaic
+from algorithms.methods.mosaic.method import MosaicState
 from algorithms.nets import Images, build
 from algorithms.nets.dcgan import DCGenerator
 from algorithms.parts.prototypes import as_examples

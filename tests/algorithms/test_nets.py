@@ -369,7 +369,7 @@ def test_trying_a_network_out_leaves_its_buffers_and_the_generator_alone():
         ("no_module", "returned a str; needed is a torch.nn.Module"),
         ("without_arguments", "unexpected keyword argument 'shape'"),
         ("failing", "OSError: the disk is elsewhere"),
-        ("tuple_maker", "gives a tuple, where a tensor is needed"),
+        ("tuple_maker", "gives a tuple in train mode, where a tensor is needed"),
         ("two_outputs_in_training", "gives a tuple in train mode, where a tensor is needed"),
         ("failing_in_training", "cannot be trained: ZeroDivisionError: no batch"),
         ("all_frozen", "all of it is frozen"),
