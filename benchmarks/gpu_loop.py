@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from actors.steps.shards import ShardArrays
 from algorithms.core.kit import Kit
 from algorithms.core.seeds import Seed
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard
 from algorithms.core.training import Batches, Work
+from algorithms.tasks.images import ImageTask
 
 TASK = ImageTask(tuple(map(str, range(10))), (3, 32, 32), mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
 LR = 0.05

@@ -22,7 +22,7 @@ import psutil
 from actors.hosts.placement import Placement
 from actors.hosts.ray import RayRunner
 from actors.process import peak_rss_mb
-from algorithms.core.task import ImageTask
+from algorithms.tasks.images import ImageTask
 from benchmarks.figures import Figure, repeated, seconds_of
 from benchmarks.idle import Idle
 from benchmarks.sizes import grow

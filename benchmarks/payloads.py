@@ -21,8 +21,8 @@ from actors.hosts.dispatch import AHEAD_BYTES
 from actors.steps.orders import Casting
 from actors.steps.shards import ShardArrays
 from algorithms.core.contract import ClientSpec
-from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
+from algorithms.tasks.images import ImageTask
 from benchmarks.figures import Figure, seconds_of
 from benchmarks.idle import Idle
 from benchmarks.on_ray import ray_runner

@@ -25,7 +25,7 @@ from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.kit import Kit
 from algorithms.core.payload import EMPTY, Payload
 from algorithms.core.seeds import Seed
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard
 from algorithms.core.training import Work
 from algorithms.methods.mosaic import Mosaic
 from algorithms.methods.mosaic.experts import ClassWiseMeans, Teacher
@@ -35,6 +35,7 @@ from algorithms.methods.mosaic.student import distillation
 from algorithms.nets.dcgan import DCDiscriminator, DCGenerator
 from algorithms.parts.bank import Bank, Expert
 from algorithms.parts.submodels import part_of
+from algorithms.tasks.images import ImageTask
 from benchmarks.figures import Figure, seconds_of, tell
 
 CLIENTS, IMAGES, CLASSES, NET = 10, 1000, 10, "small_cnn"

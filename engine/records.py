@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.cohort.delivery import Book, ClientMetric, Entry, FaultEntry, StepSpan
+from algorithms.core.task import Figure, Sums, Task
 
 GLOBAL = "global"
 """Name of the stage that is the method's own predictor after a round."""
@@ -17,17 +18,32 @@ GLOBAL = "global"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A predictor on the global test set.
+    """A predictor on test examples.
 
     Attributes:
-        accuracy: share of right answers, in [0, 1].
-        loss: mean cross-entropy.
-        per_class: accuracy by class, float64 (classes,), NaN for a class without test examples.
+        figures: the task's figures by name, the headline first.
+        by_class: figures by class, float64 (classes,), NaN for a class without test examples; {} without classes.
+        confusion: int64 (classes, classes), examples by class and predicted class; None where nobody counted them.
     """
 
-    accuracy: float
-    loss: float
-    per_class: np.ndarray
+    figures: Mapping[str, float]
+    by_class: Mapping[str, np.ndarray] = field(default_factory=dict)
+    confusion: np.ndarray | None = None
+
+    @property
+    def headline(self) -> float:
+        """The figure that stands for the whole; see `Task.headline`."""
+        return next(iter(self.figures.values()))
+
+
+def evaluation_of(task: Task, sums: Sums) -> Evaluation:
+    """What a task makes of its sums."""
+    confusion = task.confusion(sums)
+    return Evaluation(
+        figures=task.report(sums),
+        by_class={name: values.numpy() for name, values in task.by_class(sums).items()},
+        confusion=None if confusion is None else confusion.numpy(),
+    )
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,8 @@ class RunStart:
     Attributes:
         folder: the run's folder, already made.
         config: complete and resolved, as it is written to config.yaml.
-        label_counts: int64 (clients, classes).
+        label_counts: int64 (clients, classes), or (clients, 1), the examples of each, where there are no classes.
+        headline: the figure that stands for a predictor.
         log: file with Ray's own output.
         facts: what the plan says, in words: runner, placement and why, hosts.
         preset: name or file that the run was started from.
@@ -95,6 +112,7 @@ class RunStart:
     rounds: int
     class_names: tuple[str, ...]
     label_counts: np.ndarray
+    headline: Figure
     log: Path
     facts: Mapping[str, str]
     preset: str = ""

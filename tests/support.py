@@ -19,8 +19,8 @@ from algorithms.core.contract import ClientSpec, Method, Plan
 from algorithms.core.kit import Kit
 from algorithms.core.records import digest
 from algorithms.core.seeds import Seed
-from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
+from algorithms.tasks.images import ImageTask
 
 SHAPE = (1, 8, 8)
 CLASSES = 3
@@ -29,7 +29,7 @@ IMAGES = 120
 
 def tiny_task() -> ImageTask:
     """Three classes of grey 8x8 images."""
-    return ImageTask(class_names=("left", "middle", "right"), shape=SHAPE, mean=(0.25,), std=(0.25,))
+    return ImageTask(names=("left", "middle", "right"), shape=SHAPE, mean=(0.25,), std=(0.25,))
 
 
 def tiny_images(images: int = IMAGES, seed: int = 7) -> tuple[np.ndarray, np.ndarray]:

@@ -136,7 +136,7 @@ class _Elsewhere:
     def latents(self, index: int) -> dict[str, Tensor]:
         raise NotImplementedError("the source lies with the pipeline")
 
-    def images(self, latents: Tensors) -> tuple[Tensor, Tensor]:
+    def inputs(self, latents: Tensors) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("the source lies with the pipeline")
 
 

@@ -16,9 +16,9 @@ from algorithms.core.distillation import Labelled, Source, generate, label
 
 
 class Sampler:
-    """The number of a batch to its images and labels.
+    """The number of a batch to its inputs and labels.
 
-    Latents are drawn on the CPU, and images generated where they lie: on this actor's card, if it has one.
+    Latents are drawn on the CPU, and inputs generated where they lie: on this actor's card, if it has one.
     """
 
     def __init__(self, source: Source) -> None:
@@ -28,8 +28,8 @@ class Sampler:
     def __call__(self, row: Row) -> Row:
         with one_thread():
             drawn = self._source.latents(int(row["index"][0]))
-            images, labels = generate(self._source, {name: latent.to(self._device) for name, latent in drawn.items()})
-        return {"index": row["index"], "images": as_column(images), "labels": as_column(labels)}
+            inputs, labels = generate(self._source, {name: latent.to(self._device) for name, latent in drawn.items()})
+        return {"index": row["index"], "inputs": as_column(inputs), "labels": as_column(labels)}
 
 
 class Teacher:
@@ -45,14 +45,14 @@ class Teacher:
         self._parts = parts
 
     def __call__(self, row: Row) -> Iterator[Row]:
-        index, images, labels = row["index"], as_tensor(row["images"]), as_tensor(row["labels"])
-        if len(images) < self._parts:
-            raise ValueError(f"batch {index[0]} has {len(images)} images, too few for {self._parts} train workers")
+        index, inputs, labels = row["index"], as_tensor(row["inputs"]), as_tensor(row["labels"])
+        if len(inputs) < self._parts:
+            raise ValueError(f"batch {index[0]} has {len(inputs)} inputs, too few for {self._parts} train workers")
         with one_thread():
-            logits = label(self._teacher, images.to(self._device))
-        for part in zip(*(torch.tensor_split(t, self._parts) for t in (images, labels, logits)), strict=True):
-            columns = dict(zip(("images", "labels", "logits"), map(as_column, part), strict=True))
-            yield {"index": index, "share": np.array([len(part[0]) / len(images)]), **columns}
+            logits = label(self._teacher, inputs.to(self._device))
+        for part in zip(*(torch.tensor_split(t, self._parts) for t in (inputs, labels, logits)), strict=True):
+            columns = dict(zip(("inputs", "labels", "logits"), map(as_column, part), strict=True))
+            yield {"index": index, "share": np.array([len(part[0]) / len(inputs)]), **columns}
 
 
 def own_device() -> torch.device:
@@ -87,5 +87,5 @@ class Part:
 def parts(rows: Iterable[Row]) -> Iterator[Part]:
     """What a train worker reads from its shard of the data set."""
     for row in rows:
-        batch = Labelled(*(as_tensor(row[name]) for name in ("images", "labels", "logits")))
+        batch = Labelled(*(as_tensor(row[name]) for name in ("inputs", "labels", "logits")))
         yield Part(int(row["index"][0]), batch, float(row["share"][0]))

@@ -24,7 +24,7 @@ from actors.steps.orders import Casting, Failure, Outcome
 from actors.steps.worker import Shards
 from algorithms.core.records import digest
 from algorithms.core.seeds import Seed
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard, Task
 from algorithms.core.training import Correction, Fit, Objective, TrainingLoop, Work, fit
 
 _STATE, _FIT, _RANDOM = "state/", "fit", "random"
@@ -75,7 +75,7 @@ class RecallingLoop:
     def __call__(
         self,
         net: nn.Module,
-        task: ImageTask,
+        task: Task,
         shard: Shard,
         work: Work,
         seed: Seed,
@@ -97,7 +97,7 @@ class RecallingLoop:
         self._store.put(key, save(_outcome(net, fitted, seconds)))
         return fitted
 
-    def _key(self, net: nn.Module, task: ImageTask, shard: Shard, work: Work, seed: Seed, position: int) -> str:
+    def _key(self, net: nn.Module, task: Task, shard: Shard, work: Work, seed: Seed, position: int) -> str:
         # Dropout draws from torch's global generator. A network's repr names its layers and their settings.
         asked = {
             "data": self._data,

@@ -16,7 +16,7 @@ from algorithms.core.contract import ClientSpec, Method, drawn_width
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.states import WeightedMean
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task
 from algorithms.core.training import Work
 
 
@@ -38,7 +38,7 @@ class Casting:
 
     method: str
     config: Any
-    task: ImageTask
+    task: Task
     work: Work
     clients: tuple[ClientSpec, ...]
     seed: int

@@ -1,8 +1,8 @@
-"""What clients hold: rows of arrays that all clients of a machine share."""
+"""What clients hold: rows of columns that all clients of a machine share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,24 +19,27 @@ class ShardArrays:
     """A data set's training half and who holds which of its rows; called with a client's number it gives the shard.
 
     Attributes:
-        images: uint8, (N, C, H, W).
-        labels: int64, (N,).
+        columns: arrays (N, ...) by name.
         rows: int64, (total,), the rows of client 0, then those of client 1, and so on.
         ends: int64, (clients,), where each client's rows end in `rows`.
         tests: test examples by client, for methods whose clients have predictors of their own.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    columns: Mapping[str, np.ndarray]
     rows: np.ndarray
     ends: np.ndarray
     tests: ShardArrays | None = None
 
     @classmethod
-    def of(cls, images: np.ndarray, labels: np.ndarray, rows: Sequence[np.ndarray]) -> ShardArrays:
+    def of(cls, columns: Mapping[str, np.ndarray], rows: Sequence[np.ndarray]) -> ShardArrays:
         """From one array of row numbers per client."""
         joined = np.concatenate([np.asarray(r, dtype=np.int64) for r in rows]) if rows else np.empty(0, np.int64)
-        return cls(images, labels, joined, np.cumsum([len(r) for r in rows], dtype=np.int64))
+        return cls(columns, joined, np.cumsum([len(r) for r in rows], dtype=np.int64))
+
+    @classmethod
+    def whole(cls, columns: Mapping[str, np.ndarray]) -> Shard:
+        """All rows of some columns as one shard."""
+        return cls.of(columns, [np.arange(len(next(iter(columns.values()))))])(0)
 
     def __len__(self) -> int:
         """How many clients there are."""
@@ -51,10 +54,11 @@ class ShardArrays:
     def _views(self) -> Shard:
         """Everybody's examples: made once, since views of arrays that may not be written to take longest to make."""
         with read_only_accepted():
-            return Shard(*map(torch.from_numpy, (self.images, self.labels, self.rows)))
+            columns = {name: torch.from_numpy(values) for name, values in self.columns.items()}
+            return Shard(columns, torch.from_numpy(self.rows))
 
     def __reduce__(self) -> tuple[type[ShardArrays], tuple[Any, ...]]:
-        return ShardArrays, (self.images, self.labels, self.rows, self.ends, self.tests)
+        return ShardArrays, (dict(self.columns), self.rows, self.ends, self.tests)
 
     def test(self, client: int) -> Shard | None:
         """The client's test examples, None where clients have none of their own."""
@@ -63,5 +67,5 @@ class ShardArrays:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        own = self.images.nbytes + self.labels.nbytes + self.rows.nbytes + self.ends.nbytes
+        own = sum(values.nbytes for values in self.columns.values()) + self.rows.nbytes + self.ends.nbytes
         return own + (self.tests.nbytes if self.tests is not None else 0)

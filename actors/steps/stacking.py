@@ -12,8 +12,8 @@ from torch import nn
 from actors.steps.orders import Casting, Failure, Order, Outcome
 from actors.steps.worker import Shards, Worker
 from algorithms.core.seeds import Seed
-from algorithms.core.stacking import LANES, Asked, Trained, fit_together, stackable
-from algorithms.core.task import Augment, ImageTask, Shard
+from algorithms.core.stacking import LANES, Asked, Trained, fit_together, serves_stacking, stackable
+from algorithms.core.task import Shard, Task
 from algorithms.core.training import Correction, Fit, Objective, TrainingLoop, Work, fit
 
 
@@ -32,13 +32,13 @@ class StackedLoop:
     def __init__(self) -> None:
         self._gathering = False
         self._stackable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-        self._asked: dict[tuple[Seed, int], tuple[nn.Module, ImageTask, Work, Asked]] = {}
+        self._asked: dict[tuple[Seed, int], tuple[nn.Module, Task, Work, Asked]] = {}
         self._done: dict[tuple[Seed, int], Trained] = {}
 
     def __call__(
         self,
         net: nn.Module,
-        task: ImageTask,
+        task: Task,
         shard: Shard,
         work: Work,
         seed: Seed,
@@ -47,7 +47,7 @@ class StackedLoop:
         objective: Objective | None = None,
         correct: Correction | None = None,
     ) -> Fit:
-        if objective or task.augment != Augment() or not self._is_stackable(net):
+        if objective or not serves_stacking(task) or not self._is_stackable(net):
             return fit(net, task, shard, work, seed, position=position, objective=objective, correct=correct)
         asked = Asked([p.detach().clone() for p in net.parameters()], shard, seed, position, correct)
         if self._gathering:

@@ -21,7 +21,7 @@ from algorithms.core.payload import EMPTY, Memory, Payload, Tensors
 from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
 from algorithms.core.states import WeightedMean
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard, Task, Trait
 from algorithms.core.training import Work
 
 
@@ -234,7 +234,13 @@ class Method(Generic[StateT]):
         raise NotImplementedError
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def requires(cls, config: Any) -> frozenset[Trait]:
+        """Properties that a task must have for the method to serve it; a task without them is refused before `refuse`
+        is asked."""
+        return frozenset()
+
+    @classmethod
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         """Reasons why the method cannot serve this problem, these clients or their work; asked before any start."""
         return []
 
@@ -249,9 +255,7 @@ class Method(Generic[StateT]):
         return config
 
     @classmethod
-    def holdings(
-        cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor
-    ) -> tuple[Holding, ...]:
+    def holdings(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> tuple[Holding, ...]:
         """What the server comes to hold besides its models; () for most methods.
 
         `counts`, int64 (clients, classes), are the examples by client and class.
@@ -259,7 +263,7 @@ class Method(Generic[StateT]):
         return ()
 
     @classmethod
-    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
+    def teaching(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
         """The distillation that the method comes to ask for; None for most methods, which ask for none.
 
         `counts`: see `holdings`.
@@ -275,7 +279,7 @@ class Method(Generic[StateT]):
         raise NotImplementedError
 
     def predictor(self, state: StateT) -> nn.Module:
-        """What is evaluated: network inputs (B, C, H, W) to logits (B, classes), in eval mode."""
+        """What is evaluated: the task's network inputs to its outputs, in eval mode."""
         raise NotImplementedError
 
     def own_message(self, state: StateT) -> Payload:
@@ -289,11 +293,12 @@ class Method(Generic[StateT]):
 
     @client_side
     def evaluate_own(self, client: Client) -> Reply:
-        """The client's own predictor on `client.test`: metrics `accuracy`, `loss` and `examples`; nothing travels, and
-        the memory stays as it was."""
+        """The client's own predictor on `client.test`: metrics are the task's figures and `examples`; nothing travels,
+        and the memory stays as it was."""
         if client.test is None:
             raise ValueError("there are no examples to evaluate on: evaluate_own is asked with test examples")
-        return Reply(EMPTY, metrics=score(self.own_predictor(client), self.kit.task, client.test, self.kit.device))
+        sums = score(self.own_predictor(client), self.kit.task, client.test, self.kit.device)
+        return Reply(EMPTY, metrics={**self.kit.task.report(sums), "examples": len(client.test)})
 
     def sources(self, state: StateT) -> Mapping[int, Source]:
         """Where the method generates images from, by client, for a person to look at; empty where it generates none."""

@@ -1,6 +1,6 @@
-"""Distillation of a teacher into a student on generated images: what a job is, and the loop that performs it here.
+"""Distillation of a teacher into a student on generated inputs: what a job is, and the loop that performs it here.
 
-A job says what flows: latents (drawn from a seed) -> images and labels -> teacher's logits -> one step of the student.
+A job says what flows: latents (drawn from a seed) -> inputs and labels -> teacher's logits -> one step of the student.
 The same four functions are a plain loop here, and a Ray Data pipeline with a Ray Train job in `actors`.
 """
 
@@ -24,14 +24,14 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Source(Protocol):
-    """Where generated images come from. Pure: one index gives the same bits, in any order of asking."""
+    """Where generated inputs come from. Pure: one index gives the same bits, in any order of asking."""
 
     def latents(self, index: int) -> dict[str, Tensor]:
         """The random numbers and asked labels of batch `index`."""
         ...
 
-    def images(self, latents: Tensors) -> tuple[Tensor, Tensor]:
-        """Latents to network inputs float32 (B, C, H, W) and labels int64 (B,), -1 where no class was asked."""
+    def inputs(self, latents: Tensors) -> tuple[Tensor, Tensor]:
+        """Latents to network inputs float32 (B, ...) and labels int64 (B,), -1 where no class was asked."""
         ...
 
 
@@ -46,8 +46,8 @@ class Distillation:
     """One distillation job. All its parts can be sent to other processes.
 
     Attributes:
-        source: generated images by batch number.
-        teacher: images to logits; frozen, in eval mode, without gradients.
+        source: generated inputs by batch number.
+        teacher: inputs to logits; frozen, in eval mode, without gradients.
         student: the network to train, holding its first weights; it is copied, not changed.
         loss: see `DistillationLoss`.
         steps: optimiser steps of Adam (default betas, no weight decay).
@@ -83,9 +83,9 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A batch ready for the student: inputs float32 (B, C, H, W), labels int64 (B,), teacher's logits (B, classes)."""
+    """A batch ready for the student: inputs float32 (B, ...), labels int64 (B,), teacher's logits (B, classes)."""
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     logits: Tensor
 
@@ -96,22 +96,22 @@ def generate(source: Source, latents: Tensors) -> tuple[Tensor, Tensor]:
 
     Contiguous, since a convolution may round otherwise on other strides, and these do not survive a transport.
     """
-    images, labels = source.images(latents)
-    return images.contiguous(), labels.contiguous()
+    inputs, labels = source.inputs(latents)
+    return inputs.contiguous(), labels.contiguous()
 
 
 @torch.no_grad()
-def label(teacher: nn.Module, images: Tensor) -> Tensor:
+def label(teacher: nn.Module, inputs: Tensor) -> Tensor:
     """The teacher's logits (B, classes) on a batch, on the teacher's device."""
     teacher.eval()
-    logits: Tensor = teacher(images.to(device_of(teacher, otherwise=images.device)))
+    logits: Tensor = teacher(inputs.to(device_of(teacher, otherwise=inputs.device)))
     return logits.contiguous()
 
 
 def labelled(job: Distillation, index: int) -> Labelled:
     """Batch `index`, from latents to logits, in this process."""
-    images, labels = generate(job.source, job.source.latents(index))
-    return Labelled(images, labels, label(job.teacher, images))
+    inputs, labels = generate(job.source, job.source.latents(index))
+    return Labelled(inputs, labels, label(job.teacher, inputs))
 
 
 class Learner:
@@ -138,10 +138,10 @@ class Learner:
 
     def _step(self, batch: Labelled) -> float:
         self._set_mode()
-        images, labels, logits = (t.to(self.device) for t in (batch.images, batch.labels, batch.logits))
+        inputs, labels, logits = (t.to(self.device) for t in (batch.inputs, batch.labels, batch.logits))
         self.optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.precision == "bfloat16"):
-            outputs = self.student(images)
+            outputs = self.student(inputs)
         loss = self.job.loss(outputs.float(), logits, labels)
         loss.backward()
         if self.job.clip is not None:

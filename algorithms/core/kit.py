@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard, Task
 from algorithms.core.training import TrainingLoop, Work, fit
-from algorithms.nets import Images, build
 
 
 def _unseen(stage: str, predictor: nn.Module) -> None:
@@ -42,7 +41,7 @@ class Kit:
         tell: tells the person watching how far a phase of the server has come: (phase, done, total).
     """
 
-    task: ImageTask
+    task: Task
     work: Work
     seed: Seed
     device: torch.device = torch.device("cpu")
@@ -63,7 +62,7 @@ class Kit:
     def new_network(self, name: str, width: float = 1.0) -> nn.Module:
         """A network of one's own, with the weights of `initial`; of a fraction `width` of its hidden channels."""
         with torch_seeded(self.seed.number(f"initial {name}")):
-            return build(name, Images(self.task.shape), self.task.classes, width).to(self.device)
+            return self.task.network(name, width).to(self.device)
 
     def initial(self, name: str) -> dict[str, Tensor]:
         """The initial state of a network: the same for every client and method of a run's seed."""

@@ -8,7 +8,7 @@ a third longer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from algorithms.core.seeds import Seed
 from algorithms.core.sgd import descend
-from algorithms.core.task import Augment, ImageTask, Shard
+from algorithms.core.task import Shard, Task
 from algorithms.core.training import Batches, Correction, Fit, Work, steps_of_work
 from algorithms.nets.classifier import Classifier
 
@@ -33,6 +33,11 @@ Layers = tuple[bool, ...]
 def stackable(net: nn.Module) -> bool:
     """Whether a network is made of linear layers alone, and all of it is trained."""
     return _layers(net) is not None and all(p.requires_grad for p in net.parameters())
+
+
+def serves_stacking(task: Task) -> bool:
+    """Whether clients of a task can be trained together: a class a row, and batches that draw nothing."""
+    return "classes" in task.traits and not task.is_random
 
 
 def _layers(net: nn.Module) -> Layers | None:
@@ -76,7 +81,7 @@ class Trained:
     fit: Fit
 
 
-def fit_together(net: nn.Module, task: ImageTask, work: Work, asked: Sequence[Asked]) -> list[Trained]:
+def fit_together(net: nn.Module, task: Task, work: Work, asked: Sequence[Asked]) -> list[Trained]:
     """`training.fit` for several clients at once, on the task's own loss.
 
     A client's bits do not depend on who else is trained with it, but they are not those of `training.fit`: products of
@@ -84,11 +89,11 @@ def fit_together(net: nn.Module, task: ImageTask, work: Work, asked: Sequence[As
 
     Args:
         net: `stackable`; says the architecture and the device, and is left as it was.
-        task: without augmentation, which each client draws for itself.
+        task: of classes, whose batches are not random: each client would draw for itself.
     """
     layers = _layers(net)
-    if layers is None or task.augment != Augment():
-        raise ValueError(f"cannot be trained together: {net}, {task.augment}")
+    if layers is None or not serves_stacking(task):
+        raise ValueError(f"cannot be trained together: {net}, {task.title}")
     device = next(net.parameters()).device
     orders = [Batches(len(one.shard), work.batch, one.seed) for one in asked]
     trained: dict[int, Trained] = {}
@@ -113,7 +118,7 @@ class _Lanes:
     def __init__(
         self,
         layers: Layers,
-        task: ImageTask,
+        task: Task,
         work: Work,
         asked: Sequence[Asked],
         rows: int,
@@ -177,8 +182,10 @@ class _Lanes:
                 picks = order[one.position + step]
                 rows[place, : len(picks)] = one.shard.rows[picks]
                 shares[place, : len(picks)] = 1 / len(picks)
-        everyone = Shard(first.images, first.labels, rows.flatten())  # all clients' rows are of the same arrays
+        everyone = replace(first, rows=rows.flatten())  # all clients' rows are of the same arrays
         inputs, labels = self._task.batch(everyone, torch.arange(rows.numel()), device=self._device)
+        if not isinstance(inputs, Tensor):
+            raise TypeError(f"{self._task.title} has batches of several tensors, which are not stacked")
         filled = _filled(inputs.view(*rows.shape, -1), whole_from=2)
         return filled, labels.view(rows.shape), shares.to(self._device)
 
@@ -198,7 +205,7 @@ def _filled(stack: Tensor, whole_from: int) -> Tensor:
     return F.pad(stack, [pad for last in reversed(missing) for pad in (0, last)]) if any(missing) else stack
 
 
-def _judged(task: ImageTask, logits: Tensor, labels: Tensor, shares: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _judged(task: Task, logits: Tensor, labels: Tensor, shares: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Each client's loss, (clients,), and its derivatives by the client's logits."""
     with torch.enable_grad():
         leaf = logits.requires_grad_()

@@ -1,36 +1,52 @@
-"""The learning problem: image classification, and the examples one client holds of it."""
+"""The learning problem: what an example is, what a network takes and answers, the loss, and how good an answer is.
+
+The contract and the engine know this interface alone; what images, texts or tables are stands in `algorithms.tasks`.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar, Literal, TypeAlias
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from algorithms.core import settings
+from algorithms.core.columns import Columns, Roles
+from algorithms.nets import build
+from algorithms.nets.forms import Form, Inputs
+
+LABEL = "label"
+"""Name of the column of classes, int64 (N,), -1 where a class is not known."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The examples of one client, as rows of arrays that all clients of a machine share.
+    """The examples of one client, as rows of columns that all clients of a machine share.
 
     Attributes:
-        images: uint8, (N, C, H, W), every training image of the data set; never written to.
-        labels: int64, (N,), in [0, classes).
+        columns: tensors (N, ...) by name, every training example of the data set; never written to.
         rows: int64, (n,), the rows this client holds.
     """
 
-    images: Tensor
-    labels: Tensor
+    columns: Mapping[str, Tensor]
     rows: Tensor
 
     def __len__(self) -> int:
         return self.rows.numel()
 
+    def own(self, column: str) -> Tensor:
+        """(n, ...): a column's values of this client's examples, in the order of `rows`."""
+        return self.columns[column][self.rows]
+
     @cached_property
     def own_labels(self) -> Tensor:
-        """int64, (n,): the labels of this client's examples, in the order of `rows`."""
-        return self.labels[self.rows]
+        """int64, (n,): the classes of this client's examples, in the order of `rows`."""
+        return self.own(LABEL)
 
     def label_counts(self, classes: int) -> Tensor:
         """int64, (classes,): how many examples of each class the client holds."""
@@ -38,102 +54,170 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Augment:
-    """Random changes of training images, drawn from the step's own seed.
+class Figure:
+    """A number that says how good a predictor is.
 
     Attributes:
-        crop: pixels of zero padding before a random crop back to the image's size; 0 turns it off.
-        flip: mirror left and right with probability one half.
+        name: such as `accuracy`.
+        better: whether more or less of it is better.
+        unit: `%` for a share in [0, 1] that people read in percent; otherwise what follows the number.
     """
 
-    crop: int = 0
-    flip: bool = False
+    name: str
+    better: Literal["higher", "lower"]
+    unit: str = ""
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augmented copy of float or uint8 images (B, C, H, W)."""
-        if self.crop:
-            images = _random_crop(images, self.crop, generator)
-        if self.flip:
-            mirrored = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        return images
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether one value is better than another; NaN is better than nothing."""
+        return value > than if self.better == "higher" else value < than
 
 
-def _random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    count, _, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
-    offsets = torch.randint(0, 2 * padding + 1, (2, count), generator=generator)
-    down = offsets[0, :, None] + torch.arange(height)
-    right = offsets[1, :, None] + torch.arange(width)
-    which = torch.arange(count)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[which, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2)
+Sums: TypeAlias = Mapping[str, Tensor]
+"""Sums over examples, of which figures are made; those of two sets of examples add up to those of both."""
+
+
+def add(one: Sums, other: Sums) -> Sums:
+    """Sums over both sets of examples; {} adds nothing."""
+    return {name: one[name] + value for name, value in other.items()} if one else other
 
 
 @dataclass(frozen=True)
-class ImageTask:
-    """Image classification.
+class Prepared:
+    """A task and the columns that its batches are made of, (N, ...) each, of the training and of the test examples."""
+
+    task: Task
+    train: Mapping[str, np.ndarray]
+    test: Mapping[str, np.ndarray]
+
+
+Trait: TypeAlias = Literal["classes", "images", "language", "numbers"]
+"""A property that a method may need of a task, or that decides what a person is shown.
+
+- `classes`: one class a row in column `label`; a network answers with a logit for each.
+- `images`: inputs are normalised images, and images that a generator makes can be inputs.
+- `language`: targets are the next tokens.
+- `numbers`: targets are numbers.
+"""
+
+
+class Task(ABC):
+    """Base of all tasks: frozen dataclasses, which travel to workers.
 
     Attributes:
-        class_names: one name per class; their number is C of the formulas.
-        shape: (channels, height, width) of every image.
-        mean, std: per channel, of training pixels scaled to [0, 1]; what networks see is (x - mean) / std.
-        augment: random changes of training batches.
+        title: what is learnt, in words, such as `image classification`.
+        traits: see `Trait`.
+        figures: what is reported, the headline first.
+        target: role of the column that is to be predicted, None where there is none.
+        Settings: of how columns become batches; see `algorithms.core.settings`.
     """
 
-    class_names: tuple[str, ...]
-    shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augment: Augment = Augment()
+    title: ClassVar[str]
+    traits: ClassVar[frozenset[Trait]] = frozenset()
+    figures: ClassVar[tuple[Figure, ...]]
+    Settings: ClassVar[type[settings.Config]] = settings.Config
+
+    # What networks take and answer
+
+    @property
+    @abstractmethod
+    def form(self) -> Form:
+        """What a network takes."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Size of the last axis of what a network answers."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One for each class; () where there are none."""
+        return ()
 
     @property
     def classes(self) -> int:
+        """C of the formulas, 0 where there are none."""
         return len(self.class_names)
 
-    @cached_property
-    def _mean(self) -> Tensor:
-        return torch.tensor(self.mean).view(1, -1, 1, 1)
+    def network(self, name: str, width: float = 1.0) -> nn.Module:
+        """A network of some name for this task, with fresh weights drawn from torch's global generator.
 
-    @cached_property
-    def _std(self) -> Tensor:
-        return torch.tensor(self.std).view(1, -1, 1, 1)
+        Raises:
+            NetworkError: see `algorithms.nets.build`.
+        """
+        return build(name, self.form, self.outputs, width)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (B, C, H, W) to float32 network inputs."""
-        return (pixels.to(torch.float32) / 255 - self._mean.to(pixels.device)) / self._std.to(pixels.device)
+    # Batches
 
-    def from_signed(self, images: Tensor) -> Tensor:
-        """Images in [-1, 1], as generators make them, to network inputs. Differentiable."""
-        return ((images + 1) / 2 - self._mean.to(images.device)) / self._std.to(images.device)
+    @classmethod
+    @abstractmethod
+    def fits(cls, columns: Columns, roles: Roles) -> bool:
+        """Whether this is the task that people mean by such columns, where no task is named."""
 
-    def to_signed(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (B, C, H, W) to float32 images in [-1, 1]."""
-        return pixels.to(torch.float32) / 127.5 - 1
+    @classmethod
+    @abstractmethod
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: settings.Config) -> Prepared:
+        """The task of a data set, and the arrays that batches are made of; statistics are of training rows alone.
 
+        Args:
+            roles: what `data.columns` says; the rest is found where one candidate stands alone.
+
+        Raises:
+            ColumnError: a column that is missing, of another kind, or holds values that the task cannot have.
+        """
+
+    @abstractmethod
     def batch(
         self,
         shard: Shard,
         picks: Tensor,
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
-    ) -> tuple[Tensor, Tensor]:
-        """Network inputs (B, C, H, W) and labels (B,) of some of a client's examples, on a device.
+    ) -> tuple[Inputs, Tensor]:
+        """Network inputs and targets of some of a client's examples, on a device.
 
         Args:
             picks: int64, (B,), positions in `shard.rows`.
-            generator: augment with it; None leaves the images as they are.
-            device: pixels go there as bytes, a quarter of what inputs are, and become inputs there.
+            generator: for random changes of training examples; None leaves them as they are.
         """
-        rows = shard.rows[picks]
-        pixels = shard.images.index_select(0, rows)  # indexing by [rows] takes ten times as long
-        if generator is not None:
-            pixels = self.augment(pixels, generator)
-        return self.normalise(pixels.to(device)), shard.labels[rows].to(device)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy, mean over the batch."""
-        return F.cross_entropy(logits, labels)
+    @property
+    def is_random(self) -> bool:
+        """Whether `batch` draws from its generator, so that batches cannot be made several at a time."""
+        return False
 
-    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """float (B,): the loss of each example, of which `loss` is the mean."""
-        return F.cross_entropy(logits, labels, reduction="none")
+    # How good an answer is
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """float (B,): the loss of each example."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch, a scalar: the mean over its examples."""
+        return self.losses(outputs, targets).mean()
+
+    @abstractmethod
+    def sums(self, outputs: Tensor, targets: Tensor) -> Sums:
+        """What `report` needs of a batch, `examples` among it: float64 or int64, on the CPU."""
+
+    @abstractmethod
+    def report(self, sums: Sums) -> dict[str, float]:
+        """The figures of `figures`, by name; NaN without examples."""
+
+    # What a person may look at besides
+
+    def by_class(self, sums: Sums) -> dict[str, Tensor]:
+        """Figures by class, float64 (C,), NaN for a class without examples; {} where there are no classes."""
+        return {}
+
+    def confusion(self, sums: Sums) -> Tensor | None:
+        """int64 (C, C): examples by their class (rows) and the class that was predicted."""
+        return None
+
+    def pictures(self, inputs: Tensor) -> Tensor | None:
+        """uint8 (B, C, H, W) of network inputs, where they are images."""
+        return None
+
+    @property
+    def headline(self) -> Figure:
+        """The figure that stands for the whole."""
+        return self.figures[0]

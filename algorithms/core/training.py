@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from algorithms.core import batches
 from algorithms.core.seeds import ANY_ROUND, Seed
 from algorithms.core.sgd import SGD
-from algorithms.core.task import Augment, ImageTask, Shard
+from algorithms.core.task import Shard, Task
+from algorithms.nets.forms import Inputs
 
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, inputs, labels) -> scalar loss."""
+Objective = Callable[[nn.Module, Any, Tensor], Tensor]
+"""(network, inputs, targets) -> scalar loss; inputs as the task's batches have them."""
 
 Correction = Callable[[Sequence[Tensor]], None]
 """Changes the gradients of the given trainable parameters in place, after backward and before the step."""
@@ -87,34 +89,36 @@ class Batches:
         return self._order[index * self.batch : end]
 
 
-def pair_if_single(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def pair_if_single(inputs: Inputs, targets: Tensor) -> tuple[Inputs, Tensor]:
     """Show a lone example twice: the mean loss is the same, and batch normalisation has two values to work on."""
-    return (inputs.repeat(2, *[1] * (inputs.dim() - 1)), labels.repeat(2)) if len(labels) == 1 else (inputs, labels)
+    if len(targets) != 1:
+        return inputs, targets
+    return batches.repeat(inputs, 2), targets.repeat(2, *[1] * (targets.dim() - 1))
 
 
-def steps_of_work(work: Work, batches: Batches) -> int:
+def steps_of_work(work: Work, order: Batches) -> int:
     """Mini-batches of a client in a round."""
-    return work.steps if work.steps is not None else (work.epochs or 0) * batches.per_epoch
+    return work.steps if work.steps is not None else (work.epochs or 0) * order.per_epoch
 
 
 def drawn(
-    task: ImageTask,
+    task: Task,
     shard: Shard,
-    batches: Batches,
+    order: Batches,
     positions: Sequence[int],
     augment: torch.Generator,
     device: torch.device | str = "cpu",
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Network inputs and labels of the batches at these positions, one after another, on a device.
+) -> Iterator[tuple[Inputs, Tensor]]:
+    """Network inputs and targets of the batches at these positions, one after another, on a device.
 
-    Many batches are made in one pass, which changes no bit; augmented ones are not, since each draws its own numbers.
+    Many batches are made in one pass, which changes no bit; random ones are not, since each draws its own numbers.
     """
-    at_once = max(1, EXAMPLES_AT_ONCE // batches.batch) if task.augment == Augment() else 1
+    at_once = 1 if task.is_random else max(1, EXAMPLES_AT_ONCE // order.batch)
     for first in range(0, len(positions), at_once):
-        picks = [batches[position] for position in positions[first : first + at_once]]
-        inputs, labels = task.batch(shard, torch.cat(picks), augment, device)
+        picks = [order[position] for position in positions[first : first + at_once]]
+        inputs, targets = task.batch(shard, torch.cat(picks), augment, device)
         sizes = [len(some) for some in picks]
-        yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
+        yield from zip(batches.split(inputs, sizes), targets.split(sizes), strict=True)
 
 
 class TrainingLoop(Protocol):
@@ -123,7 +127,7 @@ class TrainingLoop(Protocol):
     def __call__(
         self,
         net: nn.Module,
-        task: ImageTask,
+        task: Task,
         shard: Shard,
         work: Work,
         seed: Seed,
@@ -136,7 +140,7 @@ class TrainingLoop(Protocol):
 
 def fit(
     net: nn.Module,
-    task: ImageTask,
+    task: Task,
     shard: Shard,
     work: Work,
     seed: Seed,
@@ -154,18 +158,18 @@ def fit(
         objective: the loss; the task's own on the logits where None.
         correct: changes gradients before each step (proximal terms, control variates).
     """
-    batches = Batches(len(shard), work.batch, seed)
-    steps = steps_of_work(work, batches)
+    order = Batches(len(shard), work.batch, seed)
+    steps = steps_of_work(work, order)
     parameters = [p for p in net.parameters() if p.requires_grad]
     device = parameters[0].device
     optimiser = SGD(parameters, work.lr, work.momentum, work.weight_decay)
     augment = seed.torch("augment")
     net.train()
     total = torch.zeros((), device=device)
-    for inputs, labels in drawn(task, shard, batches, range(position, position + steps), augment, device):
-        inputs, labels = pair_if_single(inputs, labels)
+    for inputs, targets in drawn(task, shard, order, range(position, position + steps), augment, device):
+        inputs, targets = pair_if_single(inputs, targets)
         optimiser.zero_grad()
-        loss = objective(net, inputs, labels) if objective else task.loss(net(inputs), labels)
+        loss = objective(net, inputs, targets) if objective else task.loss(net(inputs), targets)
         loss.backward()
         if correct:
             correct(parameters)

@@ -17,6 +17,7 @@ from algorithms.parts.ensembles import Ensemble, GroupedModels, WeightedLogits, 
 from algorithms.parts.losses import NormGap, kl
 from algorithms.parts.one_shot import OneShot
 from algorithms.parts.synthesis import ImageLoss, Pool, as_inputs, synthesised
+from algorithms.tasks.images import images_of
 
 CLIP = 10.0
 """Largest 2-norm of the gradients of generator and student, as in the released code."""
@@ -115,7 +116,7 @@ class CoBoosting(OneShot[CoBoostingState]):
         for _ in range(config.weight_passes):
             for images, labels in pool.batches(config.student_batch, draws):
                 with torch.no_grad():
-                    logits = ensemble.logits(as_inputs(self.kit.task, images, draws))
+                    logits = ensemble.logits(as_inputs(images_of(self.kit.task), images, draws))
                 weights = stepped(weights, logits, labels, size)
         return weights
 
@@ -134,7 +135,7 @@ class CoBoosting(OneShot[CoBoostingState]):
         teacher = WeightedLogits(ensemble, weights)
         student.train()
         for images, _ in pool.batches(self.config.student_batch, draws):
-            inputs = as_inputs(self.kit.task, self.moved(images, teacher, draws), None)
+            inputs = as_inputs(images_of(self.kit.task), self.moved(images, teacher, draws), None)
             with torch.no_grad():
                 answers = teacher(inputs)
             loss = tau**2 * kl(answers / tau, student(inputs) / tau)
@@ -150,8 +151,8 @@ class CoBoosting(OneShot[CoBoostingState]):
 
         Output diversified sampling: Tashiro et al., arXiv 2003.06878. Moved pixels may lie a little outside [0, 1].
         """
-        images = self.kit.task.augment(images, draws).requires_grad_()
-        answers = F.softmax(teacher(as_inputs(self.kit.task, images, None)) / self.config.temperature, 1)
+        images = images_of(self.kit.task).augment(images, draws).requires_grad_()
+        answers = F.softmax(teacher(as_inputs(images_of(self.kit.task), images, None)) / self.config.temperature, 1)
         direction = (2 * torch.rand(answers.shape, generator=draws) - 1).to(answers.device)
         (gradient,) = torch.autograd.grad((direction * answers).sum(), images)
         return images.detach() + self.config.eta * gradient.sign()

@@ -15,6 +15,7 @@ from algorithms.parts.ensembles import Ensemble, GroupedModels
 from algorithms.parts.losses import NormGap, kl, kl_each
 from algorithms.parts.one_shot import OneShot
 from algorithms.parts.synthesis import ImageLoss, Pool, as_inputs, synthesised
+from algorithms.tasks.images import images_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Dense(OneShot[DenseState]):
         draws, tau, losses = seed.torch("pass", epoch), self.config.temperature, []
         student.train()
         for images, _ in pool.batches(self.config.student_batch, draws):
-            inputs = as_inputs(self.kit.task, images, draws)
+            inputs = as_inputs(images_of(self.kit.task), images, draws)
             with torch.no_grad():
                 teacher = ensemble.logits(inputs).mean(1)
             loss = tau**2 * kl(teacher / tau, student(inputs) / tau)

@@ -16,7 +16,7 @@ from algorithms.core.payload import Payload, Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import combine, snapshot
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task, Trait
 from algorithms.core.training import Work
 from algorithms.nets.server_generators import Merge, MergedGenerator
 from algorithms.parts.averaging import Averaging, GlobalModel
@@ -25,6 +25,7 @@ from algorithms.parts.label_counts import labels_like, seen_counts, shares_by_cl
 from algorithms.parts.losses import distances, kl, kl_each, sameness
 from algorithms.parts.submodels import PartialMean, part_of, width_refusals
 from algorithms.parts.synthesis import BETAS, image_refusals
+from algorithms.tasks.images import images_of
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,15 @@ class DFRD(Averaging[DFRDState]):
     config: Config
 
     @classmethod
+    def requires(cls, config: Any) -> frozenset[Trait]:
+        return frozenset({"classes", "images"})
+
+    @classmethod
     def kinds(cls, config: Any) -> Kinds:
         return Kinds(up=frozenset({"weights", "label_counts"}) | cls.counts(config), down=frozenset({"weights"}))
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = net_mixture([replace(client, width=1.0) for client in clients]) + image_refusals(task)
         return reasons + width_refusals(clients[0].net, [client.width for client in clients], task)
 
@@ -201,7 +206,7 @@ class DFRD(Averaging[DFRDState]):
 
     def _new_generator(self) -> MergedGenerator:
         """A generator with weights from torch's global generator, on the CPU."""
-        task, config = self.kit.task, self.config
+        task, config = images_of(self.kit.task), self.config
         return MergedGenerator(task.shape, task.classes, config.latent, config.generator_width, config.merge)
 
     @client_side

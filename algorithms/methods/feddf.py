@@ -16,7 +16,7 @@ from algorithms.core.distillation import Distillation, Source
 from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task, Trait
 from algorithms.core.training import Work
 from algorithms.parts.bank import Bank, Expert
 from algorithms.parts.ensembles import (
@@ -31,6 +31,7 @@ from algorithms.parts.ensembles import (
 from algorithms.parts.losses import kl
 from algorithms.parts.synthesis import Pool, SynthesisConfig, as_inputs, image_refusals, synthesised
 from algorithms.parts.unlabelled import Given, Noise
+from algorithms.tasks.images import IMAGE, images_of
 
 Average = Literal["logits", "probabilities"]
 
@@ -92,7 +93,11 @@ class FedDF(Ensembling[FedDFState]):
     config: Config
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def requires(cls, config: Any) -> frozenset[Trait]:
+        return frozenset({"classes", "images"})
+
+    @classmethod
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = super().refuse(config, task, clients, work)
         if config.unlabelled == "generated":
             reasons += image_refusals(task) + norm_refusal("norm", config.norm, clients, task)
@@ -109,7 +114,7 @@ class FedDF(Ensembling[FedDFState]):
         return "labelled images" if config.teachers == "accuracy" else "images"
 
     @classmethod
-    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
+    def teaching(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
         if config.steps == 0:
             return None
         again = config.distinct is not None and config.distinct < config.steps
@@ -118,7 +123,7 @@ class FedDF(Ensembling[FedDFState]):
             students=tuple(sorted({config.student or clients[0].net, *(client.net for client in clients)})),
             batch=config.batch,
             kept=config.distinct if again else 0,
-            source=4 * images * math.prod(task.shape),
+            source=4 * images * math.prod(images_of(task).shape),
             teacher=sum(held.count * held.bytes for held in cls.holdings(config, task, clients, counts)),
         )
 
@@ -164,12 +169,12 @@ class FedDF(Ensembling[FedDFState]):
 
     def source(self, members: Sequence[Expert], seed: Seed) -> Source:
         """Batches of unlabelled images."""
-        seed = seed.at(phase="unlabelled")
+        task, seed = images_of(self.kit.task), seed.at(phase="unlabelled")
         if self.config.unlabelled == "noise":
-            return Noise(self.kit.task, self.config.batch, seed)
+            return Noise(task, self.config.batch, seed)
         if self.config.unlabelled == "public" and self.kit.public is not None:
-            pixels = self.kit.public.images[self.kit.public.rows]
-            return Given(self.kit.task.normalise(pixels), self.config.batch, seed)
+            pixels = self.kit.public.own(IMAGE)
+            return Given(task.normalise(pixels), self.config.batch, seed)
         return Given(self.generated(members, seed), self.config.batch, seed)
 
     def generated(self, members: Sequence[Expert], seed: Seed) -> Tensor:
@@ -185,7 +190,7 @@ class FedDF(Ensembling[FedDFState]):
         for index in range(self.config.batches):
             pool.add(*synthesised(self.config, self.kit, seed, index, loss))
             self.kit.tell("synthesis", index + 1, self.config.batches)
-        return as_inputs(self.kit.task, pool.images, None).cpu()
+        return as_inputs(images_of(self.kit.task), pool.images, None).cpu()
 
     def weights(self, members: Sequence[Expert]) -> Tensor:
         """The clients' shares in the teacher, float (K,), which sum to 1."""
@@ -193,7 +198,7 @@ class FedDF(Ensembling[FedDFState]):
         if self.config.teachers == "alike" or public is None:
             return normalised(torch.ones(len(members)))
         nets = (held(self.kit, member.net, member.state) for member in members)
-        found = [score(net, self.kit.task, public, self.kit.device)["accuracy"] for net in nets]
+        found = [self.kit.task.report(score(net, self.kit.task, public, self.kit.device))["accuracy"] for net in nets]
         return by_accuracy(torch.tensor(found), self.kit.task.classes)
 
 

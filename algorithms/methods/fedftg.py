@@ -16,7 +16,7 @@ from algorithms.core.payload import Payload
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, snapshot
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task, Trait
 from algorithms.core.training import Work
 from algorithms.nets.server_generators import ConditionalGenerator
 from algorithms.parts.averaging import Averaging, GlobalModel
@@ -25,6 +25,7 @@ from algorithms.parts.ensembles import Ensemble, held, mixed
 from algorithms.parts.label_counts import labels_like, shares_by_class
 from algorithms.parts.losses import distances, kl_each, sameness
 from algorithms.parts.synthesis import image_refusals
+from algorithms.tasks.images import images_of
 
 Deviation = Literal["l1_discrepancy", "averaged_weights", "divided_by_classes", "trained_norm"]
 
@@ -86,11 +87,15 @@ class FedFTG(Averaging[FedFTGState]):
     config: Config
 
     @classmethod
+    def requires(cls, config: Any) -> frozenset[Trait]:
+        return frozenset({"classes", "images"})
+
+    @classmethod
     def kinds(cls, config: Any) -> Kinds:
         return Kinds(up=frozenset({"weights", "label_counts"}) | cls.counts(config), down=frozenset({"weights"}))
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         return super().refuse(config, task, clients, work) + image_refusals(task)
 
     def start(self, clients: Sequence[ClientSpec]) -> FedFTGState:
@@ -100,7 +105,7 @@ class FedFTG(Averaging[FedFTGState]):
 
     def new_generator(self) -> ConditionalGenerator:
         """A generator with weights from torch's global generator, on the CPU."""
-        task, config = self.kit.task, self.config
+        task, config = images_of(self.kit.task), self.config
         return ConditionalGenerator(task.shape, task.classes, config.latent, config.generator_width)
 
     def round(self, state: FedFTGState, plan: Plan, cohort: Cohort) -> tuple[FedFTGState, dict[str, float]]:

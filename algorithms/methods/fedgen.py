@@ -15,7 +15,7 @@ from algorithms.core.payload import Payload, Tensors, Value
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, only, snapshot
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task, Trait
 from algorithms.core.training import Batches, Objective, Work
 from algorithms.nets import require_head
 from algorithms.nets.server_generators import LatentGenerator
@@ -98,12 +98,16 @@ class FedGen(Ensembling[FedGenState]):
     config: Config
 
     @classmethod
+    def requires(cls, config: Any) -> frozenset[Trait]:
+        return frozenset({"classes"})
+
+    @classmethod
     def kinds(cls, config: Any) -> Kinds:
         down = {"weights", "generator", "label_counts"} if config.guides else {"weights"}
         return Kinds(up=frozenset({"weights", "label_counts"}) | cls.counts(config), down=frozenset(down))
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = super().refuse(config, task, clients, work)
         nets = sorted({client.net for client in clients})
         if config.student is not None and config.student not in nets:
@@ -115,9 +119,7 @@ class FedGen(Ensembling[FedGenState]):
         return reasons
 
     @classmethod
-    def holdings(
-        cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor
-    ) -> tuple[Holding, ...]:
+    def holdings(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> tuple[Holding, ...]:
         return ()
 
     def start(self, clients: Sequence[ClientSpec]) -> FedGenState:

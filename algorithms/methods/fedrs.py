@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from algorithms.core.contract import Client, Reply, client_side
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
+from algorithms.core.task import Trait
 from algorithms.methods.fedavg import FedAvg
 
 
@@ -41,6 +42,10 @@ class FedRS(FedAvg):
         missing: int = setting(0, "a class with at most so many examples is missing, in the paper's rule", ge=0)
 
     config: Config
+
+    @classmethod
+    def requires(cls, config: Any) -> frozenset[Trait]:
+        return frozenset({"classes"})
 
     @client_side
     def train(self, client: Client) -> Reply:

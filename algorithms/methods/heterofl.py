@@ -12,8 +12,8 @@ from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Re
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, norm_buffers, only, snapshot, without
-from algorithms.core.task import ImageTask
-from algorithms.core.training import Work
+from algorithms.core.task import Task, Trait
+from algorithms.core.training import Objective, Work
 from algorithms.parts.averaging import Averaging, GlobalModel
 from algorithms.parts.calibration import measure_norm
 from algorithms.parts.submodels import PartialMean, part_of, scaled_objective, width_refusals
@@ -62,12 +62,16 @@ class HeteroFL(Averaging[HeteroFLState]):
     config: Config
 
     @classmethod
+    def requires(cls, config: Any) -> frozenset[Trait]:
+        return frozenset({"classes"} if config.mask else ())
+
+    @classmethod
     def kinds(cls, config: Any) -> Kinds:
         own = ["label_counts"] * config.mask + ["statistics"] * (config.norm == "static")
         return Kinds(up=frozenset({"weights", *own}) | cls.counts(config), down=frozenset({"weights"}))
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = net_mixture([replace(client, width=1.0) for client in clients])
         return reasons + width_refusals(clients[0].net, [client.width for client in clients], task)
 
@@ -118,20 +122,24 @@ class HeteroFL(Averaging[HeteroFLState]):
         # Buffers that were not sent stay what they are: training does not read them.
         buffers = only(net.state_dict(), sorted(norm_buffers(net)))
         net.load_state_dict({**buffers, **client.received.tensors("weights")})
-        held = client.shard.label_counts(self.kit.task.classes) > 0
         scale = client.spec.width if self.config.scaler else 1.0
-        masked = self._masked(held.to(self.kit.device))
+        held = self._held(client)
+        masked = None if held is None else self._masked(held.to(self.kit.device))
         fitted = self.fit(client, net, objective=scaled_objective(self.kit.task, scale, masked))
-        classes = {"label_counts": {"held": held}} if self.config.mask else {}
+        classes = {} if held is None else {"label_counts": {"held": held}}
         return self.reply(client, fitted, weights=self.travelling(client.spec.net, snapshot(net)), **classes)
 
-    def _masked(self, held: Tensor) -> Any:
-        """The cross-entropy in which the logits of missing classes are 0; the plain one without `mask`."""
+    def _held(self, client: Client) -> Tensor | None:
+        """bool (C,): the classes that the client has; None without `mask`, which alone needs them."""
+        return client.shard.label_counts(self.kit.task.classes) > 0 if self.config.mask else None
+
+    def _masked(self, held: Tensor) -> Objective:
+        """The cross-entropy in which the logits of missing classes are 0."""
 
         def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
             return self.kit.task.loss(net(inputs).masked_fill(~held, 0.0), labels)
 
-        return loss if self.config.mask else None
+        return loss
 
     @client_side
     def measure(self, client: Client) -> Reply:

@@ -13,7 +13,7 @@ from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Re
 from algorithms.core.payload import Payload, Tensors, kept, recalled
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, clipped, combine, only, snapshot
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task
 from algorithms.core.training import Work
 from algorithms.parts.averaging import Averaging, GlobalModel
 from algorithms.parts.corrections import constant
@@ -65,7 +65,7 @@ class Scaffold(Averaging[ScaffoldState]):
         return Kinds(up=frozenset({"weights", "control"}) | cls.counts(config), down=frozenset({"weights", "control"}))
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         momentum = [f"needs plain SGD, but the clients' momentum is {work.momentum:g}"] if work.momentum else []
         return super().refuse(config, task, clients, work) + momentum
 

@@ -24,7 +24,7 @@ from algorithms.core.contract import (
 from algorithms.core.payload import NOTHING, Memory, Payload, Value
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, only, snapshot, trainable
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task
 from algorithms.core.training import Correction, Fit, Objective, Work
 
 
@@ -65,7 +65,7 @@ class Averaging(Method[ModelT]):
         return frozenset({"examples"} if config.weights == "examples" else ())
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         return net_mixture(clients)
 
     def predictor(self, state: ModelT) -> nn.Module:

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from algorithms.core.seeds import Seed
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard, Task
 from algorithms.core.training import Batches, pair_if_single
 
 
 @torch.no_grad()
-def measure_norm(net: nn.Module, task: ImageTask, shard: Shard, batch: int, seed: Seed, device: torch.device) -> int:
+def measure_norm(net: nn.Module, task: Task, shard: Shard, batch: int, seed: Seed, device: torch.device) -> int:
     """Replace the running statistics of every batch normalisation by the mean of those of the shard's batches.
 
     Each batch counts the same (the cumulative average of torch's `momentum=None`), so that the means of two clients,

@@ -18,9 +18,9 @@ from algorithms.core.payload import Payload
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, norm_entries, state_bytes
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task
 from algorithms.core.training import Work
-from algorithms.nets import Images, NetworkError, build
+from algorithms.nets import NetworkError
 from algorithms.parts.averaging import Averaging, GlobalModel
 from algorithms.parts.bank import Expert
 from algorithms.parts.losses import NormGap
@@ -123,7 +123,7 @@ class Ensembling(Averaging[GroupsT]):
     config: Config
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         nets = sorted({client.net for client in clients})
         reasons = [reason for reason in net_mixture(clients) if "width" in reason]
         if len(nets) > 1 and config.student is None:
@@ -140,9 +140,7 @@ class Ensembling(Averaging[GroupsT]):
         return replace(config, student=student)
 
     @classmethod
-    def holdings(
-        cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor
-    ) -> tuple[Holding, ...]:
+    def holdings(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> tuple[Holding, ...]:
         nets = sorted({client.net for client in clients})
         owners = {net: sum(client.net == net for client in clients) for net in nets}
         return tuple(
@@ -171,13 +169,13 @@ class Ensembling(Averaging[GroupsT]):
         return replace(state, model=models.pop(state.net), others=models), members
 
 
-def network_of(net: str, task: ImageTask) -> nn.Module:
+def network_of(net: str, task: Task) -> nn.Module:
     """A network for looking at, not for use: its weights mean nothing."""
     with torch_seeded(0):
-        return build(net, Images(task.shape), task.classes)
+        return task.network(net)
 
 
-def norm_refusal(setting: str, weight: float, clients: Sequence[ClientSpec], task: ImageTask) -> list[str]:
+def norm_refusal(setting: str, weight: float, clients: Sequence[ClientSpec], task: Task) -> list[str]:
     """Why a loss over batch statistics, weighted by a setting, cannot be had: no client's network has any."""
     nets = sorted({client.net for client in clients})
     if not weight or any(norm_entries(network_of(net, task)) for net in nets):

@@ -15,7 +15,7 @@ from algorithms.core.contract import ClientSpec, Cohort, Plan
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task, Trait
 from algorithms.core.training import Work
 from algorithms.parts.bank import Expert
 from algorithms.parts.ensembles import Ensemble, Ensembling, GroupsT, WeightedLogits, held, norm_refusal
@@ -47,7 +47,11 @@ class OneShot(Ensembling[GroupsT]):
     config: Config
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def requires(cls, config: Any) -> frozenset[Trait]:
+        return frozenset({"classes", "images"})
+
+    @classmethod
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = super().refuse(config, task, clients, work) + image_refusals(task)
         return reasons + norm_refusal("norm", config.norm, clients, task)
 

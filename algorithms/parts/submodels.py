@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from algorithms.core import batches
 from algorithms.core.kit import Kit
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import torch_seeded
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task
 from algorithms.core.training import Objective
-from algorithms.nets import Images, NetworkError, build, require_head
+from algorithms.nets import NetworkError, require_head
 
 Index = tuple[Tensor, ...]
 """One int64 vector for each of an entry's first two axes: where in the full entry the narrow one lies."""
@@ -46,7 +47,7 @@ class SubModel:
 
 def part_of(kit: Kit, net: str, width: float, offset: int) -> SubModel:
     """The entries of the full network of a name which its version of a width has; see `sub_model`."""
-    inputs = torch.zeros(1, *kit.task.shape, device=kit.device)
+    inputs = batches.to(batches.each(kit.task.form.probe(1), torch.zeros_like), kit.device)
     return sub_model(kit.network(net), kit.network(net, width), inputs, offset)
 
 
@@ -75,13 +76,13 @@ def sub_model(full: nn.Module, narrow: nn.Module, inputs: Tensor, offset: int) -
     )
 
 
-def width_refusals(net: str, widths: Sequence[float], task: ImageTask) -> list[str]:
+def width_refusals(net: str, widths: Sequence[float], task: Task) -> list[str]:
     """Why a network of some name cannot be had in some of these widths."""
     reasons = []
     for width in sorted(set(widths)):
         try:
             with torch_seeded(0):
-                build(net, Images(task.shape), task.classes, width)
+                task.network(net, width)
         except NetworkError as error:
             reasons.append(f"gives clients networks of width {width:g}: {error}")
     return reasons
@@ -205,7 +206,7 @@ def scaled(net: nn.Module, width: float) -> Iterator[None]:
             hook.remove()
 
 
-def scaled_objective(task: ImageTask, width: float, objective: Objective | None = None) -> Objective | None:
+def scaled_objective(task: Task, width: float, objective: Objective | None = None) -> Objective | None:
     """A loss, None for the task's own, of a network of this width inside `scaled`; the same loss at width 1."""
     if width == 1:
         return objective

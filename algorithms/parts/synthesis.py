@@ -16,9 +16,10 @@ from algorithms.core import settings
 from algorithms.core.kit import Kit
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task
 from algorithms.nets import NetworkError
 from algorithms.nets.server_generators import UpsamplingGenerator, first_map
+from algorithms.tasks.images import ImageTask, images_of
 
 ImageLoss = Callable[[Tensor, Tensor], Tensor]
 """(network inputs (B, C, H, W), labels asked int64 (B,)) -> scalar that the generator makes small."""
@@ -50,17 +51,17 @@ def synthesised(
     Returns:
         images float32 (B, C, H, W) in [0, 1], before any augmentation, and the labels asked, int64 (B,).
     """
-    draws = seed.torch("synthesis", index)
+    task, draws = images_of(kit.task), seed.torch("synthesis", index)
     with torch_seeded(seed.number("generator", index)):
-        generator = UpsamplingGenerator(kit.task.shape, config.latent, config.generator_width).to(kit.device).train()
+        generator = UpsamplingGenerator(task.shape, config.latent, config.generator_width).to(kit.device).train()
     z = torch.randn(config.synthesis_batch, config.latent, generator=draws).to(kit.device).requires_grad_()
-    labels = torch.randint(kit.task.classes, (config.synthesis_batch,), generator=draws).to(kit.device)
+    labels = torch.randint(task.classes, (config.synthesis_batch,), generator=draws).to(kit.device)
     trained = [*generator.parameters(), z]
     optimiser = torch.optim.Adam(trained, lr=config.generator_lr, betas=BETAS)
     best, least = torch.empty(0), float("inf")
     for step in range(config.generator_steps):
         images = generator(z)
-        value = loss(as_inputs(kit.task, images, draws), labels)
+        value = loss(as_inputs(task, images, draws), labels)
         if step == 0 or float(value.detach()) < least:
             best, least = images.detach(), float(value.detach())
         optimiser.zero_grad(set_to_none=True)
@@ -108,10 +109,10 @@ class Pool:
             yield self.images[chosen], self.labels[chosen]
 
 
-def image_refusals(task: ImageTask) -> list[str]:
+def image_refusals(task: Task) -> list[str]:
     """Why the generator cannot make images of this task."""
     try:
-        first_map(task.shape)
+        first_map(images_of(task).shape)
     except NetworkError as error:
         return [str(error)]
     return []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import Seed
-from algorithms.core.task import ImageTask
+from algorithms.tasks.images import ImageTask
 
 
 @dataclass(frozen=True)
@@ -17,24 +17,24 @@ class Given:
     """Network inputs that there are: pass after pass, each in a new order.
 
     Attributes:
-        inputs: float32 (N, C, H, W).
+        examples: float32 (N, C, H, W).
         batch: images in a batch; all of them where there are fewer. What remains of a pass is left out of it.
         seed: of the orders.
     """
 
-    inputs: Tensor
+    examples: Tensor
     batch: int
     seed: Seed
 
     def latents(self, index: int) -> dict[str, Tensor]:
-        count = min(self.batch, len(self.inputs))
-        turn, place = divmod(index, len(self.inputs) // count)
-        order = torch.randperm(len(self.inputs), generator=self.seed.torch("order", turn))
+        count = min(self.batch, len(self.examples))
+        turn, place = divmod(index, len(self.examples) // count)
+        order = torch.randperm(len(self.examples), generator=self.seed.torch("order", turn))
         return {"pick": order[place * count : (place + 1) * count]}
 
-    def images(self, latents: Tensors) -> tuple[Tensor, Tensor]:
-        picks = latents["pick"].to(self.inputs.device)
-        return self.inputs[picks], torch.full((len(picks),), -1)
+    def inputs(self, latents: Tensors) -> tuple[Tensor, Tensor]:
+        picks = latents["pick"].to(self.examples.device)
+        return self.examples[picks], torch.full((len(picks),), -1)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Noise:
     def latents(self, index: int) -> dict[str, Tensor]:
         return {"noise": torch.randn(self.batch, *self.task.shape, generator=self.seed.torch("noise", index))}
 
-    def images(self, latents: Tensors) -> tuple[Tensor, Tensor]:
+    def inputs(self, latents: Tensors) -> tuple[Tensor, Tensor]:
         noise = latents["noise"]
         stretched = (noise - noise.min()) / (noise.max() - noise.min())
         return self.task.from_signed(2 * stretched - 1), torch.full((len(noise),), -1)

@@ -12,7 +12,7 @@ from typing import Any
 from actors.steps.orders import find_method, method_names
 from algorithms.core.contract import ClientSpec, Method
 from algorithms.core.payload import KINDS
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task
 from algorithms.core.training import Work
 from algorithms.nets import names as net_names
 from algorithms.nets.registry import PATTERNS
@@ -23,7 +23,7 @@ from engine.partition import PartitionConfig
 
 Catalogue = Mapping[str, Any]
 
-TASK = ImageTask(tuple("0123456789"), (1, 8, 8), mean=(0.5,), std=(0.5,))
+TASK = Task(tuple("0123456789"), (1, 8, 8), mean=(0.5,), std=(0.5,))
 WORK = Work(steps=1, epochs=None, batch=2, lr=0.1)
 STUDENT = "small_cnn"
 

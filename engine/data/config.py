@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 
-from algorithms.core.task import Augment
+from algorithms.tasks.images import Augment
 from engine.errors import nearest
 
 SOURCES = ("digits", "torchvision", "parquet", "imagefolder")

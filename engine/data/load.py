@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from algorithms.core.task import ImageTask
+from algorithms.core.columns import Column, ColumnError, Columns
+from algorithms.core.task import LABEL, Prepared, Task
 from engine.data.config import DataConfig
 from engine.data.images import digits, image_folder, parquet, torchvision_sets
 from engine.data.split import Split, fixed_order
+from engine.data.task import TaskChoice, fitting_task
 from engine.errors import DataError
 
 READERS = {
@@ -23,43 +25,55 @@ READERS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Public:
-    """Images that the server owns: uint8, (N, C, H, W), and int64 labels (N,), None where they are not known."""
-
-    images: np.ndarray
-    labels: np.ndarray | None
-
-
-@dataclass(frozen=True, eq=False)
 class DataSet:
-    """Images to learn from and images to test on.
+    """Examples to learn from and examples to test on, as the task's batches need them.
 
     Attributes:
         name: for people, such as `digits` or `mnist`.
-        task: class names, shape, and mean and deviation of the training pixels.
-        train_images, test_images: uint8, (N, C, H, W); never written to.
-        train_labels, test_labels: int64, (N,), in [0, classes).
+        task: what is learnt, with statistics of the training rows.
+        train, test: columns (N, ...) by name; never written to.
         columns: further columns of the training rows by name, (N,) each, such as `domain`.
-        fingerprint: SHA-256 (hex) of the four arrays, and of the public ones where there are any.
-        public: images that the server owns, in no client's hands; None where it owns none.
+        fingerprint: SHA-256 (hex) of all columns of both halves, and of the public inputs where there are any.
+        public: columns of examples that the server owns, in no client's hands; None where it owns none. Without the
+            column of labels where these are not known.
     """
 
     name: str
-    task: ImageTask
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+    task: Task
+    train: Mapping[str, np.ndarray]
+    test: Mapping[str, np.ndarray]
     columns: Mapping[str, np.ndarray]
     fingerprint: str
-    public: Public | None = None
+    public: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def train_labels(self) -> np.ndarray | None:
+        """int64, (N,), in [0, classes); None where the task has no classes."""
+        return self.train.get(LABEL) if self.task.classes else None
+
+    @property
+    def test_labels(self) -> np.ndarray | None:
+        """As `train_labels`, of the test rows."""
+        return self.test.get(LABEL) if self.task.classes else None
+
+    def __len__(self) -> int:
+        """Training rows."""
+        return rows_of(self.train)
 
 
-def load(config: DataConfig) -> DataSet:
+def rows_of(columns: Mapping[str, np.ndarray]) -> int:
+    """How many rows columns have."""
+    return len(next(iter(columns.values())))
+
+
+def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
     """Read, decode and check a data set.
 
     With `config.validation` above 0 the test half is rows held out of the training half, and so are public rows where
     `config.public` is a share; see `DataConfig`.
+
+    Args:
+        choice: the task that is learnt; the one that fits the columns where None.
 
     Raises:
         DataError: for files that are missing or damaged, and for halves that are empty or do not fit each other.
@@ -67,24 +81,31 @@ def load(config: DataConfig) -> DataSet:
     read = READERS[config.kind]
     train, held_out, owned = _dealt(config, read(config, "train", config.limit))
     test = held_out if config.validation else read(config, "test", config.test_limit)
-    names = _checked(config, train, test)
-    public = _public(config, owned, train.images.shape[1:])
-    mean, std = pixel_statistics(train.images)
-    shape = (train.images.shape[1], train.images.shape[2], train.images.shape[3])
-    test_images = _coloured(test.images, shape[0])
+    _check(config, train, test)
+    chosen = choice or fitting_task(_columns(train), config)
+    prepared = _prepared(config, chosen, train, test)
+    public = _public(config, chosen, train, owned)
+    inputs = [] if public is None else [values for name, values in public.items() if name != LABEL]
     return DataSet(
         name=config.place.replace("\\", "/").rstrip("/").rpartition("/")[2] or config.kind,
-        task=ImageTask(names, shape, mean, std, config.augment.build()),
-        train_images=train.images,
-        train_labels=train.labels,
-        test_images=test_images,
-        test_labels=test.labels,
+        task=prepared.task,
+        train=prepared.train,
+        test=prepared.test,
         columns=train.columns,
-        fingerprint=fingerprint(
-            train.images, train.labels, test_images, test.labels, *([public.images] if public else [])
-        ),
+        fingerprint=fingerprint(*prepared.train.values(), *prepared.test.values(), *inputs),
         public=public,
     )
+
+
+def _columns(half: Split) -> Columns:
+    return {"image": Column("image", half.images), "label": Column("class", half.labels, half.class_names or ())}
+
+
+def _prepared(config: DataConfig, chosen: TaskChoice, train: Split, test: Split) -> Prepared:
+    try:
+        return chosen.type.prepare(_columns(train), _columns(test), {}, chosen.settings)
+    except ColumnError as error:
+        raise DataError("data.source", config.source, error.problem, error.remedy) from error
 
 
 def _dealt(config: DataConfig, whole: Split) -> tuple[Split, Split, Split]:
@@ -96,28 +117,23 @@ def _dealt(config: DataConfig, whole: Split) -> tuple[Split, Split, Split]:
     return _rows(whole, train), _rows(whole, test[: config.test_limit]), _rows(whole, public)
 
 
-def _public(config: DataConfig, owned: Split, shape: tuple[int, ...]) -> Public | None:
-    """The images that the server owns, of the training images' shape (C, H, W)."""
+def _public(config: DataConfig, chosen: TaskChoice, train: Split, owned: Split) -> Mapping[str, np.ndarray] | None:
+    """The examples that the server owns, in the columns of the training examples; of a folder without labels."""
     if config.public is None:
         return None
     if isinstance(config.public, float):
         if not len(owned.labels):
             raise DataError("data.public", config.public, "is less than one row", "make it larger")
-        return Public(owned.images, owned.labels)
+        return chosen.type.prepare(_columns(train), _columns(owned), {}, chosen.settings).test
     try:
-        images = parquet.read(config.model_copy(update={"source": f"parquet:{config.public}"}), "train", None).images
-    except DataError as error:
+        found = parquet.read(config.model_copy(update={"source": f"parquet:{config.public}"}), "train", None)
+        if not len(found.labels):
+            raise DataError("data.public", config.public, "holds no rows", "name a folder with some")
+        unlabelled = replace(found, labels=np.zeros_like(found.labels))
+        columns = chosen.type.prepare(_columns(train), _columns(unlabelled), {}, chosen.settings).test
+    except (DataError, ColumnError) as error:
         raise DataError("data.public", config.public, error.problem, error.remedy) from error
-    if not len(images) or images.shape[2:] != shape[1:] or images.shape[1] > shape[0]:
-        found = f"holds {len(images)} images of {_shape(images.shape[1:])}, but those to learn from are {_shape(shape)}"
-        remedy = "data.size scales all to one size; coloured images do not go with grey ones"
-        raise DataError("data.public", config.public, found, remedy)
-    return Public(_coloured(images, shape[0]), None)
-
-
-def _coloured(images: np.ndarray, channels: int) -> np.ndarray:
-    """Images of so many channels: grey ones (N, 1, H, W) among coloured ones are repeated."""
-    return images if images.shape[1] == channels else np.repeat(images, channels, axis=1)
+    return {name: values for name, values in columns.items() if name != LABEL}
 
 
 def _rows(split: Split, rows: np.ndarray) -> Split:
@@ -133,8 +149,8 @@ def _rows(split: Split, rows: np.ndarray) -> Split:
     )
 
 
-def _checked(config: DataConfig, train: Split, test: Split) -> tuple[str, ...]:
-    """The class names, once the two halves are known to fit each other."""
+def _check(config: DataConfig, train: Split, test: Split) -> None:
+    """Refuse halves that are empty or do not fit each other."""
     names = train.class_names or ()
     unprintable = [name for name in names if not name.isprintable()]
     if unprintable:
@@ -151,11 +167,6 @@ def _checked(config: DataConfig, train: Split, test: Split) -> tuple[str, ...]:
                 "data.source", config.source, f"the {word} set {cause}is empty", "each set needs one image at least"
             )
         _check_labels(config, half, names)
-    ours, theirs = train.images.shape[1:], test.images.shape[1:]
-    if ours[1:] != theirs[1:] or theirs[0] > ours[0]:
-        shapes = f"training images are {_shape(ours)} but test images are {_shape(theirs)} (channels x height x width)"
-        raise DataError("data.source", config.source, shapes, "make them the same; data.size scales all to one size")
-    return names
 
 
 def _check_labels(config: DataConfig, half: Split, names: tuple[str, ...]) -> None:
@@ -168,30 +179,6 @@ def _check_labels(config: DataConfig, half: Split, names: tuple[str, ...]) -> No
 
 def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])}, ... {names[-1]}"
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images (N, C, H, W) scaled to [0, 1], from exact integer sums.
-
-    A channel of one single value has the deviation 1, so that it can be divided by.
-    """
-    levels = np.arange(256)
-    means, deviations = [], []
-    for channel in range(images.shape[1]):
-        counts = sum(np.bincount(block.ravel(), minlength=256) for block in _blocks(images[:, channel]))
-        total, first, second = int(np.sum(counts)), int(np.sum(counts * levels)), int(np.sum(counts * levels**2))
-        means.append(first / total / 255)
-        deviations.append((second * total - first**2) ** 0.5 / total / 255 or 1.0)
-    return tuple(means), tuple(deviations)
-
-
-def _blocks(array: np.ndarray, rows: int = 1000) -> list[np.ndarray]:
-    """Views of at most 1,000 rows each: bincount copies what it counts into 64-bit integers."""
-    return [array[start : start + rows] for start in range(0, len(array), rows)]
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

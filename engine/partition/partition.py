@@ -52,8 +52,11 @@ class Partition:
             digest.update(rows.astype("<i8").data)
         return digest.hexdigest()
 
-    def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """int64, (clients, classes): how many examples of each class each client holds."""
+    def counts(self, labels: np.ndarray | None, classes: int) -> np.ndarray:
+        """int64, (clients, classes): how many examples of each class each client holds; (clients, 1), of all, where there
+        are no labels."""
+        if labels is None:
+            return self.sizes[:, None]
         return np.stack([np.bincount(labels[rows], minlength=classes) for rows in self.rows])
 
     def save(self, path: Path, data_fingerprint: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,29 +11,32 @@ import torch
 from actors.runner import InlineRunner
 from actors.steps.orders import Casting
 from actors.steps.shards import ShardArrays
+from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
-from algorithms.core.task import Shard
+from algorithms.core.task import LABEL, Shard
 from engine.config import RunConfig
 from engine.data import DataSet, load
+from engine.data.load import rows_of
 from engine.partition import Partition, divide
-from engine.planning.evaluation import evaluate
-from engine.records import Evaluation
+from engine.records import Evaluation, evaluation_of
 
 
 def _own_tests(dataset: DataSet, partition: Partition, seed: Seed) -> ShardArrays:
-    """The test set dealt to clients class by class, in proportion to what each holds of the class for training."""
+    """The test set dealt to clients class by class, in proportion to what each holds of the class for training; without
+    classes, in proportion to their examples."""
     counts = partition.counts(dataset.train_labels, dataset.task.classes)
+    groups = np.zeros(rows_of(dataset.test), np.int64) if dataset.test_labels is None else dataset.test_labels
     dealt: list[list[np.ndarray]] = [[] for _ in range(len(counts))]
     draw = seed.at(phase="tests").numpy("order")
-    for label in range(dataset.task.classes):
-        rows = draw.permutation(np.flatnonzero(dataset.test_labels == label))
-        held = np.cumsum(counts[:, label])
+    for group in range(counts.shape[1]):
+        rows = draw.permutation(np.flatnonzero(groups == group))
+        held = np.cumsum(counts[:, group])
         if held[-1]:
             ends = np.rint(len(rows) * held / held[-1]).astype(np.int64)
             for client, part in enumerate(np.split(rows, ends[:-1])):
                 dealt[client].append(part)
     own = [np.sort(np.concatenate(parts)) for parts in dealt]
-    return ShardArrays.of(dataset.test_images, dataset.test_labels, own)
+    return ShardArrays.of(dataset.test, own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ class Federation:
         Raises:
             DataError, PartitionError: what is wrong with the data, or with the way it is to be dealt.
         """
-        return cls.of(config, load(config.data))
+        return cls.of(config, load(config.data, config.task))
 
     @classmethod
     def of(cls, config: RunConfig, dataset: DataSet) -> Federation:
@@ -82,7 +86,7 @@ class Federation:
             widths=config.clients.redrawn(),
             stack=config.clients.stack,
         )
-        shards = ShardArrays.of(dataset.train_images, dataset.train_labels, partition.rows)
+        shards = ShardArrays.of(dataset.train, partition.rows)
         if config.method.type.personal:
             shards = replace(shards, tests=_own_tests(dataset, partition, Seed(config.seed)))
         return cls(config, dataset, partition, casting, shards)
@@ -93,10 +97,9 @@ class Federation:
         owned = self.dataset.public
         if owned is None:
             return None
-        unknown = np.full(len(owned.images), -1)
         labelled = self.config.method.type.owns(self.config.method.settings) == "labelled images"
-        labels = owned.labels if labelled and owned.labels is not None else unknown
-        return ShardArrays.of(owned.images, labels, [np.arange(len(labels))])(0)
+        known = owned if labelled else {}
+        return ShardArrays.whole({**owned, LABEL: known.get(LABEL, np.full(rows_of(owned), -1))})
 
     def inline(self) -> InlineRunner:
         """A runner in this process."""
@@ -104,11 +107,9 @@ class Federation:
 
     def evaluate(self, predictor: torch.nn.Module) -> Evaluation:
         """A predictor on the test set."""
-        return evaluate(
-            predictor,
-            self.dataset.task,
-            self.dataset.test_images,
-            self.dataset.test_labels,
-            self.config.evaluate.batch,
-            self.casting.torch_device,
-        )
+        task, device = self.dataset.task, self.casting.torch_device
+        return evaluation_of(task, score(predictor, task, self._test, device, self.config.evaluate.batch))
+
+    @cached_property
+    def _test(self) -> Shard:
+        return ShardArrays.whole(self.dataset.test)

@@ -73,7 +73,7 @@ def snapshot(rounds: Rounds, journal: Journal) -> Checkpoint[Any]:
         "bytes": rounds.book.bytes,
         "metrics": rounds.metrics,
         "stages": {
-            name: {"accuracy": e.accuracy, "loss": e.loss, "per_class": e.per_class.tolist()}
+            name: {"figures": dict(e.figures), "by_class": {figure: v.tolist() for figure, v in e.by_class.items()}}
             for name, e in rounds.stages.items()
         },
     }
@@ -91,7 +91,7 @@ def go_on(rounds: Rounds, checkpoint: Checkpoint[Any]) -> None:
     rounds.metrics.update(extra["metrics"])
     rounds.stages.update(
         {
-            name: Evaluation(e["accuracy"], e["loss"], np.array(e["per_class"], dtype=np.float64))
+            name: Evaluation(e["figures"], {f: np.array(v, dtype=np.float64) for f, v in e["by_class"].items()})
             for name, e in extra["stages"].items()
         }
     )

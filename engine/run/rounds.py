@@ -175,21 +175,19 @@ class Rounds:
         """Every client's own predictor on its own test examples: the mean, weighted by their numbers."""
         everyone = tuple(client.id for client in self._casting.clients)
         errand = Errand(OWN, everyone, self.method.own_message(self.state), plan.seed)
-        examples = right = loss = 0.0
+        examples, totals = 0.0, dict.fromkeys((figure.name for figure in self._casting.task.figures), 0.0)
         for outcome in self._runner.run(errand):
             final = settled(self._runner, errand, outcome, self._policy, self.book)
             if final is None:
                 continue
             found = final.metrics
-            for name in ("accuracy", "loss", "examples"):
+            for name in (*totals, "examples"):
                 self.book.metrics.append(ClientMetric(plan.round, OWN, final.client, name, float(found[name])))
             if found["examples"]:
                 examples += found["examples"]
-                right += found["accuracy"] * found["examples"]
-                loss += found["loss"] * found["examples"]
-        unknown = np.full(self._casting.task.classes, np.nan)
+                totals = {name: total + found[name] * found["examples"] for name, total in totals.items()}
         examples = examples or np.nan  # all may have been left out
-        return Evaluation(accuracy=right / examples, loss=loss / examples, per_class=unknown)
+        return Evaluation({name: total / examples for name, total in totals.items()})
 
     def _show(self, stage: str, predictor: nn.Module) -> None:
         with self.clock.during("evaluate"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Collection, Mapping, Sequence
@@ -9,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from actors.clock import PhaseClock
@@ -17,7 +17,7 @@ from actors.cohort.delivery import FaultEntry
 from actors.process import peak_rss_mb
 from actors.runner import Runner
 from algorithms.core.records import digest
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard
 from engine.config import to_tree
 from engine.planning.federation import Federation
 from engine.records import GLOBAL, GeneratedImages, Result, RunStart, Watcher
@@ -57,6 +57,7 @@ def run_start(federation: Federation, folder: Path, facts: Mapping[str, str], pr
         rounds=federation.config.rounds,
         class_names=task.class_names,
         label_counts=federation.partition.counts(federation.dataset.train_labels, task.classes),
+        headline=task.headline,
         log=folder / "run.log",
         facts=facts,
         preset=preset,
@@ -127,10 +128,12 @@ def _values(federation: Federation, runner: Runner, setting: Setting, rounds: Ro
         "placement": setting.placement,
         "hosts": setting.hosts,
         "rounds": config.rounds,
-        "accuracy": last.accuracy,
-        "loss": last.loss,
+        "headline": {**dataclasses.asdict(federation.dataset.task.headline), "value": last.headline},
+        "figures": dict(last.figures),
+        "accuracy": last.figures.get("accuracy"),
+        "loss": last.figures.get("loss"),
         "metrics": dict(rounds.metrics),
-        "stages": {**{s: e.accuracy for s, e in rounds.stages.items() if s != GLOBAL}, "final": last.accuracy},
+        "stages": {**{s: e.headline for s, e in rounds.stages.items() if s != GLOBAL}, "final": last.headline},
         "bytes_up": sum(up.values()),
         "bytes_down": sum(down.values()),
         "bytes_by_kind": {kind: {"up": up[kind], "down": down[kind]} for kind in sorted(up.keys() | down.keys())},
@@ -169,27 +172,29 @@ def _pictures(federation: Federation, rounds: Rounds) -> tuple[GeneratedImages, 
     if not federation.config.privacy.images:
         return ()
     sources = rounds.method.sources(rounds.state)
-    return tuple(
-        _of_client(client, sources[client].images(sources[client].latents(0)), federation.shards(client), federation)
+    made = (
+        _of_client(client, sources[client].inputs(sources[client].latents(0)), federation.shards(client), federation)
         for client in sorted(sources)[:CLIENTS_PICTURED]
     )
+    return tuple(images for images in made if images is not None)
 
 
 def _of_client(
     client: int, generated: tuple[torch.Tensor, torch.Tensor], shard: Shard, federation: Federation
-) -> GeneratedImages:
-    images, labels = generated
-    real = shard.rows[:PICTURES]
+) -> GeneratedImages | None:
+    """None where the task has nothing that can be looked at."""
+    inputs, labels = generated
+    task, first = federation.dataset.task, torch.arange(min(PICTURES, len(shard)))
+    real, real_labels = task.batch(shard, first)
+    if not isinstance(real, torch.Tensor):
+        return None
+    made, held = task.pictures(inputs[:PICTURES].cpu()), task.pictures(real)
+    if made is None or held is None:
+        return None
     return GeneratedImages(
         client=client,
-        generated=_pixels(federation.dataset.task, images[:PICTURES]),
+        generated=made.numpy(),
         labels=labels[:PICTURES].numpy(),
-        real=shard.images[real].numpy(),
-        real_labels=shard.labels[real].numpy(),
+        real=held.numpy(),
+        real_labels=real_labels.numpy(),
     )
-
-
-def _pixels(task: ImageTask, inputs: torch.Tensor) -> np.ndarray:
-    """Network inputs back to uint8 pixels."""
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (task.mean, task.std))
-    return ((inputs.detach().cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -11,6 +11,7 @@ parts after r and has neither gaps nor doubles. `result.json` is written last: w
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import math
@@ -27,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from algorithms.core.task import Figure
 from engine.config.reading import dump, parse
 from engine.errors import UserError
 from engine.records import GeneratedImages, Result, RoundRecord, RunStart, StageRecord
@@ -40,6 +42,8 @@ RESULT_KEYS = (
     "placement",
     "hosts",
     "rounds",
+    "headline",
+    "figures",
     "accuracy",
     "loss",
     "metrics",
@@ -184,6 +188,7 @@ class RunFolder:
             "preset": start.preset,
             "class_names": list(start.class_names),
             "label_counts": start.label_counts.tolist(),
+            "headline": dataclasses.asdict(start.headline),
             "facts": dict(start.facts),
         }
         self._write_text("start.json", json.dumps(known, ensure_ascii=False))
@@ -280,7 +285,8 @@ class StoredRun:
     Attributes:
         config: complete and resolved.
         facts: what the plan said, in words.
-        label_counts: int64 (clients, classes).
+        label_counts: int64 (clients, classes); see `RunStart`.
+        headline: the figure that stands for a predictor.
         result: result.json, with null where a number was not finite.
         stages: every evaluation, in the order in which they were made.
         ledger, rounds, seconds: see `engine.store.tables`.
@@ -292,6 +298,7 @@ class StoredRun:
     facts: Mapping[str, str]
     class_names: tuple[str, ...]
     label_counts: np.ndarray
+    headline: Figure
     result: Mapping[str, Any]
     stages: tuple[StageRecord, ...]
     ledger: pa.Table
@@ -312,7 +319,7 @@ def read(path: Path) -> StoredRun:
         raise FolderError(f"{path}/result.json is missing: the run has not finished")
     result, start = _read_json(path / "result.json"), _read_json(path / "start.json")
     _require(path / "result.json", result, RESULT_KEYS)
-    _require(path / "start.json", start, ("class_names", "label_counts", "facts"))
+    _require(path / "start.json", start, ("class_names", "label_counts", "headline", "facts"))
     rounds = _read_table(path / "rounds.parquet", tables.ROUNDS)
     images = path / "images.parquet"
     return StoredRun(
@@ -321,6 +328,7 @@ def read(path: Path) -> StoredRun:
         facts=start["facts"],
         class_names=tuple(start["class_names"]),
         label_counts=np.array(start["label_counts"], dtype=np.int64),
+        headline=Figure(**start["headline"]),
         result=result,
         stages=tables.stages_of(rounds),
         ledger=_read_table(path / "ledger.parquet", tables.LEDGER),

@@ -50,7 +50,8 @@ ROUNDS = pa.schema(
   was in the server's own work, and `phase` names that;
 - of the server's side: `phase` is `server`, `client` -1;
 - of a stage on the global test set: `phase` is the stage (`global` is the model after the round), `client` -1, `name`
-  is `accuracy` in [0, 1], `loss`, or `accuracy[c]` for class c from 0 (NaN where the test set has none).
+  is one of the task's figures, as `accuracy` in [0, 1] or `loss`, or `accuracy[c]` for class c from 0 (NaN where the
+  test set has none).
 """
 
 SECONDS = pa.schema([("round", pa.int32()), ("phase", pa.string()), ("seconds", pa.float64())])
@@ -89,10 +90,10 @@ def metric_rows(record: RoundRecord, stages: Sequence[StageRecord]) -> pa.Table:
 
 
 def _numbers(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
-    yield "accuracy", evaluation.accuracy
-    yield "loss", evaluation.loss
-    for index, accuracy in enumerate(evaluation.per_class):
-        yield f"accuracy[{index}]", float(accuracy)
+    yield from evaluation.figures.items()
+    for figure, values in evaluation.by_class.items():
+        for index, value in enumerate(values):
+            yield f"{figure}[{index}]", float(value)
 
 
 def faults_of(rounds: pa.Table) -> tuple[FaultEntry, ...]:
@@ -113,15 +114,19 @@ def second_rows(record: RoundRecord) -> pa.Table:
 
 def stages_of(rounds: pa.Table) -> tuple[StageRecord, ...]:
     """The evaluations in a `ROUNDS` table, in the order in which they were made: the inverse of `metric_rows`."""
-    numbers: list[tuple[int, str, list[float]]] = []
+    found: list[tuple[int, str, dict[str, float], dict[str, list[float]]]] = []
     shown = (pc.field("client") == NOBODY) & (pc.field("phase") != SERVER) & ~pc.starts_with(pc.field("name"), FAULT)
     for row in rounds.filter(shown).to_pylist():
-        if row["name"] == "accuracy":
-            numbers.append((row["round"], row["phase"], []))
-        numbers[-1][2].append(row["value"])
+        figure, _, index = row["name"].partition("[")
+        if not found or found[-1][:2] != (row["round"], row["phase"]) or (not index and figure in found[-1][2]):
+            found.append((row["round"], row["phase"], {}, {}))
+        if index:
+            found[-1][3].setdefault(figure, []).append(row["value"])
+        else:
+            found[-1][2][figure] = row["value"]
     return tuple(
-        StageRecord(round, stage, Evaluation(values[0], values[1], np.array(values[2:], dtype=np.float64)))
-        for round, stage, values in numbers
+        StageRecord(round, stage, Evaluation(figures, {f: np.array(v, dtype=np.float64) for f, v in by_class.items()}))
+        for round, stage, figures, by_class in found
     )
 
 

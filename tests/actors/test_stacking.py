@@ -10,8 +10,8 @@ from actors.steps.orders import Failure, Order
 from actors.steps.stacking import Crew
 from algorithms.core.payload import Payload
 from algorithms.core.seeds import Seed
-from algorithms.core.task import Augment
 from algorithms.core.training import Work
+from algorithms.tasks.images import Augment
 from tests.support import play, tiny_casting, tiny_shards
 
 CLIENTS = 7

@@ -23,9 +23,9 @@ from algorithms.core.kit import Kit
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.records import digest, flatten, rebuild
 from algorithms.core.seeds import Seed
-from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
 from algorithms.nets import Classifier
+from algorithms.tasks.images import ImageTask
 from tests.support import tiny_plan, tiny_shards
 
 # --- Squared error in one weight: z = w x, f(w) = mean of (w x - y)^2 / 2, gradient x (w x - y) -------------------

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from algorithms.core.seeds import Seed
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard
 from algorithms.parts.calibration import measure_norm
+from algorithms.tasks.images import ImageTask
 
-TASK = ImageTask(class_names=("a", "b"), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
+TASK = ImageTask(names=("a", "b"), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
 SEED = Seed(3, round=0, phase="measure", client=1)
 CPU = torch.device("cpu")
 

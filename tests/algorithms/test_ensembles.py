@@ -9,12 +9,12 @@ from torch import nn
 from algorithms.core.distillation import Distillation, Learner, cosine, labelled
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
-from algorithms.core.task import Augment, ImageTask
 from algorithms.nets import NetworkError
 from algorithms.nets.server_generators import ConditionalGenerator, MergedGenerator, UpsamplingGenerator
 from algorithms.parts.ensembles import Ensemble, WeightedLogits, mixed, normalised
 from algorithms.parts.losses import kl, kl_each
 from algorithms.parts.synthesis import Pool, SynthesisConfig, as_inputs, image_refusals, synthesised
+from algorithms.tasks.images import Augment, ImageTask
 from tests.algorithms.support_ensembles import ensemble_of, members, tiny_inputs, tiny_kit, tiny_net
 from tests.support import tiny_task
 

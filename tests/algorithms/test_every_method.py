@@ -21,8 +21,8 @@ from algorithms.core.payload import KINDS
 from algorithms.core.records import digest
 from algorithms.core.scoring import score
 from algorithms.core.settings import out_of_range
-from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
+from algorithms.tasks.images import ImageTask
 from tests.algorithms.support_methods import (
     BackwardsRunner,
     DroppingRunner,

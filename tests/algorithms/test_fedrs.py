@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.steps.shards import ShardArrays
-from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
+from algorithms.tasks.images import ImageTask
 from tests.algorithms.support_methods import LINEAR, by_class, method_of
 from tests.support import play, tiny_casting, tiny_shards
 

@@ -11,12 +11,13 @@ from algorithms.core.kit import Kit
 from algorithms.core.payload import EMPTY
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard
 from algorithms.core.training import Work
 from algorithms.methods.mosaic.generators import dcgan
 from algorithms.methods.mosaic.generators.dcgan import DCGan, GanConfig
 from algorithms.nets.dcgan import DCGenerator
 from algorithms.parts.losses import NormGap, diversity, entropy
+from algorithms.tasks.images import ImageTask
 from tests.support import tiny_shards, tiny_task
 
 SMALL = {"latent": 6, "gan_width": 4, "gan_steps": 3, "gan_batch": 8, "classifier_steps": 2}

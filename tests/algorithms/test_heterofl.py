@@ -8,10 +8,10 @@ import torch
 
 from actors.steps.shards import ShardArrays
 from algorithms.core.payload import Payload
-from algorithms.core.task import ImageTask
 from algorithms.core.training import Work
 from algorithms.methods.heterofl import HeteroFL
 from algorithms.parts.submodels import part_of
+from algorithms.tasks.images import ImageTask
 from tests.algorithms.support_methods import (
     LINEAR,
     NORMED_SCALAR,

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from algorithms.core.scoring import score
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard
+from algorithms.tasks.images import ImageTask
 
-TASK = ImageTask(class_names=("a", "b"), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
+TASK = ImageTask(names=("a", "b"), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
 
 
 class Fixed(nn.Module):

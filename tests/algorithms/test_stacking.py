@@ -11,10 +11,10 @@ from torch import nn
 from actors.steps.shards import ShardArrays
 from algorithms.core.seeds import Seed
 from algorithms.core.stacking import Asked, fit_together, stackable
-from algorithms.core.task import Augment
 from algorithms.core.training import Work, fit
 from algorithms.nets import Classifier, Images, build
 from algorithms.parts.corrections import proximal
+from algorithms.tasks.images import Augment
 from tests.support import tiny_images, tiny_task
 
 TASK = tiny_task()

@@ -8,12 +8,13 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from algorithms.core.seeds import Seed
-from algorithms.core.task import Augment, ImageTask, Shard
+from algorithms.core.task import Shard
 from algorithms.core.training import Batches, Work, drawn, fit, pair_if_single
+from algorithms.tasks.images import Augment, ImageTask
 
 SEED = Seed(3, round=0, phase="train", client=1)
 CPU = torch.device("cpu")
-TASK = ImageTask(class_names=("a", "b"), shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
+TASK = ImageTask(names=("a", "b"), shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
 
 
 def shard(count):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from algorithms.core.task import Augment
+from algorithms.tasks.images import Augment
 from engine.data import DataConfig, DataError, load
 from engine.data.load import pixel_statistics
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms.core.task import ImageTask
+from algorithms.tasks.images import ImageTask
 from engine.planning.evaluation import evaluate
 
-TASK = ImageTask(class_names=("dark", "bright", "absent"), shape=(1, 1, 1), mean=(0.0,), std=(1.0,))
+TASK = ImageTask(names=("dark", "bright", "absent"), shape=(1, 1, 1), mean=(0.0,), std=(1.0,))
 
 
 class Threshold(nn.Module):

@@ -26,7 +26,7 @@ from algorithms.core.payload import EMPTY, Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task, Trait
 from algorithms.core.training import Batches, Objective, Work
 from algorithms.methods.mosaic.experts import ClassWiseMeans, PlainSum, Teacher
 from algorithms.methods.mosaic.generators import FAMILIES, CellConfig, GanConfig, Mixture, Shares
@@ -179,6 +179,10 @@ class Mosaic(Method[MosaicState]):
         self.family = FAMILIES[config.generator](config, kit, config.released)
 
     @classmethod
+    def requires(cls, config: Any) -> frozenset[Trait]:
+        return frozenset({"classes"} if config.generator == "features" else {"classes", "images"})
+
+    @classmethod
     def kinds(cls, config: Any) -> Kinds:
         generator = "generator" if config.generator == "dcgan" else "statistics"
         up = ["weights", "label_counts", generator] + ["prototypes"] * config.uses_prototypes
@@ -186,7 +190,7 @@ class Mosaic(Method[MosaicState]):
         return Kinds(up=frozenset(up), down=frozenset(down))
 
     @classmethod
-    def refuse(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         return refusals(config, task, clients)
 
     @classmethod
@@ -196,13 +200,11 @@ class Mosaic(Method[MosaicState]):
         return replace(config, student=student, meta_data="images", conditional=conditional)
 
     @classmethod
-    def holdings(
-        cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor
-    ) -> tuple[Holding, ...]:
+    def holdings(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> tuple[Holding, ...]:
         return holdings(config, task, clients, counts)
 
     @classmethod
-    def teaching(cls, config: Any, task: ImageTask, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
+    def teaching(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
         return teaching(config, task, clients, counts)
 
     def start(self, clients: Sequence[ClientSpec]) -> MosaicState:
@@ -335,7 +337,7 @@ class Mosaic(Method[MosaicState]):
         if self.config.meta_data != "prototypes":
             for index in range(-(-self.config.meta_images // source.batch)):
                 latents = {name: value.to(device) for name, value in source.latents(index).items()}
-                images, asked = source.images(latents)
+                images, asked = source.inputs(latents)
                 logits.append(bank.logits(images))
                 labels.append(asked)
         return Examples(torch.cat(logits), torch.cat(labels))
@@ -434,7 +436,7 @@ class Mosaic(Method[MosaicState]):
         seed = client.seed.at(phase="mixed")
         needed = samples_needed(work, Batches(len(client.shard), work.batch, client.seed))
         source = self._source(recalled_from(client.memory), seed, batch=needed)
-        images, labels = source.images(source.latents(client.spec.id))
+        images, labels = source.inputs(source.latents(client.spec.id))
         return beside(self.kit.task, images, labels, seed.torch("order", client.spec.id))
 
 

@@ -9,20 +9,21 @@ import torch
 
 from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import torch_seeded
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task
 from algorithms.methods.mosaic.meta import meta_size
-from algorithms.nets import Images, NetworkError, build
+from algorithms.nets import NetworkError
 from algorithms.nets.dcgan import DCGenerator
 from algorithms.parts.ensembles import norm_refusal
 from algorithms.parts.prototypes import RELEASED_CENTRES
 from algorithms.parts.submodels import width_refusals
+from algorithms.tasks.images import images_of
 
 OF_DCGAN = ("no_class_zero", "live_classifier", "diversity_over_all", "dead_inversion", "tanh_range")
 OF_PROTOTYPES = ("ten_centres", "stale_prototypes", "shared_batches")
 OF_TEACHER = ("sum_pooling", "plain_average", "bhattacharyya", "unbalanced")
 
 
-def refusals(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> list[str]:
+def refusals(config: Any, task: Task, clients: Sequence[ClientSpec]) -> list[str]:
     """Reasons why a configuration of Mosaic cannot serve a task and these clients."""
     return [
         *_about_classes(config),
@@ -60,7 +61,7 @@ def _about_features(config: Any) -> Iterator[str]:
         yield "generator: features makes no images for mixed batches; set mixed: false"
 
 
-def _about_networks(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Iterator[str]:
+def _about_networks(config: Any, task: Task, clients: Sequence[ClientSpec]) -> Iterator[str]:
     nets = sorted({client.net for client in clients})
     for net in nets:
         yield from width_refusals(net, [client.width for client in clients if client.net == net], task)
@@ -75,25 +76,25 @@ def _about_networks(config: Any, task: ImageTask, clients: Sequence[ClientSpec])
     if config.student is not None and config.student not in nets:
         try:
             with torch_seeded(0):
-                build(config.student, Images(task.shape), task.classes)
+                task.network(config.student)
         except NetworkError as error:
             yield f"student: {error}"
 
 
-def _about_generators(config: Any, task: ImageTask, clients: Sequence[ClientSpec]) -> Iterator[str]:
+def _about_generators(config: Any, task: Task, clients: Sequence[ClientSpec]) -> Iterator[str]:
     if config.noise and config.clip is None:
         yield f"noise = {config.noise:g} is a multiple of clip, which is not set"
     if config.generator == "dcgan":
         try:
             with torch.device("meta"):
-                DCGenerator(task.shape, config.latent, config.gan_width)
+                DCGenerator(images_of(task).shape, config.latent, config.gan_width)
         except NetworkError as error:
             yield f"generator: dcgan: {error}; generator: pca fits any size"
         if config.inversion_below and "dead_inversion" not in config.released:
             yield from norm_refusal("inversion", config.inversion, clients, task)
 
 
-def _about_teacher(config: Any, task: ImageTask) -> Iterator[str]:
+def _about_teacher(config: Any, task: Task) -> Iterator[str]:
     if config.distinct is not None and config.distinct > config.distil_steps:
         yield f"distinct = {config.distinct}: must be at most distil_steps = {config.distil_steps}"
     if config.experts == "replay":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +22,12 @@ from algorithms.core.payload import Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import LABEL, Shard
 from algorithms.core.training import Batches, pair_if_single
 from algorithms.methods.mosaic.generators.family import as_they_are
 from algorithms.nets.dcgan import DCDiscriminator, DCGenerator
 from algorithms.parts.losses import NormGap, diversity, entropy
+from algorithms.tasks.images import IMAGE, ImageTask, images_of
 
 BETAS = (0.5, 0.999)
 
@@ -89,7 +91,7 @@ class DCGan:
         self.config, self.kit, self.released = config, kit, released
 
     def to_inputs(self) -> Callable[[Tensor], Tensor]:
-        return as_they_are if "tanh_range" in self.released else self.kit.task.from_signed
+        return as_they_are if "tanh_range" in self.released else images_of(self.kit.task).from_signed
 
     def part(self, sent: Tensors, counts: Tensor) -> DCPart:
         weights = counts.to(torch.float64) if self.config.conditional else None
@@ -103,7 +105,7 @@ class DCGan:
             return {}, torch.zeros(classes, dtype=torch.int64)
         with torch_seeded(client.seed.number("gan networks")):
             generator = self._generator().to(self.kit.device)
-            judge = DCDiscriminator(self.kit.task.shape, self.config.gan_width, self._asked_classes())
+            judge = DCDiscriminator(images_of(self.kit.task).shape, self.config.gan_width, self._asked_classes())
         small = len(client.shard) < self.config.inversion_below and "dead_inversion" not in self.released
         game = _Game(
             generator,
@@ -111,7 +113,7 @@ class DCGan:
             self._classifier(client),
             shard,
             replace(self.config, inversion=self.config.inversion if small else 0.0),
-            self.kit.task,
+            images_of(self.kit.task),
             self.released,
         )
         game.play(client.seed)
@@ -123,7 +125,8 @@ class DCGan:
             return self._generator().eval().requires_grad_(False)
 
     def _generator(self) -> DCGenerator:
-        return DCGenerator(self.kit.task.shape, self.config.latent, self.config.gan_width, self._asked_classes())
+        shape = images_of(self.kit.task).shape
+        return DCGenerator(shape, self.config.latent, self.config.gan_width, self._asked_classes())
 
     def _asked_classes(self) -> int | None:
         return self.kit.task.classes if self.config.conditional else None
@@ -159,7 +162,7 @@ class _Game:
             torch.optim.Adam(net.parameters(), lr=config.gan_lr, betas=BETAS) for net in (self.judge, self.generator)
         )
         for step in range(config.gan_steps or config.gan_epochs * batches.per_epoch):
-            real, real_labels = pair_if_single(*self._real(batches[step], draws))
+            real, real_labels = self._real(batches[step], draws)
             z = torch.randn(len(real), config.latent, generator=draws).to(device)
             asked = self._ask(len(real), draws)
             fake = self.generator(z, self._shown(asked))
@@ -188,9 +191,10 @@ class _Game:
 
     def _real(self, picks: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         rows = self.shard.rows[picks]
-        pixels = self.task.augment(self.shard.images[rows], draws)
+        pixels = self.task.augment(self.shard.columns[IMAGE][rows], draws)
         scaled = self.task.normalise(pixels) if "tanh_range" in self.released else self.task.to_signed(pixels)
-        return scaled, self.shard.labels[rows]
+        images, labels = pair_if_single(scaled, self.shard.columns[LABEL][rows])
+        return cast(Tensor, images), labels
 
     def _ask(self, count: int, draws: torch.Generator) -> Tensor:
         """int64 (count,): classes drawn as often as the client holds them."""

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from algorithms.core.contract import Client
 from algorithms.core.kit import Kit
 from algorithms.core.payload import Tensors
-from algorithms.core.task import ImageTask, Shard
+from algorithms.core.task import Shard, Task
 from algorithms.methods.mosaic.generators.cells import CellConfig, Cells, summarise
 from algorithms.methods.mosaic.generators.family import as_they_are
 from algorithms.nets import require_head
+from algorithms.tasks.images import IMAGE, images_of
 
 
 class PixelCells:
@@ -26,15 +27,15 @@ class PixelCells:
         self.config, self.kit = config, kit
 
     def fit(self, client: Client) -> tuple[dict[str, Tensor], Tensor]:
-        pixels = self.kit.task.to_signed(client.shard.images[client.shard.rows])
+        pixels = images_of(self.kit.task).to_signed(client.shard.own(IMAGE))
         statistics = summarise(pixels.flatten(1), client.shard.own_labels, self.config, client.seed)
         return _with_counts(statistics, self.kit.task.classes)
 
     def part(self, sent: Tensors, counts: Tensor) -> Cells:
-        return Cells(sent, self.kit.task.shape, limits=(-1.0, 1.0))
+        return Cells(sent, images_of(self.kit.task).shape, limits=(-1.0, 1.0))
 
     def to_inputs(self) -> Callable[[Tensor], Tensor]:
-        return self.kit.task.from_signed
+        return images_of(self.kit.task).from_signed
 
 
 class FeatureCells:
@@ -65,10 +66,10 @@ class FeatureCells:
 
 
 @torch.no_grad()
-def features_of(net: nn.Module, task: ImageTask, shard: Shard, picks: Tensor) -> Tensor:
+def features_of(net: nn.Module, task: Task, shard: Shard, picks: Tensor) -> Tensor:
     """float32 (B, F) on the CPU: features of some of a client's examples, in eval mode, not augmented."""
-    images, _ = task.batch(shard, picks, device=next(net.parameters()).device)
-    return require_head(net.eval()).features(images).to("cpu", torch.float32)
+    inputs, _ = task.batch(shard, picks, device=next(net.parameters()).device)
+    return require_head(net.eval()).features(inputs).to("cpu", torch.float32)
 
 
 def _with_counts(statistics: dict[str, Tensor], classes: int) -> tuple[dict[str, Tensor], Tensor]:

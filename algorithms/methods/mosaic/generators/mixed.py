@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task
 from algorithms.core.training import Batches, Objective, Work
 
 
@@ -19,7 +19,7 @@ def samples_needed(work: Work, batches: Batches) -> int:
     return steps_of(work, batches) * (work.batch + 1)
 
 
-def beside(task: ImageTask, images: Tensor, labels: Tensor, draws: torch.Generator) -> Objective:
+def beside(task: Task, images: Tensor, labels: Tensor, draws: torch.Generator) -> Objective:
     """The task's loss on each batch with as many generated samples put beside it, each sample once.
 
     Args:

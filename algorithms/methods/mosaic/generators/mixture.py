@@ -66,7 +66,7 @@ class Mixture:
         reached = torch.floor(ends + start).to(torch.int64)
         return torch.diff(reached, prepend=torch.zeros(1, dtype=torch.int64)).tolist()
 
-    def images(self, latents: Tensors) -> tuple[Tensor, Tensor]:
+    def inputs(self, latents: Tensors) -> tuple[Tensor, Tensor]:
         owners, made = latents[OWNER], []
         for position, part in enumerate(self.parts.values()):
             mine = owners == position

@@ -1,0 +1,1 @@
+"""What is learnt: one file a task, found by file name."""

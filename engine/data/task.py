@@ -1,0 +1,77 @@
+"""Which task is learnt: by name, or the one that fits the columns."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from algorithms import tasks
+from algorithms.core.columns import Columns
+from algorithms.core.settings import Config
+from algorithms.core.task import Task
+from engine.data.config import DataConfig
+from engine.errors import DataError
+
+
+@dataclass(frozen=True)
+class TaskChoice:
+    """A task and its settings.
+
+    Attributes:
+        name: of the task's module in `algorithms/tasks`, or `pkg.module:Class`.
+        settings: the task's Settings.
+    """
+
+    name: str
+    settings: Config
+
+    @property
+    def type(self) -> type[Task]:
+        """The task's class."""
+        return find_task(self.name)
+
+
+def task_names() -> Sequence[str]:
+    """Names of all tasks: the modules of `algorithms.tasks`, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(tasks.__path__) if not module.name.startswith("_"))
+
+
+def find_task(name: str) -> type[Task]:
+    """The task of the module `algorithms.tasks.NAME`, or of one's own `pkg.module:Class`.
+
+    Raises:
+        LookupError: no such module or class; the message lists the tasks there are.
+    """
+    if ":" in name:
+        source, _, wanted = name.partition(":")
+        found = getattr(importlib.import_module(source), wanted, None)
+        if not (inspect.isclass(found) and issubclass(found, Task)):
+            raise LookupError(f"{wanted!r} in {source} is not a class derived from algorithms.core.task.Task")
+        return found
+    known = task_names()
+    if name not in known:
+        raise LookupError(f"no task named {name!r}; there are {', '.join(known)}, or one's own as pkg.module:Class")
+    module = importlib.import_module(f"algorithms.tasks.{name}")
+    classes = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, Task)]
+    own = [c for c in classes if c.__module__ == module.__name__]
+    if len(own) != 1:
+        raise LookupError(f"algorithms/tasks/{name} defines {len(own)} tasks, it must be one")
+    return own[0]
+
+
+def fitting_task(columns: Columns, config: DataConfig) -> TaskChoice:
+    """The one task that fits some columns, with its default settings.
+
+    Raises:
+        DataError: none or more than one.
+    """
+    found = [name for name in task_names() if find_task(name).fits(columns, {})]
+    if len(found) != 1:
+        contents = ", ".join(f"{name} ({column.content})" for name, column in columns.items())
+        problem = f"{' and '.join(found) if found else 'no task'} {'fit' if found else 'fits'} its columns {contents}"
+        remedy = f"say by task.name which it is; there are {', '.join(task_names())}"
+        raise DataError("data.source", config.source, problem, remedy)
+    return TaskChoice(found[0], find_task(found[0]).Settings())
