@@ -8,6 +8,13 @@ def percent(share: float | None) -> str:
     return "  -   " if share is None else f"{100 * share:4.1f} %"
 
 
+def figure_text(value: float | None, unit: str = "") -> str:
+    """A figure with its unit: a share in percent as `81.2 %`, others with four digits, as `0.2301` or `3.512 nats`."""
+    if unit == "%" or value is None:
+        return percent(value)
+    return f"{value:.4g} {unit}".rstrip()
+
+
 def size(count: float) -> str:
     """Bytes as `4.3 MB`, in powers of 1,000."""
     for unit in ("B", "kB", "MB"):

@@ -22,6 +22,7 @@ from algorithms.core.seeds import torch_seeded
 from algorithms.core.task import Task
 from algorithms.core.training import Objective
 from algorithms.nets import NetworkError, require_head
+from algorithms.nets.forms import Inputs
 
 Index = tuple[Tensor, ...]
 """One int64 vector for each of an entry's first two axes: where in the full entry the narrow one lies."""
@@ -51,7 +52,7 @@ def part_of(kit: Kit, net: str, width: float, offset: int) -> SubModel:
     return sub_model(kit.network(net), kit.network(net, width), inputs, offset)
 
 
-def sub_model(full: nn.Module, narrow: nn.Module, inputs: Tensor, offset: int) -> SubModel:
+def sub_model(full: nn.Module, narrow: nn.Module, inputs: Inputs, offset: int) -> SubModel:
     """The windows of a narrow network in a full one.
 
     A hidden layer of J channels, of which the narrow network has n, gives it channels (offset + j) mod J for j from 0
@@ -97,12 +98,12 @@ def _window(whole: int, part: int, unit: int, offset: int) -> Tensor:
 
 
 @torch.no_grad()
-def _inputs_per_channel(net: nn.Module, inputs: Tensor) -> dict[str, int]:
+def _inputs_per_channel(net: nn.Module, inputs: Inputs) -> dict[str, int]:
     """For the weight of each linear layer, how many inputs it has from each channel of the layer that ran before it:
     more than one where feature maps have been flattened."""
     paths = {module: path for path, module in net.named_modules()}
     found: dict[str, int] = {}
-    channels = inputs.shape[1]
+    channels = inputs.shape[1] if isinstance(inputs, Tensor) else 1
 
     def note(module: nn.Module, _: Any, output: Tensor) -> None:
         nonlocal channels

@@ -7,6 +7,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from actors.steps.orders import find_method, method_names
@@ -17,13 +18,12 @@ from algorithms.core.training import Work
 from algorithms.nets import names as net_names
 from algorithms.nets.registry import PATTERNS
 from engine.config.reading import comparison_names, comparison_text, preset_names, preset_text
-from engine.data import DataConfig
+from engine.data import DataConfig, load
 from engine.errors import shown
 from engine.partition import PartitionConfig
 
 Catalogue = Mapping[str, Any]
 
-TASK = Task(tuple("0123456789"), (1, 8, 8), mean=(0.5,), std=(0.5,))
 WORK = Work(steps=1, epochs=None, batch=2, lr=0.1)
 STUDENT = "small_cnn"
 
@@ -79,8 +79,14 @@ def heterogeneity(method: type[Method[Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+@cache
+def _task() -> Task:
+    """A small task to ask methods about."""
+    return load(DataConfig(source="digits")).task
+
+
 def _serves(method: type[Method[Any]], config: Any, clients: Sequence[ClientSpec]) -> bool:
-    return not method.refuse(config, TASK, clients, WORK)
+    return not method.refuse(config, _task(), clients, WORK)
 
 
 def _changes(own: Any, other: Any) -> dict[str, Any]:

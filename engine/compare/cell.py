@@ -66,7 +66,7 @@ class _Teller:
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == GLOBAL:
-            self._accuracy = f" {percent(record.evaluation.accuracy)}"
+            self._accuracy = f" {percent(record.evaluation.headline)}"
 
     def round(self, record: RoundRecord) -> None:
         self._tell(f"{record.round + 1}/{self._rounds}{self._accuracy}")

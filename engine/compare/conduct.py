@@ -133,7 +133,7 @@ def conduct(comparison: Comparison, folder: Path, ear: Ear) -> list[Finished]:
     Raises:
         UserError and its like: before anything is written, for what a person can put right.
     """
-    dataset = load(comparison.common.data)
+    dataset = load(comparison.common.data, comparison.common.task)
     memory = memory_of_all(comparison, dataset)
     done = found(comparison, folder)
     missing = [cell for cell in comparison.cells if cell.name not in done]
@@ -230,4 +230,4 @@ def _places(node: Node, share: Share) -> int:
 
 
 def _nbytes(dataset: DataSet) -> int:
-    return sum(a.nbytes for a in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels))
+    return sum(values.nbytes for half in (dataset.train, dataset.test) for values in half.values())

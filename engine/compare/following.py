@@ -64,6 +64,7 @@ def retell(run: StoredRun, watcher: MlflowWatcher) -> None:
             rounds=run.result["rounds"],
             class_names=run.class_names,
             label_counts=run.label_counts,
+            headline=run.headline,
             log=run.folder / "run.log",
             facts=run.facts,
         )

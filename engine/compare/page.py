@@ -105,7 +105,7 @@ def _curves(comparison: Comparison, finished: Sequence[Finished]) -> Element | N
             if one.cell.label == label and one.run is not None:
                 for stage in one.run.stages:
                     if stage.stage == GLOBAL:
-                        by_round.setdefault(stage.round + 1, []).append(stage.evaluation.accuracy)
+                        by_round.setdefault(stage.round + 1, []).append(stage.evaluation.headline)
         if by_round:
             points = [(float(number), statistics.fmean(values)) for number, values in sorted(by_round.items())]
             lines.append(Curve(label, points))

@@ -52,7 +52,11 @@ def settings_model(name: str) -> type[BaseModel]:
     Raises:
         LookupError: no such method.
     """
-    config = find_method(name).Config
+    return model_of(f"{name} settings", find_method(name).Config)
+
+
+def model_of(title: str, config: type[Config]) -> type[BaseModel]:
+    """A model with the fields of a Config: their types, defaults, sentences and ranges."""
     hints = typing.get_type_hints(config)
     fields: dict[str, Any] = {
         field.name: (
@@ -61,9 +65,7 @@ def settings_model(name: str) -> type[BaseModel]:
         )
         for field in dataclasses.fields(config)
     }
-    return create_model(
-        f"{name} settings", __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields
-    )
+    return create_model(title, __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields)
 
 
 def _within(field: dataclasses.Field[Any]) -> Any:
@@ -84,7 +86,7 @@ def read(section: Any) -> MethodChoice:
         raise PydanticCustomError("method", "must be a mapping that names a method")
     name = section.get("name")
     if not isinstance(name, str) or name not in method_names():
-        raise _refused("name", name, _unknown(name))
+        raise refused("name", name, _unknown(name))
     given = {key: value for key, value in section.items() if key != "name"}
     # A ValidationError of the inner model keeps its places below `method`.
     checked = settings_model(name).model_validate_json(json.dumps(given))
@@ -99,7 +101,7 @@ def _unknown(name: Any) -> str:
     return f"no such method; {nearest(str(name), method_names())}there are {known}"
 
 
-def _refused(key: str, value: Any, reason: str) -> ValidationError:
+def refused(key: str, value: Any, reason: str) -> ValidationError:
     """An error at a key of the section."""
     error = PydanticCustomError("method", "{reason}", {"reason": reason})
     return ValidationError.from_exception_data("method", [InitErrorDetails(type=error, loc=(key,), input=value)])

@@ -16,6 +16,7 @@ from algorithms.core.payload import KINDS
 from algorithms.core.seeds import Seed
 from algorithms.core.training import Work
 from engine.config.method import MethodSection
+from engine.config.task import TaskSection
 from engine.data import DataConfig
 from engine.errors import nearest
 from engine.partition import PartitionConfig
@@ -266,8 +267,9 @@ class RunConfig(Section):
     """A whole run, complete and resolved."""
 
     method: MethodSection = Field(description="name of a method, and the fields of its Config")
-    data: DataConfig = Field(description="which images to learn from")
-    partition: PartitionConfig = Field(description="how the training images are dealt to clients")
+    data: DataConfig = Field(description="which examples to learn from")
+    task: TaskSection = Field(default=None, description="what is learnt from them; null: what fits their columns")
+    partition: PartitionConfig = Field(description="how the training examples are dealt to clients")
     clients: ClientsConfig = Field(description="what clients are, and what each does in a round")
     rounds: int = Field(ge=1, description="number of rounds")
     seed: int = Field(default=0, ge=0, description="from which every random number of the run follows")

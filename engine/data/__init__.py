@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.data.config import AugmentConfig, DataConfig
+from engine.data.config import DataConfig
 from engine.data.load import DataSet, load
 from engine.errors import DataError, InputError
 
-__all__ = ["AugmentConfig", "DataConfig", "DataError", "DataSet", "InputError", "load"]
+__all__ = ["DataConfig", "DataError", "DataSet", "InputError", "load"]

@@ -7,24 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 
-from algorithms.tasks.images import Augment
 from engine.errors import nearest
 
 SOURCES = ("digits", "torchvision", "parquet", "imagefolder")
 SPELLINGS = "digits, torchvision:NAME, parquet:FOLDER or imagefolder:FOLDER"
-
-
-class AugmentConfig(BaseModel):
-    """Random changes of training batches; see `algorithms.core.task.Augment`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    crop: int = Field(default=0, ge=0, description="pixels of padding before a random crop back; 0 turns it off")
-    flip: bool = Field(default=False, description="mirror left and right with probability one half")
-
-    def build(self) -> Augment:
-        """The same as the task knows it."""
-        return Augment(crop=self.crop, flip=self.flip)
 
 
 def _read_public(value: Any, info: ValidationInfo) -> float | str | None:
@@ -67,7 +53,6 @@ class DataConfig(BaseModel):
     download: bool = Field(default=False, description="let torchvision fetch what is not under `root`")
     limit: int | None = Field(default=None, ge=1, description="use the first training rows only")
     test_limit: int | None = Field(default=None, ge=1, description="use the first test (or held-out) rows only")
-    augment: AugmentConfig = Field(default_factory=AugmentConfig)
     size: int | None = Field(
         default=None, ge=1, description="scale every image to this side in pixels, cropped at the centre to a square"
     )

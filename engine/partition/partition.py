@@ -53,8 +53,7 @@ class Partition:
         return digest.hexdigest()
 
     def counts(self, labels: np.ndarray | None, classes: int) -> np.ndarray:
-        """int64, (clients, classes): how many examples of each class each client holds; (clients, 1), of all, where there
-        are no labels."""
+        """int64, (clients, classes): examples by client and class; (clients, 1), of each, where there are no labels."""
         if labels is None:
             return self.sizes[:, None]
         return np.stack([np.bincount(labels[rows], minlength=classes) for rows in self.rows])

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import psutil
 import torch
 
-from algorithms.nets import Images, NetworkError, build
+from actors.steps.orders import find_method, method_names
+from algorithms.core.task import LABEL, Trait
+from algorithms.nets import NetworkError
 from engine.config import RunConfig
 from engine.errors import ConfigError, Problem
 from engine.planning.federation import Federation
@@ -57,15 +59,27 @@ def _networks(federation: Federation) -> Iterator[Problem]:
     task = federation.casting.task
     for name in sorted({client.net for client in federation.casting.clients}):
         try:
-            build(name, Images(task.shape), task.classes)
+            task.network(name)
         except NetworkError as error:
             yield Problem("clients.net", name, str(error))
 
 
 def _method(federation: Federation) -> Iterator[Problem]:
     casting, choice = federation.casting, federation.config.method
+    missing = choice.type.requires(choice.settings) - casting.task.traits
+    if missing:
+        yield Problem("method.name", choice.name, _wrong_task(federation, missing))
+        return
     for reason in choice.type.refuse(choice.settings, casting.task, casting.variants(), casting.work):
         yield Problem("method.name", choice.name, reason)
+
+
+def _wrong_task(federation: Federation, missing: frozenset[Trait]) -> str:
+    """That the method does not serve the task, and which methods do."""
+    title, traits = federation.casting.task.title, federation.casting.task.traits
+    serving = [name for name in method_names() if find_method(name).requires(find_method(name).Config()) <= traits]
+    needed = " and ".join(sorted(missing))
+    return f"needs a task with {needed}, which {title} is not; {title} is served by {', '.join(serving)}"
 
 
 def _owned(federation: Federation) -> Iterator[Problem]:
@@ -75,7 +89,7 @@ def _owned(federation: Federation) -> Iterator[Problem]:
     if needed != "nothing" and found is None:
         reason = f"{choice.name} needs {needed} that the server owns: give a share of the training rows, as 0.1"
         yield Problem("data.public", public, f"{reason}{', or a folder' if needed == 'images' else ''}")
-    elif needed == "labelled images" and found is not None and found.labels is None:
+    elif needed == "labelled images" and found is not None and LABEL not in found:
         reason = (
             f"{choice.name} needs their labels, which are not looked at in a folder; give a share of the training rows"
         )

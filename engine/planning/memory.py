@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from actors.hosts.dispatch import AHEAD_BYTES
 from actors.hosts.placement import LIBRARY_BYTES, PROCESS_BYTES
+from algorithms.core import batches
 from algorithms.core.contract import Holding, Teaching
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.stacking import LANES, stackable
 from algorithms.core.states import state_bytes
-from algorithms.nets import Images, build
+from algorithms.nets.forms import Form
 from engine.planning.federation import Federation
 
 MIB = 2**20
@@ -97,7 +99,7 @@ def net_plan(federation: Federation, name: str, width: float, clients: float) ->
     net = _built(federation, name, width)
     state = state_bytes(net)
     together = LANES if federation.config.clients.stack and stackable(net) else 1
-    example = together * activation_bytes(net, federation.casting.task.shape)
+    example = together * activation_bytes(net, federation.casting.task.form)
     training = together * COPIES * state + example * federation.config.clients.batch
     return NetPlan(name, width, clients, sum(p.numel() for p in net.parameters()), state, training, example)
 
@@ -105,14 +107,14 @@ def net_plan(federation: Federation, name: str, width: float, clients: float) ->
 def _built(federation: Federation, name: str, width: float = 1.0) -> nn.Module:
     task = federation.casting.task
     with torch_seeded(0):
-        return build(name, Images(task.shape), task.classes, width)
+        return task.network(name, width)
 
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def activation_bytes(net: nn.Module, shape: tuple[int, int, int]) -> int:
+def activation_bytes(net: nn.Module, form: Form) -> int:
     """Bytes that training one example takes, roughly: the output of every innermost module, and its gradient."""
     total = 0
 
@@ -123,7 +125,7 @@ def activation_bytes(net: nn.Module, shape: tuple[int, int, int]) -> int:
     hooks = [m.register_forward_hook(note) for m in net.modules() if not list(m.children())]
     net.eval()
     with torch.no_grad():
-        net(torch.zeros(1, *shape))
+        net(batches.each(form.probe(1), torch.zeros_like))
     for hook in hooks:
         hook.remove()
     return 2 * total
@@ -132,9 +134,9 @@ def activation_bytes(net: nn.Module, shape: tuple[int, int, int]) -> int:
 def driver_base(federation: Federation) -> int:
     """The driver before it holds a model: its process and the data."""
     public = federation.dataset.public
-    data = federation.shards.nbytes + federation.dataset.test_images.nbytes
+    data = federation.shards.nbytes + column_bytes(federation.dataset.test)
     process = DRIVER_BYTES + (MLFLOW_BYTES if federation.config.mlflow.enabled else 0)
-    return process + data + (public.images.nbytes if public else 0)
+    return process + data + (column_bytes(public) if public else 0)
 
 
 def sizes(
@@ -168,9 +170,9 @@ def _made(holdings: Sequence[Holding]) -> int:
 
 def _driver(federation: Federation, holdings: Sequence[Holding]) -> int:
     """Three of each global model (the state, sums, what is evaluated), what the method holds, and test batches."""
-    shape = federation.casting.task.shape
+    form = federation.casting.task.form
     nets = [_built(federation, name) for name in sorted({client.net for client in federation.casting.clients})]
-    tested = max(activation_bytes(net, shape) // 2 for net in nets) * federation.config.evaluate.batch
+    tested = max(activation_bytes(net, form) // 2 for net in nets) * federation.config.evaluate.batch
     held = 3 * sum(map(state_bytes, nets)) + sum(h.count * h.bytes for h in holdings)
     return driver_base(federation) + held + tested
 
@@ -178,10 +180,10 @@ def _driver(federation: Federation, holdings: Sequence[Holding]) -> int:
 def _distillation(federation: Federation, teaching: Teaching) -> tuple[int, int, int]:
     """What a sampler, a teacher and a train worker hold beside their processes."""
     batch = _batch_bytes(federation, teaching)
-    shape = federation.casting.task.shape
+    form = federation.casting.task.form
     students = [_built(federation, name) for name in teaching.students]
-    largest = max(COPIES * state_bytes(net) + activation_bytes(net, shape) * teaching.batch for net in students)
-    answering = max(activation_bytes(net, shape) // 2 for net in students) * teaching.batch
+    largest = max(COPIES * state_bytes(net) + activation_bytes(net, form) * teaching.batch for net in students)
+    answering = max(activation_bytes(net, form) // 2 for net in students) * teaching.batch
     return (
         _owned(federation) + teaching.source + 4 * batch,
         teaching.teacher + 2 * batch + answering,
@@ -193,14 +195,24 @@ def _owned(federation: Federation) -> int:
     """Images that the server owns, as inputs of networks; methods that need some distil on them."""
     needed = federation.config.method.type.owns(federation.config.method.settings) != "nothing"
     public = federation.dataset.public
-    return 4 * public.images.nbytes if public and needed else 0
+    return 4 * column_bytes(public) if public and needed else 0
 
 
 def _batch_bytes(federation: Federation, teaching: Teaching) -> int:
-    """Images of 32 bits, labels of 64, and the teacher's logits."""
+    """Inputs of 32 bits, labels of 64, and the teacher's logits."""
     task = federation.casting.task
-    channels, height, width = task.shape
-    return teaching.batch * (4 * channels * height * width + 8 + 4 * task.classes)
+    return teaching.batch * (input_bytes(task.form) + 8 + 4 * task.outputs)
+
+
+def input_bytes(form: Form) -> int:
+    """Bytes of one example as a network takes it."""
+    inputs = form.probe(1)
+    return sum(map(_bytes, [inputs] if isinstance(inputs, Tensor) else inputs.values()))
+
+
+def column_bytes(columns: Mapping[str, np.ndarray]) -> int:
+    """Bytes of all columns."""
+    return sum(values.nbytes for values in columns.values())
 
 
 def _store(

@@ -273,13 +273,13 @@ def too_large(federation: Federation, free: int) -> list[Problem]:
 
 
 def _too_much_data(federation: Federation, free: int) -> Problem:
-    rows = len(federation.shards.images)
+    rows = len(federation.dataset)
     needed = driver_base(federation)
     each = federation.shards.nbytes / rows
     fitting = max(0, int(rows - (needed - free) / each))
     reason = (
-        f"the driver needs {size(needed)} with {rows} training images in memory, and {size(free)} are free: "
-        f"{fitting} images would fit"
+        f"the driver needs {size(needed)} with {rows} training rows in memory, and {size(free)} are free: "
+        f"{fitting} rows would fit"
     )
     return Problem("data.limit", federation.config.data.limit, reason)
 

@@ -15,9 +15,10 @@ from rich.table import Table
 
 from actors.cohort.delivery import NOBODY, FaultEntry
 from actors.failures import said
+from algorithms.core.task import Figure
 from engine.config.own_code import resume_command
-from engine.records import GLOBAL, Result, RoundRecord, RunStart, StageRecord
-from engine.units import duration, percent, size
+from engine.records import GLOBAL, Evaluation, Result, RoundRecord, RunStart, StageRecord
+from engine.units import duration, figure_text, percent, size
 from engine.views.screen import Screen
 from engine.views.tracking import default_uri, ui_command
 
@@ -70,12 +71,19 @@ class Terminal:
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == GLOBAL:
-            self._accuracy = record.evaluation.accuracy
-        evaluation = record.evaluation
+            self._accuracy = record.evaluation.headline
         self.screen.print(
             f"{duration(self._pace.elapsed()):>8}  round {self._of(record.round)}  {record.stage:<10}"
-            f"  accuracy {percent(evaluation.accuracy)}  loss {evaluation.loss:.3f}"
+            f"  {self._figures(record.evaluation)}"
         )
+
+    def _figures(self, evaluation: Evaluation) -> str:
+        """The headline figure and the loss."""
+        headline = self._start.headline if self._start else Figure("", "higher")
+        words = [f"{headline.name} {figure_text(evaluation.headline, headline.unit)}"]
+        if headline.name != "loss" and "loss" in evaluation.figures:
+            words.append(f"loss {evaluation.figures['loss']:.3f}")
+        return "  ".join(words)
 
     def round(self, record: RoundRecord) -> None:
         for line in fault_lines(record.faults):
@@ -173,9 +181,12 @@ def summary(values: Mapping[str, Any], start: RunStart) -> Table:
     table = Table(title=f"{start.method}, {start.rounds} rounds", show_header=False, title_justify="left")
     table.add_column(justify="left")
     table.add_column(justify="right")
-    for stage, accuracy in values["stages"].items():
-        table.add_row(escape(f"accuracy, {stage}"), percent(accuracy))
-    table.add_row("loss", f"{values['loss']:.3f}")
+    headline = start.headline
+    for stage, value in values["stages"].items():
+        table.add_row(escape(f"{headline.name}, {stage}"), figure_text(value, headline.unit))
+    for name, value in values["figures"].items():
+        if name != headline.name:
+            table.add_row(escape(name), figure_text(value, "" if name == "loss" else headline.unit))
     table.add_section()
     table.add_row("to the server", size(values["bytes_up"]))
     table.add_row("to clients", size(values["bytes_down"]))

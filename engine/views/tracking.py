@@ -177,8 +177,8 @@ class MlflowWatcher:
         """A store is told of whole rounds only."""
 
     def stage(self, record: StageRecord) -> None:
-        self._stages[f"test/{record.stage}/accuracy"] = record.evaluation.accuracy
-        self._stages[f"test/{record.stage}/loss"] = record.evaluation.loss
+        for name, value in record.evaluation.figures.items():
+            self._stages[f"test/{record.stage}/{name}"] = value
 
     def round(self, record: RoundRecord) -> None:
         values, self._stages = {**round_metrics(record), **self._stages}, {}
@@ -251,7 +251,7 @@ class MlflowWatcher:
 
     def _finish(self, result: Result) -> None:
         values = result.values
-        last = {"accuracy": values["accuracy"], "loss": values["loss"], **values["metrics"]}
+        last = {**values["figures"], **values["metrics"]}
         self._log_metrics({k: v for k, v in last.items() if v is not None}, values["rounds"])
         self._client.set_tag(self._id, "digest", values["digest"])
         assert self._folder is not None

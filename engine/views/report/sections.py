@@ -13,7 +13,7 @@ from actors.cohort.delivery import NOBODY
 from actors.failures import said
 from algorithms.core.payload import KINDS
 from engine.config.reading import dump
-from engine.records import GLOBAL, GeneratedImages
+from engine.records import GLOBAL, Evaluation, GeneratedImages
 from engine.store.folder import StoredRun
 from engine.store.tables import faults_of
 from engine.units import size
@@ -64,8 +64,8 @@ def accuracy(runs: Runs) -> Element | None:
 
 
 def _curve(name: str, run: StoredRun) -> Curve:
-    own = [(r.round + 1, r.evaluation.accuracy) for r in run.stages if r.stage == GLOBAL]
-    marks = [Mark(r.round + 1, r.evaluation.accuracy, r.stage) for r in run.stages if r.stage != GLOBAL]
+    own = [(r.round + 1, r.evaluation.headline) for r in run.stages if r.stage == GLOBAL]
+    marks = [Mark(r.round + 1, r.evaluation.headline, r.stage) for r in run.stages if r.stage != GLOBAL]
     return Curve(name, own, marks)
 
 
@@ -79,7 +79,7 @@ def _stage_bars(run: StoredRun) -> Element | None:
     shown = stages(run)
     if set(shown) <= {FINAL}:
         return None
-    rows = [Bar(name, e.accuracy, percent(e.accuracy), STAGES.get(name)) for name, e in shown.items()]
+    rows = [Bar(name, e.headline, percent(e.headline), STAGES.get(name)) for name, e in shown.items()]
     return bars(rows, whole=1.0)
 
 
@@ -98,15 +98,22 @@ def _stage_pairs(run: StoredRun) -> Element | None:
     if found is None:
         return None
     before, after = found
-    return _pairs(run.class_names, (before, shown[before].per_class), (after, shown[after].per_class))
+    return _pairs(run.class_names, (before, _by_class(shown[before])), (after, _by_class(shown[after])))
 
 
 def _final_pairs(lower: tuple[str, StoredRun], higher: tuple[str, StoredRun]) -> Element:
     (before, worse), (after, better) = lower, higher
     drawn = _pairs(
-        worse.class_names, (before, stages(worse)[FINAL].per_class), (after, stages(better)[FINAL].per_class)
+        worse.class_names,
+        (before, _by_class(stages(worse)[FINAL])),
+        (after, _by_class(stages(better)[FINAL])),
     )
     return element("div", element("h3", f"{after} against {before}, after the last round"), drawn, class_="of-run")
+
+
+def _by_class(evaluation: Evaluation) -> np.ndarray:
+    """float64 (classes,): the first figure that is known by class."""
+    return next(iter(evaluation.by_class.values()))
 
 
 def _pairs(names: Sequence[str], before: tuple[str, np.ndarray], after: tuple[str, np.ndarray]) -> Element:

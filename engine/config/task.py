@@ -1,0 +1,43 @@
+"""The `task` section: a name, and the fields of that task's own Settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import PlainSerializer, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from engine.config.method import model_of, refused
+from engine.data.task import TaskChoice, find_task, task_names
+from engine.errors import nearest
+
+
+def read(section: Any) -> TaskChoice | None:
+    """The choice that a `task` section makes; None leaves it to the data. pydantic's errors name the fields inside."""
+    if section is None:
+        return None
+    if not isinstance(section, Mapping):
+        raise PydanticCustomError("task", "must be a mapping that names a task, or null: what fits the data")
+    name = section.get("name")
+    if not isinstance(name, str):
+        raise refused("name", name, f"must name a task; there are {', '.join(task_names())}")
+    try:
+        task = find_task(name)
+    except (LookupError, ImportError) as error:
+        raise refused("name", name, f"{nearest(name, task_names())}{error}") from error
+    given = {key: value for key, value in section.items() if key != "name"}
+    # A ValidationError of the inner model keeps its places below `task`.
+    checked = model_of(f"{name} settings", task.Settings).model_validate_json(json.dumps(given))
+    return TaskChoice(name, task.Settings(**{key: getattr(checked, key) for key in type(checked).model_fields}))
+
+
+def write(choice: TaskChoice | None) -> dict[str, Any] | None:
+    """The section that `read` takes, with every field."""
+    return None if choice is None else {"name": choice.name, **dataclasses.asdict(choice.settings)}
+
+
+TaskSection = Annotated[TaskChoice | None, PlainValidator(read), PlainSerializer(write)]
+"""A field of the run's configuration that holds a TaskChoice, or None."""
