@@ -5,12 +5,49 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
 
 from engine.errors import nearest
 
-SOURCES = ("digits", "torchvision", "parquet", "imagefolder")
-SPELLINGS = "digits, torchvision:NAME, parquet:FOLDER or imagefolder:FOLDER"
+NEEDS = {
+    "digits": "",
+    "generated": "name",
+    "sklearn": "name",
+    "torchvision": "name",
+    "hf": "name",
+    "csv": "file or folder",
+    "parquet": "folder or file",
+    "imagefolder": "folder",
+}
+"""What follows the colon of each source, "" for nothing."""
+
+SOURCES = tuple(NEEDS)
+SPELLINGS = (
+    "digits, generated:sentences, sklearn:NAME, torchvision:NAME, hf:NAME, csv:FILE, parquet:FOLDER "
+    "or imagefolder:FOLDER"
+)
+
+PLACES = {"generated": ("sentences",), "sklearn": ("breast_cancer", "wine", "diabetes", "digits")}
+"""The names that a source knows, where they are a few."""
+
+
+def _read_columns(value: Any) -> dict[str, tuple[str, ...]]:
+    """By hand, because a union's errors would name each spelling in turn."""
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping from what a column is for to its name, as {label: fine_label}")
+    found = {}
+    for role, names in value.items():
+        names = [names] if isinstance(names, str) else names
+        if not (isinstance(role, str) and isinstance(names, list | tuple) and names):
+            raise ValueError(f"{role} must name a column, or a list of columns")
+        if not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"{role} must name a column, or a list of columns, found {names!r}")
+        found[role] = tuple(names)
+    return found
+
+
+def _write_columns(columns: dict[str, tuple[str, ...]]) -> dict[str, str | list[str]]:
+    return {role: names[0] if len(names) == 1 else list(names) for role, names in columns.items()}
 
 
 def _read_public(value: Any, info: ValidationInfo) -> float | str | None:
@@ -25,28 +62,40 @@ def _read_public(value: Any, info: ValidationInfo) -> float | str | None:
 
 
 class DataConfig(BaseModel):
-    """Which images to learn from.
+    """Which examples to learn from.
 
     `source` is one of
 
-    - `digits`: scikit-learn's 8x8 digits, which need no file;
+    - `digits`: scikit-learn's digits as images of 8x8 pixels, which need no file;
+    - `generated:sentences`: short sentences on four topics in three styles (`domain`), made from a fixed seed;
+    - `sklearn:NAME`: scikit-learn's tables breast_cancer, wine, diabetes (a number to predict) and digits (64 numbers);
     - `torchvision:NAME`: a data set of torchvision's under `root`; `torchvision:EMNIST:SPLIT` for EMNIST;
-    - `parquet:FOLDER`: `train.parquet` and `test.parquet` in the layout of the Hugging Face hub;
+    - `hf:NAME`: a data set of the Hugging Face hub, `hf:NAME:PART` for a part of it; needs the package `datasets`;
+    - `csv:FILE`: a file with a header line, or a folder with `train.csv` and `test.csv`;
+    - `parquet:FOLDER`: `train.parquet` and `test.parquet`, or shards as `train-00000-of-00002.parquet`, in the layout
+      of the Hugging Face hub; or one file;
     - `imagefolder:FOLDER`: `train/CLASS/*.png` and `test/CLASS/*.png`.
 
-    FOLDER may hold environment variables; one that does not exist is looked for under the folder TESSERA_DATA.
+    FOLDER and FILE may hold environment variables; one that does not exist is looked for under the folder TESSERA_DATA.
+    Of a source with a single set of rows a fifth is the test half, by a shuffled order that never changes.
+
+    `columns` names those of a file that a task is to use, as `{image: img, label: fine_label}`; where there is one
+    candidate it is found. What else a file's words and numbers are is decided by `engine.data.contents`.
 
     With `validation` above 0 that share of the TRAINING rows is held out and stands in the place of the test set,
     whose file is then not even opened: so settings can be chosen without test data.
 
-    `public` are images that the server owns itself, for methods that distil on such (FedDF with `unlabelled: public`):
-    a share of the TRAINING rows, which no client then holds; or a folder as of `parquet:FOLDER`, of whose
+    `public` are examples that the server owns itself, for methods that distil on such (as FedDF with `unlabelled:
+    public`): a share of the TRAINING rows, which no client then holds; or a folder as of `parquet:FOLDER`, of whose
     `train.parquet` the labels are not looked at.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     source: str = Field(description=SPELLINGS)
+    columns: Annotated[dict[str, tuple[str, ...]], PlainValidator(_read_columns), PlainSerializer(_write_columns)] = (
+        Field(default_factory=dict, description="columns by what the task needs them for, as {label: fine_label}")
+    )
     root: Path | None = Field(
         default=None, strict=False, validate_default=True, description="folder of torchvision's data sets"
     )
@@ -79,10 +128,13 @@ class DataConfig(BaseModel):
         kind, _, place = source.partition(":")
         if kind not in SOURCES:
             raise ValueError(f"there is no source {kind!r}; {nearest(kind, SOURCES)}use {SPELLINGS}")
-        if kind == "digits" and source != "digits":
-            raise ValueError(f"digits takes no name or folder, found {source!r}; use digits")
-        if kind != "digits" and not place:
-            raise ValueError(f"{kind} needs a {'name' if kind == 'torchvision' else 'folder'}; use {SPELLINGS}")
+        if not NEEDS[kind] and source != kind:
+            raise ValueError(f"{kind} takes no name or folder, found {source!r}; use {kind}")
+        if NEEDS[kind] and not place:
+            raise ValueError(f"{kind} needs a {NEEDS[kind]}; use {SPELLINGS}")
+        if place not in PLACES.get(kind, (place,)):
+            spellings = ", ".join(f"{kind}:{name}" for name in PLACES[kind])
+            raise ValueError(f"{kind} has no {place!r}; {nearest(place, PLACES[kind])}use {spellings}")
         return source
 
     @field_validator("root")

@@ -1,4 +1,4 @@
-"""Where a FOLDER of the configuration lies."""
+"""Where a FILE or FOLDER of the configuration lies."""
 
 from __future__ import annotations
 
@@ -10,19 +10,32 @@ from engine.errors import DataError
 
 
 def folder_of(config: DataConfig) -> Path:
-    """The folder that a `parquet:` or `imagefolder:` source names: as given, else under TESSERA_DATA.
+    """The folder that a source names; see `place_of`.
+
+    Raises:
+        DataError: naming both places where there is neither, or a file in its place.
+    """
+    found = place_of(config)
+    if not found.is_dir():
+        raise DataError("data.source", config.source, f"{found} is a file", "name the folder that holds both halves")
+    return found
+
+
+def place_of(config: DataConfig) -> Path:
+    """The file or folder that a source names: as given, else under TESSERA_DATA.
 
     Raises:
         DataError: naming both places where there is neither.
     """
     given = Path(os.path.expandvars(config.place)).expanduser()
-    if given.is_dir():
+    if given.exists():
         return given
-    tried = f"there is no folder {given.absolute()}"
+    word = "file" if given.suffix else "folder"
+    tried = f"there is no {word} {given.absolute()}"
     remedy = "correct the path, or set the environment variable TESSERA_DATA to the folder that holds your data sets"
     shared = os.environ.get("TESSERA_DATA")
     if not shared:
         raise DataError("data.source", config.source, f"{tried}, and TESSERA_DATA is not set", remedy)
-    if (Path(shared) / given).is_dir():
+    if (Path(shared) / given).exists():
         return Path(shared) / given
     raise DataError("data.source", config.source, f"{tried}, and none {Path(shared) / given} (TESSERA_DATA)", remedy)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from algorithms.core.columns import Column, ColumnError, Columns
+from algorithms.core.columns import Column, ColumnError
 from algorithms.core.task import LABEL, Prepared, Task
 from engine.data.config import DataConfig
-from engine.data.images import digits, image_folder, parquet, torchvision_sets
-from engine.data.split import Split, fixed_order
+from engine.data.contents import decide, plain_columns
+from engine.data.half import Half, fixed_order
+from engine.data.images import digits, image_folder, torchvision_sets
+from engine.data.tables import csv_files, hub, parquet, sentences, sklearn_sets
 from engine.data.task import TaskChoice, fitting_task
 from engine.errors import DataError
 
 READERS = {
     "digits": digits.read,
+    "generated": sentences.read,
+    "sklearn": sklearn_sets.read,
     "torchvision": torchvision_sets.read,
+    "hf": hub.read,
+    "csv": csv_files.read,
     "parquet": parquet.read,
     "imagefolder": image_folder.read,
 }
@@ -36,6 +42,7 @@ class DataSet:
         fingerprint: SHA-256 (hex) of all columns of both halves, and of the public inputs where there are any.
         public: columns of examples that the server owns, in no client's hands; None where it owns none. Without the
             column of labels where these are not known.
+        facts: how values of the source became classes, where that is not plain.
     """
 
     name: str
@@ -45,6 +52,7 @@ class DataSet:
     columns: Mapping[str, np.ndarray]
     fingerprint: str
     public: Mapping[str, np.ndarray] | None = None
+    facts: tuple[str, ...] = ()
 
     @property
     def train_labels(self) -> np.ndarray | None:
@@ -79,106 +87,97 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
         DataError: for files that are missing or damaged, and for halves that are empty or do not fit each other.
     """
     read = READERS[config.kind]
-    train, held_out, owned = _dealt(config, read(config, "train", config.limit))
-    test = held_out if config.validation else read(config, "test", config.test_limit)
-    _check(config, train, test)
-    chosen = choice or fitting_task(_columns(train), config)
+    found = read(config, "train", config.limit)
+    decided = decide(config, found, None if config.validation else read(config, "test", config.test_limit))
+    train, held_out, owned = _dealt(config, decided.train)
+    test = held_out if decided.test is None else decided.test
+    if not len(test) or not len(train):
+        word, share = ("held-out", config.validation) if not len(test) else ("training", 1 - config.validation)
+        problem = f"the {word} set of {share:g} of the rows is empty"
+        raise DataError("data.source", config.source, problem, "each set needs one row at least")
+    chosen = choice or fitting_task(config, train)
     prepared = _prepared(config, chosen, train, test)
-    public = _public(config, chosen, train, owned)
+    public = _public(config, chosen, found, train, owned)
     inputs = [] if public is None else [values for name, values in public.items() if name != LABEL]
     return DataSet(
         name=config.place.replace("\\", "/").rstrip("/").rpartition("/")[2] or config.kind,
         task=prepared.task,
         train=prepared.train,
         test=prepared.test,
-        columns=train.columns,
+        columns=plain_columns(train.columns, _label(config, train)),
         fingerprint=fingerprint(*prepared.train.values(), *prepared.test.values(), *inputs),
         public=public,
+        facts=decided.facts,
     )
 
 
-def _columns(half: Split) -> Columns:
-    return {"image": Column("image", half.images), "label": Column("class", half.labels, half.class_names or ())}
+def _label(config: DataConfig, train: Half) -> str | None:
+    """The column of classes: the one that is named, or the only one."""
+    classes = [name for name, column in train.columns.items() if column.content == "class"]
+    named = config.columns.get(LABEL, (LABEL,))[0]
+    return named if named in classes else classes[0] if len(classes) == 1 else None
 
 
-def _prepared(config: DataConfig, chosen: TaskChoice, train: Split, test: Split) -> Prepared:
+def _prepared(config: DataConfig, chosen: TaskChoice, train: Half, test: Half) -> Prepared:
     try:
-        return chosen.type.prepare(_columns(train), _columns(test), {}, chosen.settings)
+        return chosen.type.prepare(train.columns, test.columns, config.columns, chosen.settings)
     except ColumnError as error:
-        raise DataError("data.source", config.source, error.problem, error.remedy) from error
+        raise _refusal(config, train, error) from error
 
 
-def _dealt(config: DataConfig, whole: Split) -> tuple[Split, Split, Split]:
+def _refusal(config: DataConfig, train: Half, error: ColumnError) -> DataError:
+    """What a task says of columns, at the key that chose them."""
+    unread = f" ({'; '.join(train.unread.values())})" if train.unread else ""
+    problem, remedy = f"{error.problem} in {train.origin}{unread}", error.remedy
+    if error.role not in config.columns:
+        return DataError("data.source", config.source, problem, remedy)
+    names = config.columns[error.role]
+    value = names[0] if len(names) == 1 else list(names)
+    return DataError(f"data.columns.{error.role}", value, problem, remedy)
+
+
+def _dealt(config: DataConfig, whole: Half) -> tuple[Half, Half, Half]:
     """Training rows, held-out rows and public rows, by one fixed permutation, each in their first order."""
-    order = fixed_order(len(whole.labels))
+    order = fixed_order(len(whole))
     held = round(config.validation * len(order))
     owned = round(config.public * len(order)) if isinstance(config.public, float) else 0
     test, public, train = (np.sort(rows) for rows in np.split(order, [held, held + owned]))
-    return _rows(whole, train), _rows(whole, test[: config.test_limit]), _rows(whole, public)
+    return whole.take(train), whole.take(test[: config.test_limit]), whole.take(public)
 
 
-def _public(config: DataConfig, chosen: TaskChoice, train: Split, owned: Split) -> Mapping[str, np.ndarray] | None:
+def _public(
+    config: DataConfig, chosen: TaskChoice, found: Half, train: Half, owned: Half
+) -> Mapping[str, np.ndarray] | None:
     """The examples that the server owns, in the columns of the training examples; of a folder without labels."""
     if config.public is None:
         return None
     if isinstance(config.public, float):
-        if not len(owned.labels):
+        if not len(owned):
             raise DataError("data.public", config.public, "is less than one row", "make it larger")
-        return chosen.type.prepare(_columns(train), _columns(owned), {}, chosen.settings).test
+        return _prepared(config, chosen, train, owned).test
     try:
-        found = parquet.read(config.model_copy(update={"source": f"parquet:{config.public}"}), "train", None)
-        if not len(found.labels):
-            raise DataError("data.public", config.public, "holds no rows", "name a folder with some")
-        unlabelled = replace(found, labels=np.zeros_like(found.labels))
-        columns = chosen.type.prepare(_columns(train), _columns(unlabelled), {}, chosen.settings).test
-    except (DataError, ColumnError) as error:
+        columns = _prepared(config, chosen, train, _unlabelled(config, found, train)).test
+    except DataError as error:
         raise DataError("data.public", config.public, error.problem, error.remedy) from error
     return {name: values for name, values in columns.items() if name != LABEL}
 
 
-def _rows(split: Split, rows: np.ndarray) -> Split:
-    """The rows of these numbers, in ascending order; the arrays themselves, without a copy, where they are all."""
-    if len(rows) == len(split.labels):
-        return split
-    return replace(
-        split,
-        images=split.images[rows],
-        labels=split.labels[rows],
-        place=lambda row: split.place(int(rows[row])),
-        columns={name: values[rows] for name, values in split.columns.items()},
-    )
+def _unlabelled(config: DataConfig, found: Half, train: Half) -> Half:
+    """The rows of a public folder, as the training rows have them, all of the first class.
 
-
-def _check(config: DataConfig, train: Split, test: Split) -> None:
-    """Refuse halves that are empty or do not fit each other."""
-    names = train.class_names or ()
-    unprintable = [name for name in names if not name.isprintable()]
-    if unprintable:
-        problem = f"the class name {unprintable[0]!r} has characters that cannot be printed"
-        raise DataError("data.source", config.source, problem, "rename the class")
-    if test.class_names not in (None, names):
-        problem = f"training classes are {_few(names)} but test classes are {_few(test.class_names)}"
-        raise DataError("data.source", config.source, problem, "write the same class names into both")
-    halves = {"training": train, "held-out" if config.validation else "test": test}
-    for word, half in halves.items():
-        if not len(half.labels):
-            cause = f"of {config.validation:g} of the rows " if config.validation else ""
-            raise DataError(
-                "data.source", config.source, f"the {word} set {cause}is empty", "each set needs one image at least"
-            )
-        _check_labels(config, half, names)
-
-
-def _check_labels(config: DataConfig, half: Split, names: tuple[str, ...]) -> None:
-    wrong = np.flatnonzero((half.labels < 0) | (half.labels >= len(names)))
-    if len(wrong):
-        row = int(wrong[0])
-        problem = f"{half.place(row)} has label {half.labels[row]}, but the {len(names)} classes are {_few(names)}"
-        raise DataError("data.source", config.source, problem, f"labels are numbers from 0 to {len(names) - 1}")
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])}, ... {names[-1]}"
+    Args:
+        found, train: the training rows as they were read, and with their contents.
+    """
+    half = parquet.read(config.model_copy(update={"source": f"parquet:{config.public}"}), "train", None)
+    if not len(half):
+        raise DataError("data.public", config.public, "holds no rows", "name a folder with some")
+    label = _label(config, train)
+    plain = half.with_columns({name: column for name, column in half.columns.items() if name != label})
+    decided = decide(config, found, plain).test or plain
+    if label is None:
+        return decided
+    first = Column("class", np.zeros(len(half), np.int64), train.columns[label].names)
+    return decided.with_columns({**decided.columns, label: first})
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from algorithms import tasks
-from algorithms.core.columns import Columns
 from algorithms.core.settings import Config
 from algorithms.core.task import Task
 from engine.data.config import DataConfig
+from engine.data.half import Half
 from engine.errors import DataError
 
 
@@ -62,16 +62,19 @@ def find_task(name: str) -> type[Task]:
     return own[0]
 
 
-def fitting_task(columns: Columns, config: DataConfig) -> TaskChoice:
-    """The one task that fits some columns, with its default settings.
+def fitting_task(config: DataConfig, half: Half) -> TaskChoice:
+    """The one task that fits the columns of some rows, with its default settings.
 
     Raises:
         DataError: none or more than one.
     """
-    found = [name for name in task_names() if find_task(name).fits(columns, {})]
-    if len(found) != 1:
-        contents = ", ".join(f"{name} ({column.content})" for name, column in columns.items())
-        problem = f"{' and '.join(found) if found else 'no task'} {'fit' if found else 'fits'} its columns {contents}"
-        remedy = f"say by task.name which it is; there are {', '.join(task_names())}"
-        raise DataError("data.source", config.source, problem, remedy)
-    return TaskChoice(found[0], find_task(found[0]).Settings())
+    found = [name for name in task_names() if find_task(name).fits(half.columns, config.columns)]
+    if len(found) == 1:
+        return TaskChoice(found[0], find_task(found[0]).Settings())
+    contents = ", ".join(f"{name} ({column.content})" for name, column in half.columns.items())
+    unread = f"; {'; '.join(half.unread.values())}" if half.unread else ""
+    problem = (
+        f"{' and '.join(found) if found else 'no task'} {'fit' if found else 'fits'} the columns of {half.origin}: "
+    )
+    remedy = f"say by task.name which it is ({', '.join(task_names())}), and by data.columns what is what, as {{label: NAME}}"
+    raise DataError("data.source", config.source, f"{problem}{contents}{unread}", remedy)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from engine.data.config import DataConfig
+from engine.data.half import Half, HalfName, fixed_order, image_half
 from engine.data.images.decode import rescaled
-from engine.data.split import Half, Split, fixed_order
 
 TRAIN_ROWS = 1297
 """Of 1,797 images; the other 500 are the test half."""
 
 
-def read(config: DataConfig, half: Half, limit: int | None) -> Split:
+def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     """1x8x8 images, their 17 grey levels spread over 0..255, split after one fixed permutation of the 1,797 rows."""
     from sklearn.datasets import load_digits  # a second and a half, which no other source needs
 
@@ -20,9 +20,6 @@ def read(config: DataConfig, half: Half, limit: int | None) -> Split:
     order = fixed_order(len(bunch.target))
     rows = (order[:TRAIN_ROWS] if half == "train" else order[TRAIN_ROWS:])[:limit]
     images = np.rint(bunch.images[rows] * (255 / 16)).astype(np.uint8)[:, None]
-    return Split(
-        images=rescaled(images, config.size),
-        labels=bunch.target[rows].astype(np.int64),
-        class_names=tuple(str(name) for name in bunch.target_names),
-        place=lambda row: f"digit {row}",
-    )
+    names = tuple(str(name) for name in bunch.target_names)
+    labels = bunch.target[rows]
+    return image_half(rescaled(images, config.size), labels, names, lambda row: f"digit {row}", "digits")

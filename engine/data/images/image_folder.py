@@ -8,15 +8,15 @@ import numpy as np
 
 from engine.data.config import DataConfig
 from engine.data.folders import folder_of
+from engine.data.half import Half, HalfName, fixed_order, image_half
 from engine.data.images.decode import open_image, stack
-from engine.data.split import Half, Split, fixed_order
 from engine.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 """Other files are passed over."""
 
 
-def read(config: DataConfig, half: Half, limit: int | None) -> Split:
+def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     """The images of one half, sorted by class and name and then put in a fixed shuffled order.
 
     The classes are the sub-folders of `train`, sorted by name.
@@ -29,14 +29,11 @@ def read(config: DataConfig, half: Half, limit: int | None) -> Split:
     def place(row: int) -> str:
         return f"{files[row][0]} (row {row})"
 
-    return Split(
-        images=stack(
-            [path for path, _ in files], lambda path: open_image(path.read_bytes()), config.size, config.source, place
-        ),
-        labels=np.array([label for _, label in files], np.int64),
-        class_names=names,
-        place=place,
+    images = stack(
+        [path for path, _ in files], lambda path: open_image(path.read_bytes()), config.size, config.source, place
     )
+    labels = np.array([label for _, label in files], np.int64)
+    return image_half(images, labels, names, place, str(folder / half))
 
 
 def _classes(config: DataConfig, folder: Path) -> tuple[str, ...]:

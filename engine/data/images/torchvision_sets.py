@@ -21,17 +21,16 @@ from PIL import Image
 
 from algorithms.nets.vision import torchvision
 from engine.data.config import DataConfig
+from engine.data.half import Half, HalfName, fixed_order, image_half
 from engine.data.images.decode import Unreadable, rescaled, stack
-from engine.data.split import Half, Split, fixed_order, numbered
 from engine.errors import DataError, nearest
 
 
-def read(config: DataConfig, half: Half, limit: int | None) -> Split:
+def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     """The first `limit` rows of a data set.
 
     Sets that keep arrays (`data`, and `targets` or `labels`) are taken as they are. Others are read image by image,
-    in a fixed shuffled order since most are sorted by class. A set without class names has the numbers up to the
-    largest label read.
+    in a fixed shuffled order since most are sorted by class.
     """
     dataset = _opened(config, half)
     if isinstance(getattr(dataset, "data", None), np.ndarray | torch.Tensor):
@@ -40,17 +39,16 @@ def read(config: DataConfig, half: Half, limit: int | None) -> Split:
     else:
         images, labels = _one_by_one(config, dataset, limit)
     names = getattr(dataset, "classes", None)
-    if names is None and half == "train":
-        names = numbered(labels)
-    return Split(
-        images=images,
-        labels=labels[: len(images)],
-        class_names=None if names is None else tuple(map(str, names)),
-        place=lambda row: f"{config.place} {half} row {row}",
+    return image_half(
+        images,
+        labels,
+        None if names is None else tuple(map(str, names)),
+        lambda row: f"{config.place} {half} row {row}",
+        f"{config.place} {half}",
     )
 
 
-def _opened(config: DataConfig, half: Half) -> Any:
+def _opened(config: DataConfig, half: HalfName) -> Any:
     name, _, part = config.place.partition(":")
     maker = _maker(config, name)
     options = _options(config, maker, half, part)
@@ -95,7 +93,7 @@ def _maker(config: DataConfig, name: str) -> Any:
     return maker
 
 
-def _options(config: DataConfig, maker: Any, half: Half, part: str) -> dict[str, Any]:
+def _options(config: DataConfig, maker: Any, half: HalfName, part: str) -> dict[str, Any]:
     """What tells a data set's class which half is wanted."""
     if maker is torchvision().datasets.EMNIST:
         if part not in maker.splits:

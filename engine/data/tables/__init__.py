@@ -1,0 +1,1 @@
+"""Sources of tables: columns of images, signals, words and numbers."""
