@@ -68,7 +68,7 @@ def sent(federation: Federation) -> Rounds:
     casting = replace(federation.casting, method="benchmarks.idle:Idle", config=Idle.Config())
     hosts = Placement("pooled", os.cpu_count() or 1, cpus=0.5, gpus=0.0, reason="one for each core")
     runner = RayRunner(casting, federation.shards, hosts)
-    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(10))
+    unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(10)})
     return Rounds(casting, Schedule(10**6, ASKED, 10**6), runner, lambda _: unseen, [])
 
 
@@ -77,7 +77,7 @@ def measure(clients: int) -> list[Figure]:
     data, name = data_set(clients), f"growth, {clients:,} clients"
     with (
         tempfile.TemporaryDirectory() as place,
-        attach_or_start(None, log=Path(place) / "ray.log", data_bytes=data.train_images.nbytes),
+        attach_or_start(None, log=Path(place) / "ray.log", data_bytes=data.train["image"].nbytes),
     ):
         ready = repeated(
             f"{name}: ready", "s", lambda: seconds_of(lambda: dealt(clients, data, Path(place))), 3, goal=5
