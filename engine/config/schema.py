@@ -18,7 +18,7 @@ from algorithms.core.training import Work
 from engine.config.method import MethodSection
 from engine.data import DataConfig
 from engine.errors import nearest
-from engine.partition import PartitionConfig
+from engine.partition import PartitionConfig, ShiftConfig
 
 
 class Section(BaseModel):
@@ -268,6 +268,9 @@ class RunConfig(Section):
     method: MethodSection = Field(description="name of a method, and the fields of its Config")
     data: DataConfig = Field(description="which images to learn from")
     partition: PartitionConfig = Field(description="how the training images are dealt to clients")
+    shift: ShiftConfig = Field(
+        default_factory=ShiftConfig, description="how clients' examples differ beyond what they were dealt"
+    )
     clients: ClientsConfig = Field(description="what clients are, and what each does in a round")
     rounds: int = Field(ge=1, description="number of rounds")
     seed: int = Field(default=0, ge=0, description="from which every random number of the run follows")

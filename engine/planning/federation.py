@@ -14,25 +14,28 @@ from algorithms.core.seeds import Seed
 from algorithms.core.task import Shard
 from engine.config import RunConfig
 from engine.data import DataSet, load
-from engine.partition import Partition, divide
+from engine.partition import Partition, divide, divide_tests, shifted
 from engine.planning.evaluation import evaluate
 from engine.records import Evaluation
 
 
-def _own_tests(dataset: DataSet, partition: Partition, seed: Seed) -> ShardArrays:
-    """The test set dealt to clients class by class, in proportion to what each holds of the class for training."""
-    counts = partition.counts(dataset.train_labels, dataset.task.classes)
-    dealt: list[list[np.ndarray]] = [[] for _ in range(len(counts))]
-    draw = seed.at(phase="tests").numpy("order")
-    for label in range(dataset.task.classes):
-        rows = draw.permutation(np.flatnonzero(dataset.test_labels == label))
-        held = np.cumsum(counts[:, label])
-        if held[-1]:
-            ends = np.rint(len(rows) * held / held[-1]).astype(np.int64)
-            for client, part in enumerate(np.split(rows, ends[:-1])):
-                dealt[client].append(part)
-    own = [np.sort(np.concatenate(parts)) for parts in dealt]
-    return ShardArrays.of(dataset.test_images, dataset.test_labels, own)
+def _own_tests(config: RunConfig, dataset: DataSet, partition: Partition) -> ShardArrays:
+    """The test set dealt to clients, each client's rows shifted as those it trains on."""
+    task, seed = dataset.task, Seed(config.seed)
+    rows = divide_tests(
+        partition, len(dataset.test_labels), dataset.train_labels, dataset.test_labels, task.classes, seed
+    )
+    columns = {"image": dataset.test_images, "label": dataset.test_labels}
+    held = shifted(columns, rows, config.shift, seed, target="label", classes=task.classes, test=True)
+    return ShardArrays.of(held["image"], held["label"], rows)
+
+
+def _shifted(config: RunConfig, dataset: DataSet, partition: Partition) -> DataSet:
+    """The data set with its training half as clients have it."""
+    columns = {"image": dataset.train_images, "label": dataset.train_labels}
+    classes, seed = dataset.task.classes, Seed(config.seed)
+    held = shifted(columns, partition.rows, config.shift, seed, target="label", classes=classes)
+    return replace(dataset, train_images=held["image"], train_labels=held["label"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,7 @@ class Federation:
 
     Attributes:
         config: complete and resolved.
+        dataset: its training half is shifted as `config.shift` says; its test half is as it was read.
         casting: what a worker is told.
         shards: every client's examples, without copies.
     """
@@ -57,6 +61,7 @@ class Federation:
 
         Raises:
             DataError, PartitionError: what is wrong with the data, or with the way it is to be dealt.
+            ConfigError: shifts that such data cannot have.
         """
         return cls.of(config, load(config.data))
 
@@ -65,6 +70,7 @@ class Federation:
         """Deal out what was read already from `config.data`; see `gather`."""
         partition = divide(
             config.partition,
+            len(dataset.train_labels),
             dataset.train_labels,
             dataset.task.classes,
             dataset.columns,
@@ -82,10 +88,10 @@ class Federation:
             widths=config.clients.redrawn(),
             stack=config.clients.stack,
         )
+        tests = _own_tests(config, dataset, partition) if config.method.type.personal else None
+        dataset = _shifted(config, dataset, partition)
         shards = ShardArrays.of(dataset.train_images, dataset.train_labels, partition.rows)
-        if config.method.type.personal:
-            shards = replace(shards, tests=_own_tests(dataset, partition, Seed(config.seed)))
-        return cls(config, dataset, partition, casting, shards)
+        return cls(config, dataset, partition, casting, replace(shards, tests=tests))
 
     @property
     def public(self) -> Shard | None:
