@@ -1,6 +1,5 @@
 """Shifts by client: what changes in whose rows, by how much, and what is refused."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
