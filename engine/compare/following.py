@@ -60,11 +60,8 @@ def retell(run: StoredRun, watcher: MlflowWatcher) -> None:
         RunStart(
             folder=run.folder,
             config=run.config,
-            method=run.result["method"],
-            rounds=run.result["rounds"],
             class_names=run.class_names,
             label_counts=run.label_counts,
-            log=run.folder / "run.log",
             facts=run.facts,
         )
     )
