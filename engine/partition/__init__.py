@@ -5,6 +5,6 @@ from __future__ import annotations
 from engine.partition.config import PartitionConfig, ShiftConfig
 from engine.partition.divide import divide, divide_tests
 from engine.partition.partition import Partition, PartitionError
-from engine.partition.shift import shifted
+from engine.partition.shift import shift_columns
 
-__all__ = ["Partition", "PartitionConfig", "PartitionError", "ShiftConfig", "divide", "divide_tests", "shifted"]
+__all__ = ["Partition", "PartitionConfig", "PartitionError", "ShiftConfig", "divide", "divide_tests", "shift_columns"]

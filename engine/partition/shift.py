@@ -19,7 +19,7 @@ _BLOCK = 2**22
 """Values that are changed at a time: a few float copies of them are all that a shift needs besides its result."""
 
 
-def shifted(
+def shift_columns(
     columns: Mapping[str, np.ndarray],
     rows: Sequence[np.ndarray],
     config: ShiftConfig,
@@ -29,7 +29,7 @@ def shifted(
     classes: int = 0,
     test: bool = False,
 ) -> Mapping[str, np.ndarray]:
-    """The columns with each client's rows shifted; columns that no shift concerns are handed back as they are.
+    """Shift each client's rows in copies of the columns; columns that no shift concerns are handed back as they are.
 
     The given arrays are not written to. Images are turned, then coloured, then made noisy.
 
@@ -53,11 +53,11 @@ def shifted(
     _refuse(config, rows, bool(images), bool(numbers), target, classes)
     changed = {}
     if config.rotation or config.colour or config.noise:
-        changed.update({name: _shifted_images(columns[name], rows, config, seed, f"{name}:{test}") for name in images})
+        changed.update({name: _shift_images(columns[name], rows, config, seed, f"{name}:{test}") for name in images})
     if config.noise:
-        changed.update({name: _noisy_numbers(columns[name], rows, config, seed, f"{name}:{test}") for name in numbers})
+        changed.update({name: _add_noise(columns[name], rows, config, seed, f"{name}:{test}") for name in numbers})
     if config.labels and target is not None and not test:
-        changed[target] = _wrong_labels(columns[target], rows, config.labels, classes, seed)
+        changed[target] = _flip_labels(columns[target], rows, config.labels, classes, seed)
     return {**columns, **changed}
 
 
@@ -94,12 +94,12 @@ def _pointless(config: ShiftConfig, name: str, reason: str) -> Problem:
 
 
 def strength(largest: float, client: int, clients: int) -> float:
-    """`largest * (k + 1) / K`: it rises linearly over the clients, as the noise of Li et al. (2022, arXiv 2102.02079,
-    section 4.2: level sigma * i / N for party i, from 1), of which their code makes a standard deviation."""
+    """`largest * (k + 1) / K`: it rises linearly over the clients, as the noise of Li et al. (2022, arXiv 2102.02079:
+    level sigma * i / N for party i, from 1), which their code takes for a standard deviation."""
     return largest * (client + 1) / clients
 
 
-def gains(colour: float, client: int, channels: int, seed: Seed) -> np.ndarray:
+def channel_gains(colour: float, client: int, channels: int, seed: Seed) -> np.ndarray:
     """float32, (channels,): uniform in [1 - colour, 1 + colour].
 
     A gain for each channel is what another light does to an image (the diagonal model: Finlayson et al., 1994, JOSA A
@@ -109,11 +109,11 @@ def gains(colour: float, client: int, channels: int, seed: Seed) -> np.ndarray:
     return random.uniform(1 - colour, 1 + colour, channels).astype(np.float32)
 
 
-def turned(images: np.ndarray, degrees: float) -> np.ndarray:
-    """uint8 images (n, C, H, W) turned anticlockwise about their centre; black where nothing was.
+def rotate(images: np.ndarray, degrees: float) -> np.ndarray:
+    """Turn uint8 images (n, C, H, W) anticlockwise about their centre; black where nothing was.
 
     Square images are turned by right angles exactly, as for the rotated MNIST of Ghosh et al. (2020, IFCA, arXiv
-    2006.04088, section 6.2); otherwise pixels are interpolated between their four neighbours.
+    2006.04088, experiments); otherwise pixels are interpolated between their four neighbours.
     """
     height, width = images.shape[2:]
     quarters, rest = divmod(degrees % 360, 90)
@@ -142,17 +142,17 @@ def _sources(height: int, width: int, degrees: float) -> tuple[np.ndarray, np.nd
     return centre_down + sine * right + cosine * down, centre_right + cosine * right - sine * down
 
 
-def _shifted_images(
+def _shift_images(
     images: np.ndarray, rows: Sequence[np.ndarray], config: ShiftConfig, seed: Seed, purpose: str
 ) -> np.ndarray:
     result = images.copy()
     for client, own in enumerate(rows):
         degrees = client * config.rotation
-        tint = gains(config.colour, client, images.shape[1], seed)[:, None, None]
+        tint = channel_gains(config.colour, client, images.shape[1], seed)[:, None, None]
         deviation = np.float32(255 * strength(config.noise, client, len(rows)))
         random = seed.at(phase="shift", client=client).numpy(purpose)
         for some in _blocks(own, images):
-            block = turned(images[some], degrees)
+            block = rotate(images[some], degrees)
             if config.colour or config.noise:
                 noise = random.standard_normal(block.shape, np.float32) if config.noise else np.float32(0)
                 block = _pixels(block * tint + deviation * noise)
@@ -160,7 +160,7 @@ def _shifted_images(
     return result
 
 
-def _noisy_numbers(
+def _add_noise(
     numbers: np.ndarray, rows: Sequence[np.ndarray], config: ShiftConfig, seed: Seed, purpose: str
 ) -> np.ndarray:
     """Noise in standard deviations, over all rows, of a column (N,), of each feature (N, D) or channel (N, C, ...)."""
@@ -175,9 +175,9 @@ def _noisy_numbers(
     return result
 
 
-def _wrong_labels(labels: np.ndarray, rows: Sequence[np.ndarray], share: float, classes: int, seed: Seed) -> np.ndarray:
-    """Symmetric label noise: of each client's n_k labels, `strength * n_k` (to the nearest whole number) are replaced
-    by another class, each as likely (Han et al., 2018, Co-teaching, arXiv 1804.06872, section 4; noise that differs by
+def _flip_labels(labels: np.ndarray, rows: Sequence[np.ndarray], share: float, classes: int, seed: Seed) -> np.ndarray:
+    """Make symmetric label noise: of each client's n_k labels, `strength * n_k` (to the nearest whole number) are replaced
+    by another class, each as likely (Han et al., 2018, Co-teaching, arXiv 1804.06872; noise that differs by
     client: Xu et al., 2022, FedCorr, arXiv 2204.04677)."""
     result = labels.copy()
     for client, own in enumerate(rows):

@@ -14,7 +14,7 @@ from algorithms.core.seeds import Seed
 from algorithms.core.task import Shard
 from engine.config import RunConfig
 from engine.data import DataSet, load
-from engine.partition import Partition, divide, divide_tests, shifted
+from engine.partition import Partition, divide, divide_tests, shift_columns
 from engine.planning.evaluation import evaluate
 from engine.records import Evaluation
 
@@ -26,15 +26,15 @@ def _own_tests(config: RunConfig, dataset: DataSet, partition: Partition) -> Sha
         partition, len(dataset.test_labels), dataset.train_labels, dataset.test_labels, task.classes, seed
     )
     columns = {"image": dataset.test_images, "label": dataset.test_labels}
-    held = shifted(columns, rows, config.shift, seed, target="label", classes=task.classes, test=True)
+    held = shift_columns(columns, rows, config.shift, seed, target="label", classes=task.classes, test=True)
     return ShardArrays.of(held["image"], held["label"], rows)
 
 
-def _shifted(config: RunConfig, dataset: DataSet, partition: Partition) -> DataSet:
+def _shift_training(config: RunConfig, dataset: DataSet, partition: Partition) -> DataSet:
     """The data set with its training half as clients have it."""
     columns = {"image": dataset.train_images, "label": dataset.train_labels}
     classes, seed = dataset.task.classes, Seed(config.seed)
-    held = shifted(columns, partition.rows, config.shift, seed, target="label", classes=classes)
+    held = shift_columns(columns, partition.rows, config.shift, seed, target="label", classes=classes)
     return replace(dataset, train_images=held["image"], train_labels=held["label"])
 
 
@@ -89,7 +89,7 @@ class Federation:
             stack=config.clients.stack,
         )
         tests = _own_tests(config, dataset, partition) if config.method.type.personal else None
-        dataset = _shifted(config, dataset, partition)
+        dataset = _shift_training(config, dataset, partition)
         shards = ShardArrays.of(dataset.train_images, dataset.train_labels, partition.rows)
         return cls(config, dataset, partition, casting, replace(shards, tests=tests))
 

@@ -10,8 +10,8 @@ from algorithms.core.seeds import Seed
 from engine.config.loading import resolve
 from engine.data import load
 from engine.errors import ConfigError
-from engine.partition import ShiftConfig, shifted
-from engine.partition.shift import gains, turned
+from engine.partition import ShiftConfig, shift_columns
+from engine.partition.shift import channel_gains, rotate
 from engine.planning.federation import Federation
 
 ROWS = [np.array([0, 3, 4]), np.array([1, 2, 7]), np.array([5])]
@@ -38,7 +38,7 @@ def examples():
 
 def after(rows=ROWS, columns=None, seed=0, target="label", classes=4, test=False, **shift):
     columns = examples() if columns is None else columns
-    return shifted(columns, rows, ShiftConfig(**shift), Seed(seed), target=target, classes=classes, test=test)
+    return shift_columns(columns, rows, ShiftConfig(**shift), Seed(seed), target=target, classes=classes, test=test)
 
 
 def test_no_shift_hands_back_the_arrays_themselves():
@@ -98,14 +98,14 @@ def test_client_k_is_turned_k_times_and_by_right_angles_exactly():
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3, 4, 5])
 def test_right_angles_are_numpys_own(quarters):
     images = pictures(height=6, width=6)
-    assert np.array_equal(turned(images, 90.0 * quarters), np.rot90(images, quarters, axes=(2, 3)))
+    assert np.array_equal(rotate(images, 90.0 * quarters), np.rot90(images, quarters, axes=(2, 3)))
 
 
 @pytest.mark.parametrize("side", [4, 5])
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 def test_interpolation_meets_right_angles_where_the_angle_comes_close_to_them(side, quarters):
     images = pictures(height=side, width=side)
-    near = turned(images, 90.0 * quarters + 1e-6)
+    near = rotate(images, 90.0 * quarters + 1e-6)
     assert np.array_equal(near, np.rot90(images, quarters, axes=(2, 3)))
 
 
@@ -114,15 +114,15 @@ def test_half_a_quarter_moves_the_arm_of_a_cross_into_the_corner_and_leaves_the_
     0.17 of the last pixel and 0.83 of the black outside are mixed."""
     image = np.zeros((1, 1, 5, 5), np.uint8)
     image[0, 0, 2, 2:] = 200
-    found = turned(image, 45.0)[0, 0]
+    found = rotate(image, 45.0)[0, 0]
     assert [found[2, 2], found[1, 3], found[0, 4]] == [200, 200, round(200 * (3 - 8**0.5))]
     assert found[3, 1] == found[3, 3] == found[1, 1] == 0
 
 
 def test_images_that_are_not_square_keep_their_shape():
     images = pictures(height=3, width=7)
-    assert turned(images, 90.0).shape == images.shape
-    assert np.array_equal(turned(images, 180.0), images[:, :, ::-1, ::-1])
+    assert rotate(images, 90.0).shape == images.shape
+    assert np.array_equal(rotate(images, 180.0), images[:, :, ::-1, ::-1])
 
 
 # Colour
@@ -132,7 +132,7 @@ def test_each_channel_is_multiplied_by_its_clients_gain():
     images = np.full((8, 3, 2, 2), 100, np.uint8)
     found = after(columns={"image": images}, target=None, colour=0.5)["image"]
     for client, rows in enumerate(ROWS):
-        expected = np.rint(100 * gains(0.5, client, 3, Seed(0)))
+        expected = np.rint(100 * channel_gains(0.5, client, 3, Seed(0)))
         assert (found[rows] == expected[:, None, None]).all()
         assert ((expected >= 50) & (expected <= 150)).all()
     assert len({tuple(found[rows[0], :, 0, 0]) for rows in ROWS}) == 3
@@ -141,7 +141,7 @@ def test_each_channel_is_multiplied_by_its_clients_gain():
 def test_brightness_ends_at_white():
     images = np.full((8, 3, 2, 2), 255, np.uint8)
     found = after(columns={"image": images}, target=None, colour=1.0)["image"]
-    expected = np.minimum(255, 255 * np.stack([gains(1.0, client, 3, Seed(0)) for client in range(3)]))
+    expected = np.minimum(255, 255 * np.stack([channel_gains(1.0, client, 3, Seed(0)) for client in range(3)]))
     assert np.abs(found[[0, 1, 5], :, 0, 0] - expected).max() <= 0.5
     assert (expected == 255).any()
 
@@ -280,13 +280,13 @@ def gathered(method="fedavg", **shift):
 
 
 def test_clients_hold_shifted_examples_and_the_test_set_stays_as_it_was():
-    plain, turned_ones = gathered(), gathered(rotation=90.0)
-    assert turned_ones.partition.fingerprint == plain.partition.fingerprint
-    assert turned_ones.dataset.fingerprint == plain.dataset.fingerprint
-    assert np.array_equal(turned_ones.dataset.test_images, plain.dataset.test_images)
+    plain, rotated = gathered(), gathered(rotation=90.0)
+    assert rotated.partition.fingerprint == plain.partition.fingerprint
+    assert rotated.dataset.fingerprint == plain.dataset.fingerprint
+    assert np.array_equal(rotated.dataset.test_images, plain.dataset.test_images)
     for client, rows in enumerate(plain.partition.rows):
         expected = np.rot90(plain.shards.images[rows], client, axes=(2, 3))
-        assert np.array_equal(turned_ones.shards.images[rows], expected)
+        assert np.array_equal(rotated.shards.images[rows], expected)
 
 
 def test_counts_by_class_are_of_the_labels_that_clients_hold():
@@ -298,11 +298,11 @@ def test_counts_by_class_are_of_the_labels_that_clients_hold():
 
 
 def test_clients_with_tests_of_their_own_meet_their_own_shift_there():
-    plain, turned_ones = gathered("fedbn"), gathered("fedbn", rotation=90.0, labels=1.0)
+    plain, rotated = gathered("fedbn"), gathered("fedbn", rotation=90.0, labels=1.0)
     for client in range(4):
-        before, now = plain.shards.test(client), turned_ones.shards.test(client)
+        before, now = plain.shards.test(client), rotated.shards.test(client)
         assert now.rows.tolist() == before.rows.tolist()
         assert now.own_labels.tolist() == before.own_labels.tolist()
         expected = np.rot90(before.images[before.rows].numpy(), client, axes=(2, 3))
         assert np.array_equal(now.images[now.rows].numpy(), expected)
-    assert np.array_equal(turned_ones.dataset.test_images, plain.dataset.test_images)
+    assert np.array_equal(rotated.dataset.test_images, plain.dataset.test_images)
