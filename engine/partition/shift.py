@@ -95,7 +95,7 @@ def _pointless(config: ShiftConfig, name: str, reason: str) -> Problem:
 
 def strength(largest: float, client: int, clients: int) -> float:
     """`largest * (k + 1) / K`: it rises linearly over the clients, as the noise of Li et al. (2022, arXiv 2102.02079:
-    level sigma * i / N for party i, from 1), which their code takes for a standard deviation."""
+    level sigma * i / N for party i, from 1), here as a standard deviation."""
     return largest * (client + 1) / clients
 
 
@@ -176,9 +176,11 @@ def _add_noise(
 
 
 def _flip_labels(labels: np.ndarray, rows: Sequence[np.ndarray], share: float, classes: int, seed: Seed) -> np.ndarray:
-    """Make symmetric label noise: of each client's n_k labels, `strength * n_k` (to the nearest whole number) are replaced
-    by another class, each as likely (Han et al., 2018, Co-teaching, arXiv 1804.06872; noise that differs by
-    client: Xu et al., 2022, FedCorr, arXiv 2204.04677)."""
+    """Replace `strength * n_k` of each client's labels, to the nearest whole number, by other classes, each as likely.
+
+    Symmetric label noise as in Han et al. (2018, Co-teaching, arXiv 1804.06872), of a level that differs by client as
+    in Xu et al. (2022, FedCorr, arXiv 2204.04677).
+    """
     result = labels.copy()
     for client, own in enumerate(rows):
         random = seed.at(phase="shift", client=client).numpy("labels")
