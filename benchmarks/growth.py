@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from actors.clock import PhaseClock
 from actors.hosts.placement import Placement
 from actors.hosts.ray import RayRunner
 from actors.process import peak_rss_mb
@@ -33,9 +34,10 @@ from engine.planning.checking import check
 from engine.planning.federation import Federation
 from engine.planning.report import plan
 from engine.records import Evaluation
-from engine.run.launch import this_machine
+from engine.run.context import RunContext
+from engine.run.hosting import this_machine
 from engine.run.rounds import Rounds, Schedule
-from engine.run.simulation import run_start
+from engine.store.folder import RunFolder
 
 POPULATIONS = (100, 1_000, 10_000, 100_000)
 ASKED = 100
@@ -59,7 +61,7 @@ def dealt(clients: int, data: DataSet, folder: Path) -> Federation:
     check(federation)
     plan(federation, (this_machine(),), psutil.virtual_memory().available)
     federation.partition.save(folder / "partition.parquet", data.fingerprint)
-    run_start(federation, folder, {}, "fedavg-digits")
+    RunContext(federation, RunFolder(folder), "fedavg-digits", PhaseClock("start")).start()
     return federation
 
 

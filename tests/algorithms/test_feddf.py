@@ -1,6 +1,6 @@
 """FedDF: averages of answers, unlabelled images from three places, one student for each architecture."""
 
-from __future__ import annotations
+import dataclasses
 
 import pytest
 import torch
@@ -156,7 +156,7 @@ def test_the_servers_own_images_are_normalised_like_the_clients_data():
 def test_labels_of_the_servers_own_images_change_nothing_where_clients_count_alike():
     plain, mixed_up = federation_with_public_images(), federation_with_public_images()
     public = mixed_up.method.kit.public
-    mixed_up.method.kit.public = replace(
+    mixed_up.method.kit.public = dataclasses.replace(
         public, columns={"image": public.columns["image"], "label": public.columns["label"].flip(0)}
     )
     models = [federation.play(0).state.model for federation in (plain, mixed_up)]

@@ -46,12 +46,9 @@ def start_of(folder: Path, clients: int = 2, class_names: tuple[str, ...] = ("ca
     return RunStart(
         folder=folder,
         config={"method": {"name": "fedavg"}, "rounds": 3, "seed": 7},
-        method="fedavg",
-        rounds=3,
         class_names=class_names,
         label_counts=counts.astype(np.int64),
         headline=ACCURACY,
-        log=folder / "ray.log",
         facts={"runner": "inline", "placement": "in this process"},
         preset="fedavg-digits",
     )
