@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -66,11 +67,6 @@ class Listener:
 UNHEARD = Listener()
 
 
-def distil_inline(job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
-    """A distillation in this process."""
-    return distil_here(job, listener.done)
-
-
 class MemoryLostError(RuntimeError):
     """What clients kept was lost with the machine that held it. A run can go on from its last checkpoint.
 
@@ -100,8 +96,16 @@ class Runner(Protocol):
         """
         ...
 
-    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
-        """Perform a distillation job."""
+    def distil(self, job: Distillation, listener: Listener = UNHEARD, storage: Path | None = None) -> dict[str, Tensor]:
+        """Perform a distillation job: the one way to do it, wherever it is done.
+
+        Args:
+            storage: a folder in which a runner may keep checkpoints of the job, and finds those of an unfinished run
+                of this very job; where None, nothing is kept.
+
+        Returns:
+            The student's state dict after the last step, on the CPU.
+        """
         ...
 
     def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
@@ -156,8 +160,8 @@ class InlineRunner:
             self._memories[head.told.client] = unpack_memory(kept, private=False)
         return unpack_outcome(head)
 
-    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
-        return distil_inline(job, listener)
+    def distil(self, job: Distillation, listener: Listener = UNHEARD, storage: Path | None = None) -> dict[str, Tensor]:
+        return distil_here(job, listener.done)
 
     def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
         return {c: m for c, m in self._memories.items() if clients is None or c in clients}

@@ -42,11 +42,17 @@ def tiny_images(images: int = IMAGES, seed: int = 7) -> tuple[np.ndarray, np.nda
     return pixels, labels
 
 
+def tiny_columns() -> dict[str, np.ndarray]:
+    """The tiny images and their labels as the columns of a data set."""
+    pixels, labels = tiny_images()
+    return {"image": pixels, "label": labels}
+
+
 def tiny_shards(clients: int = 6, images: int = IMAGES, seed: int = 7) -> ShardArrays:
     """The tiny images dealt out in turn, so that clients hold 120 / clients images each, of all classes."""
     pixels, labels = tiny_images(images, seed)
     order = np.random.default_rng(seed + 1).permutation(images)
-    return ShardArrays.of(pixels, labels, [np.sort(order[k::clients]) for k in range(clients)])
+    return ShardArrays.of({"image": pixels, "label": labels}, [np.sort(order[k::clients]) for k in range(clients)])
 
 
 def tiny_casting(

@@ -19,7 +19,7 @@ from engine.config.method import MethodSection
 from engine.config.task import TaskSection
 from engine.data import DataConfig
 from engine.errors import nearest
-from engine.partition import PartitionConfig
+from engine.partition import PartitionConfig, ShiftConfig
 
 
 class Section(BaseModel):
@@ -270,6 +270,9 @@ class RunConfig(Section):
     data: DataConfig = Field(description="which examples to learn from")
     task: TaskSection = Field(default=None, description="what is learnt from them; null: what fits their columns")
     partition: PartitionConfig = Field(description="how the training examples are dealt to clients")
+    shift: ShiftConfig = Field(
+        default_factory=ShiftConfig, description="how clients' examples differ beyond what they were dealt"
+    )
     clients: ClientsConfig = Field(description="what clients are, and what each does in a round")
     rounds: int = Field(ge=1, description="number of rounds")
     seed: int = Field(default=0, ge=0, description="from which every random number of the run follows")

@@ -28,9 +28,6 @@ from engine.store.sealed import is_whole, seal, stem_of, unseal
 
 log = logging.getLogger(__name__)
 
-Distil = Callable[[Distillation, Listener, Path], dict[str, Tensor]]
-"""Performs a distillation; it may keep checkpoints in a folder, and finds there those of an unfinished one."""
-
 
 def worth_keeping(seconds: float, bytes: int) -> bool:
     """Whether to write down what took so long: writing it takes a few per cent of the time that it may save."""
@@ -44,17 +41,14 @@ class Journal:
         self,
         runner: Runner,
         folder: Path,
-        distil: Distil | None = None,
         worth: Callable[[float, int], bool] = worth_keeping,
     ) -> None:
         """
         Args:
             folder: of the run's checkpoints; each round has a folder of its own there.
-            distil: performs distillations in the runner's place.
             worth: whether something that took so many seconds and has so many bytes is written down.
         """
         self._runner, self._folder, self._worth = runner, folder, worth
-        self._distil: Distil = distil or (lambda job, listener, _: runner.distil(job, listener))
         self._round = folder
         self._found: dict[str, Path] = {}
         self._finished: Counter[str] = Counter()
@@ -138,14 +132,17 @@ class Journal:
             self._runner.remember(client, memory)
         return outcome
 
-    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
+    def distil(self, job: Distillation, listener: Listener = UNHEARD, storage: Path | None = None) -> dict[str, Tensor]:
+        """A job done, or read where it was written down; unless told otherwise, its checkpoints lie with its round."""
         name = self._name("student")
         self._finished["student"] += 1
         path = self._whole(name)
         if path is not None:
             return _values(*unseal(path))
         begun = time.perf_counter()
-        student = self._distil(job, listener, self._round / name)
+        storage = storage or self._round / name
+        student = self._runner.distil(job, listener, storage)
+        shutil.rmtree(storage, ignore_errors=True)
         if self._worth(time.perf_counter() - begun, sum(t.nbytes for t in student.values())):
             tensors, tree = flatten(student)
             seal(self._round, name, tree, tensors)

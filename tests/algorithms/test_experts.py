@@ -184,7 +184,7 @@ class RandomImages:
     def latents(self, index: int) -> dict[str, torch.Tensor]:
         return {"images": torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(index))}
 
-    def images(self, latents):
+    def inputs(self, latents):
         return latents["images"], torch.full((16,), -1)
 
 

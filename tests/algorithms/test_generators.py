@@ -129,7 +129,7 @@ def test_over_many_batches_more_generators_than_images_all_have_their_turn():
 
 def test_images_come_with_the_labels_of_their_makers_mapped_to_inputs():
     source = mixture((1.0, 3.0), batch=8)
-    images, labels = source.images(source.latents(0))
+    images, labels = source.inputs(source.latents(0))
     assert labels.tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
     assert images.flatten().tolist() == [-float(label) for label in labels]
 

@@ -258,7 +258,7 @@ def uneven_shards(*sizes: int) -> ShardArrays:
     """Client k holds `sizes[k]` examples, all of class k modulo 3 but for the last client, who holds all classes."""
     pixels, labels = tiny_images()
     rows = [np.flatnonzero(labels == k % CLASSES)[:size] for k, size in enumerate(sizes[:-1])]
-    return ShardArrays.of(pixels, labels, [*rows, np.arange(90, 90 + sizes[-1])])
+    return ShardArrays.of({"image": pixels, "label": labels}, [*rows, np.arange(90, 90 + sizes[-1])])
 
 
 @pytest.mark.parametrize("recipe", ["dcgan", "conditional dcgan", "pca", "mixed", "features", "an expert per client"])
@@ -390,7 +390,7 @@ def test_the_student_comes_to_agree_with_its_teacher(monkeypatch):
     def gap(state) -> float:
         student = copy.deepcopy(job.student)
         student.load_state_dict(state)
-        return float((student.eval()(batch.images).softmax(1) - batch.logits.softmax(1)).detach().abs().mean())
+        return float((student.eval()(batch.inputs).softmax(1) - batch.logits.softmax(1)).detach().abs().mean())
 
     assert gap(distil_here(job)) < 0.5 * gap(job.student.state_dict())
 
@@ -417,7 +417,7 @@ def test_pictures_are_drawn_client_by_client_and_features_have_none():
     run = played(rounds=2)
     sources = run.method.sources(run.state)
     assert list(sources) == [0, 1, 2]
-    images, labels = sources[1].images(sources[1].latents(0))
+    images, labels = sources[1].inputs(sources[1].latents(0))
     assert images.shape == (16, 1, 8, 8)
     assert set(labels.tolist()) <= {0, 1, 2}
     features = played(rounds=2, **RECIPES["features"])

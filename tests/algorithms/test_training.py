@@ -19,7 +19,7 @@ TASK = ImageTask(names=("a", "b"), shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
 
 def shard(count):
     images = torch.arange(count * 4).to(torch.uint8).reshape(count, 1, 2, 2)
-    return Shard(images=images, labels=torch.arange(count) % 2, rows=torch.arange(count))
+    return Shard({"image": images, "label": torch.arange(count) % 2}, rows=torch.arange(count))
 
 
 def linear():
@@ -69,11 +69,8 @@ def test_steps_go_on_where_the_last_round_ended():
 
 def test_one_step_is_gradient_descent_on_cross_entropy():
     """Zero weights give p = 1/2 for both classes, so d loss / d logit_c = mean over the batch of (1/2 - [y = c])."""
-    data = Shard(
-        images=torch.tensor([[255, 0, 0, 0], [0, 255, 0, 0]], dtype=torch.uint8).reshape(2, 1, 2, 2),
-        labels=torch.tensor([0, 1]),
-        rows=torch.arange(2),
-    )
+    images = torch.tensor([[255, 0, 0, 0], [0, 255, 0, 0]], dtype=torch.uint8).reshape(2, 1, 2, 2)
+    data = Shard({"image": images, "label": torch.tensor([0, 1])}, rows=torch.arange(2))
     net = linear()
     done = fit(net, TASK, data, work(lr=0.5), SEED)
     expected = -0.5 * torch.tensor([[-0.5, 0.5, 0, 0], [0.5, -0.5, 0, 0]]) / 2

@@ -109,7 +109,7 @@ def test_a_personal_method_is_evaluated_client_by_client_and_weighted_by_example
     rounds.play()
     sizes = [len(federation.shards.test(k)) for k in range(4)]
     expected = sum(k / 10 * n for k, n in enumerate(sizes)) / sum(sizes)
-    assert rounds.stages[GLOBAL].accuracy == pytest.approx(expected)
+    assert rounds.stages[GLOBAL].headline == pytest.approx(expected)
     assert not [entry for entry in ledger.entries if entry.phase == "evaluate_own"]
 
 
@@ -179,16 +179,20 @@ def test_the_server_owns_the_public_rows_and_no_client_holds_one():
     federation = gathered(FEDDF, data={"public": 0.1})
     kit = played(federation, rounds=1).method.kit
     assert len(kit.public) == round(0.1 * 1297)
-    dealt = {image.tobytes() for k in range(4) for image in federation.shards.images[federation.shards(k).rows.numpy()]}
+    dealt = {
+        image.tobytes()
+        for k in range(4)
+        for image in federation.shards.columns["image"][federation.shards(k).rows.numpy()]
+    }
     whole = gathered().shards
-    assert dealt.isdisjoint(image.tobytes() for image in kit.public.images.numpy())
+    assert dealt.isdisjoint(image.tobytes() for image in kit.public.columns["image"].numpy())
     assert len(federation.shards.rows) == len(whole.rows) - len(kit.public)
 
 
 def test_a_method_that_does_not_ask_for_labels_gets_none():
     alike, by_accuracy = (gathered({**FEDDF, "teachers": t}, data={"public": 0.1}) for t in ("alike", "accuracy"))
-    assert set(alike.public.labels.tolist()) == {-1}
-    assert by_accuracy.public.labels.tolist() == by_accuracy.dataset.public.labels.tolist()
+    assert set(alike.public.columns["label"].tolist()) == {-1}
+    assert by_accuracy.public.columns["label"].tolist() == by_accuracy.dataset.public["label"].tolist()
     assert gathered().public is None
 
 

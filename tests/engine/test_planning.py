@@ -137,7 +137,7 @@ def test_more_generators_than_memory_allows_are_refused_with_the_number_that_fit
     federation = gathered(method={"name": "mosaic", "warmup": 2, "gan_width": 512, "inversion": 0.0})
     check(federation, 16 * GIB)
     (each,) = {h.bytes for h in holdings_of(federation) if h.name == "generators"}
-    base = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + federation.dataset.test_images.nbytes
+    base = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + federation.dataset.test["image"].nbytes
     experts = 10 * 4 * 4 * PARAMETERS
     for room, fitting in (3 * each, 3), (3 * each - 1, 2):
         reason = refused(federation, base + experts + room)["partition.clients"]
@@ -295,8 +295,8 @@ def test_batches_that_do_not_fit_into_this_process_are_refused_with_the_size_tha
 
 def test_data_that_the_driver_cannot_hold_are_refused_with_the_number_of_images_that_fit():
     federation = gathered()
-    needed = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + federation.dataset.test_images.nbytes
-    rows = len(federation.shards.images)
+    needed = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + federation.dataset.test["image"].nbytes
+    rows = len(federation.shards.columns["image"])
     each = federation.shards.nbytes / rows
     reason = refused(federation, int(needed - 10.5 * each))["data.limit"]
     assert reason.endswith(f": {rows - 11} images would fit")
