@@ -81,6 +81,12 @@ class Classification(Task):
         return sums["confusion"] if sums else torch.zeros(self.classes, self.classes, dtype=torch.int64)
 
 
+def has_label(columns: Columns, roles: Roles) -> bool:
+    """Whether some column says the classes: one that `roles` names, or any of classes."""
+    ignored = roles.get("ignore", ())
+    return LABEL in roles or any(c.content == "class" and name not in ignored for name, c in columns.items())
+
+
 def classes_of(train: Columns, test: Columns, roles: Roles) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Class names, and the classes of training and test rows, int64 (N,), of the column that plays `label`.
 
