@@ -7,6 +7,7 @@ narrows the inputs' channels or the outputs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch import nn
 
@@ -14,6 +15,9 @@ from algorithms.nets.classifier import Classifier
 from algorithms.nets.forms import Images, Signals
 from algorithms.nets.pooling import MaxPool
 from algorithms.nets.width import narrowed
+
+Norm = Callable[[int], nn.Module]
+"""Number of channels -> their normalisation."""
 
 
 def mlp(form: Images | Signals, outputs: int, width: float) -> Classifier:
@@ -24,27 +28,27 @@ def mlp(form: Images | Signals, outputs: int, width: float) -> Classifier:
     )
 
 
-def small_cnn(form: Images, outputs: int, width: float) -> Classifier:
-    """Three 3x3 convolutions of 8, 16 and 32 channels with batch normalisation, the last two after 2x2 max pooling.
+def small_cnn(form: Images, outputs: int, width: float, norm: Norm = nn.BatchNorm2d) -> Classifier:
+    """Three 3x3 convolutions of 8, 16 and 32 channels with normalisation, the last two after 2x2 max pooling.
 
     The last maps are averaged down to 2x2, so there are 4 * 32 features for images of any size from 4x4.
     """
     first, second, third = (narrowed(channels, width) for channels in (8, 16, 32))
     body = nn.Sequential(
-        *_normalised(form.shape[0], first),
+        *_normalised(form.shape[0], first, norm),
         MaxPool(),
-        *_normalised(first, second),
+        *_normalised(first, second, norm),
         MaxPool(),
-        *_normalised(second, third),
+        *_normalised(second, third, norm),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
     )
     return Classifier(body, nn.Linear(4 * third, outputs))
 
 
-def _normalised(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """A 3x3 convolution, whose bias the batch normalisation after it would take away."""
-    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+def _normalised(inputs: int, outputs: int, norm: Norm) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """A 3x3 convolution, whose bias the normalisation after it would take away."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), norm(outputs), nn.ReLU()
 
 
 def cnn2(form: Images, outputs: int, width: float) -> Classifier:

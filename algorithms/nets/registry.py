@@ -15,8 +15,13 @@ from torch import Tensor, nn
 from algorithms.nets.classifiers import cnn2, mlp, small_cnn
 from algorithms.nets.errors import NetworkError
 from algorithms.nets.forms import Form, Images, Modalities, Sequences, Signals, Tables, Texts
+from algorithms.nets.modalities import two_branch
 from algorithms.nets.resnet import RESNET8, RESNET18, RESNET34, RESNET50, resnet
+from algorithms.nets.sequences import decoder, lstm_lm
+from algorithms.nets.signals import cnn1d, resnet1d
 from algorithms.nets.split import answer, reason, split
+from algorithms.nets.tables import flat_linear, table_linear, table_mlp
+from algorithms.nets.texts import fasttext, gru, lstm, textcnn, transformer
 from algorithms.nets.vision import vision_net
 
 Maker = Callable[[Any, int, float], nn.Module]
@@ -46,7 +51,15 @@ def _residual(layout: Any) -> Mapping[type, Maker]:
 
 
 _NETS: dict[str, _Network] = {
-    "mlp": _Network("Perceptron with one hidden layer of 64 units.", {Images: mlp, Signals: mlp}),
+    "mlp": _Network(
+        "Perceptron with one hidden layer of 64 units; of tables, categories are embedded.",
+        {Images: mlp, Signals: mlp, Tables: table_mlp},
+    ),
+    "linear": _Network(
+        "Linear model; of tables, with one weight for each value of a category.",
+        {Images: flat_linear, Signals: flat_linear, Tables: table_linear},
+        narrows=False,
+    ),
     "small_cnn": _Network(
         "Three 3x3 convolutions of 8, 16 and 32 channels with batch normalisation.", {Images: small_cnn}
     ),
@@ -57,6 +70,30 @@ _NETS: dict[str, _Network] = {
     "resnet18": _Network(f"ResNet-18 {_SMALL}", _residual(RESNET18)),
     "resnet34": _Network(f"ResNet-34 {_SMALL}", _residual(RESNET34)),
     "resnet50": _Network(f"ResNet-50 {_SMALL}", _residual(RESNET50)),
+    "cnn1d": _Network(
+        "Three convolutions over time of 16, 32 and 64 channels with batch normalisation.", {Signals: cnn1d}
+    ),
+    "resnet1d": _Network(
+        "Residual network of 8 layers over time: three stages of 16, 32 and 64 channels.", {Signals: resnet1d}
+    ),
+    "fasttext": _Network("Mean of the embeddings of a text's tokens, 64 entries each.", {Texts: fasttext}),
+    "textcnn": _Network("Convolutions over 3, 4 and 5 tokens, 32 filters each, and their maxima.", {Texts: textcnn}),
+    "lstm": _Network("LSTM of 64 units over a text's tokens, and the mean over them.", {Texts: lstm}, narrows=False),
+    "gru": _Network("GRU of 64 units over a text's tokens, and the mean over them.", {Texts: gru}, narrows=False),
+    "transformer": _Network(
+        "Transformer encoder of two blocks, 4 heads and 64 entries.", {Texts: transformer}, narrows=False
+    ),
+    "lstm_lm": _Network("LSTM of 128 units that answers after every token.", {Sequences: lstm_lm}, narrows=False),
+    "decoder": _Network(
+        "Transformer decoder of two blocks, 4 heads and 64 entries, that answers after every token.",
+        {Sequences: decoder},
+        narrows=False,
+    ),
+    "two_branch": _Network(
+        "A small network for each modality, as many as there are, and one linear head.",
+        {Modalities: two_branch},
+        narrows=False,
+    ),
 }
 
 PATTERNS = {

@@ -18,14 +18,11 @@ from algorithms.nets.width import narrowed
 
 
 class Block(nn.Module):
-    """ReLU(residual(x) + shortcut(x)): (B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
+    """ReLU(residual(x) + shortcut(x)): both make the same shape of maps (B, channels, H, W) or (B, channels, T)."""
 
-    def __init__(self, residual: nn.Sequential, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, residual: nn.Sequential, shortcut: nn.Sequential) -> None:
         super().__init__()
-        self.residual = residual
-        self.shortcut = nn.Sequential()
-        if stride > 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(*_convolution(inputs, outputs, 1, stride))
+        self.residual, self.shortcut = residual, shortcut
         self.relu = nn.ReLU()
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -37,10 +34,16 @@ def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> tuple
     return convolution, nn.BatchNorm2d(outputs)
 
 
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """The identity where the shape stays."""
+    whole = stride == 1 and inputs == outputs
+    return nn.Sequential(*([] if whole else _convolution(inputs, outputs, 1, stride)))
+
+
 def _basic(inputs: int, inner: int, outputs: int, stride: int) -> Block:
     """Two 3x3 convolutions."""
     residual = nn.Sequential(*_convolution(inputs, inner, 3, stride), nn.ReLU(), *_convolution(inner, outputs, 3))
-    return Block(residual, inputs, outputs, stride)
+    return Block(residual, _shortcut(inputs, outputs, stride))
 
 
 def _bottleneck(inputs: int, inner: int, outputs: int, stride: int) -> Block:
@@ -52,7 +55,7 @@ def _bottleneck(inputs: int, inner: int, outputs: int, stride: int) -> Block:
         nn.ReLU(),
         *_convolution(inner, outputs, 1),
     )
-    return Block(residual, inputs, outputs, stride)
+    return Block(residual, _shortcut(inputs, outputs, stride))
 
 
 @dataclass(frozen=True)
