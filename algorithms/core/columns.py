@@ -108,8 +108,8 @@ def only_column(columns: Columns, roles: Roles, role: str, contents: tuple[Conte
 
 
 def inputs_of(columns: Columns, roles: Roles) -> dict[str, tuple[str, ...]]:
-    """The columns of each input, by its name: those of `roles` where it names any, otherwise each image, signal and text
-    column by itself; numbers and categories are the input where there is none."""
+    """The columns of each input, by its name: those of `roles` where it names any, otherwise each image, signal and
+    text column by itself; where there is none, numbers and categories are the input."""
     named = {role: names for role, names in roles.items() if role not in NO_INPUTS}
     elsewhere = {name for names in roles.values() for name in names}
     media = [name for name, column in columns.items() if column.content in MEDIA and name not in elsewhere]

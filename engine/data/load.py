@@ -32,7 +32,7 @@ class DataSet:
         name: for people, such as `digits` or `mnist`.
         task: what is learnt, with statistics of the training rows.
         train, test: columns (N, ...) by name; never written to.
-        columns: further columns of the training rows by name, (N,) each, such as `domain`.
+        columns: further columns of the training examples by name, (N,) each, such as `domain`.
         fingerprint: SHA-256 (hex) of all columns of both halves, and of the public inputs where there are any.
         public: columns of examples that the server owns, in no client's hands; None where it owns none. Without the
             column of labels where these are not known.
@@ -57,7 +57,7 @@ class DataSet:
         return self.test.get(LABEL) if self.task.classes else None
 
     def __len__(self) -> int:
-        """Training rows."""
+        """Training examples."""
         return rows_of(self.train)
 
 
@@ -91,10 +91,15 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
         task=prepared.task,
         train=prepared.train,
         test=prepared.test,
-        columns=train.columns,
+        columns=_by_example(train.columns, prepared.rows),
         fingerprint=fingerprint(*prepared.train.values(), *prepared.test.values(), *inputs),
         public=public,
     )
+
+
+def _by_example(columns: Mapping[str, np.ndarray], rows: np.ndarray | None) -> Mapping[str, np.ndarray]:
+    """Columns of rows as columns of the examples made of them."""
+    return columns if rows is None else {name: values[rows] for name, values in columns.items()}
 
 
 def _columns(half: Split) -> Columns:
