@@ -81,6 +81,21 @@ class Classification(Task):
         return sums["confusion"] if sums else torch.zeros(self.classes, self.classes, dtype=torch.int64)
 
 
+def has_label(columns: Columns, roles: Roles) -> bool:
+    """Whether some column says the classes: one that `roles` names, or any of classes."""
+    ignored = roles.get("ignore", ())
+    return LABEL in roles or any(c.content == "class" and name not in ignored for name, c in columns.items())
+
+
+def label_column(columns: Columns, roles: Roles) -> str:
+    """Name of the column that plays `label`.
+
+    Raises:
+        ColumnError: see `only_column`.
+    """
+    return only_column(columns, roles, LABEL, ("class",) if LABEL not in roles else ("class", "category", "number"))
+
+
 def classes_of(train: Columns, test: Columns, roles: Roles) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Class names, and the classes of training and test rows, int64 (N,), of the column that plays `label`.
 
@@ -90,7 +105,7 @@ def classes_of(train: Columns, test: Columns, roles: Roles) -> tuple[tuple[str, 
     Raises:
         ColumnError: a missing label, a test label that no training row has, a number that is not whole.
     """
-    name = only_column(train, roles, LABEL, ("class",) if LABEL not in roles else ("class", "category", "number"))
+    name = label_column(train, roles)
     if name not in test:
         raise ColumnError(LABEL, f"the test rows have no column {name!r}", "write it into both halves")
     ours, theirs = train[name], test[name]

@@ -26,19 +26,37 @@ class Column:
             - `class`: int64 (N,), positions in `names`, not yet checked against them.
         values: the array.
         names: of a `class` column, one for each class.
+        present: bool (N,), False where an image or a signal is missing, whose values are then of no account; None where
+            every row has one. A text that is missing is None.
     """
 
     content: Content
     values: np.ndarray
     names: tuple[str, ...] = ()
+    present: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
     def take(self, rows: np.ndarray) -> Column:
         """The rows of these numbers."""
-        return Column(self.content, self.values[rows], self.names)
+        present = None if self.present is None else self.present[rows]
+        return Column(self.content, self.values[rows], self.names, present)
 
+    def has_value(self) -> np.ndarray:
+        """bool (N,): which rows have a value."""
+        if self.content in ("text", "category"):
+            return np.array([value is not None for value in self.values], dtype=bool)
+        if self.content == "number":
+            return ~np.isnan(self.values)
+        return np.ones(len(self), dtype=bool) if self.present is None else self.present
+
+
+MEDIA: tuple[Content, ...] = ("image", "signal", "text")
+"""Contents of which one column is a network's whole input."""
+
+NO_INPUTS = ("label", "target", "ignore")
+"""Roles of columns that no network takes."""
 
 Columns: TypeAlias = Mapping[str, Column]
 """One half of a data set: columns of equal length by name."""
@@ -87,3 +105,50 @@ def only_column(columns: Columns, roles: Roles, role: str, contents: tuple[Conte
         found = f"columns {', '.join(free)} could be it" if free else f"no column holds {wanted} values"
         raise ColumnError(role, found, f"say which by data.columns: {{{role}: NAME}}; there are {', '.join(columns)}")
     return free[0]
+
+
+def inputs_of(columns: Columns, roles: Roles) -> dict[str, tuple[str, ...]]:
+    """The columns of each input, by its name: those of `roles` where it names any, otherwise each image, signal and
+    text column by itself; where there is none, numbers and categories are the input."""
+    named = {role: names for role, names in roles.items() if role not in NO_INPUTS}
+    elsewhere = {name for names in roles.values() for name in names}
+    media = [name for name, column in columns.items() if column.content in MEDIA and name not in elsewhere]
+    return named or {name: (name,) for name in media}
+
+
+def contents_of(columns: Columns, roles: Roles) -> list[Content]:
+    """What each of the inputs holds; of one of several columns, `number`. Columns that are not there hold nothing."""
+    inputs = inputs_of(columns, roles).values()
+    found = [[columns[name].content for name in names if name in columns] for names in inputs]
+    return [contents[0] if len(contents) == 1 and contents[0] in MEDIA else "number" for contents in found]
+
+
+def full_column(columns: Columns, name: str, role: str, content: Content, half: str) -> Column:
+    """A column of one half of a data set in which every row has a value.
+
+    Args:
+        half: the word for it in an error.
+
+    Raises:
+        ColumnError: it is missing, holds something else, or a row has no value.
+    """
+    column = same_column(columns, name, role, content, half)
+    missing = np.flatnonzero(~column.has_value())
+    if len(missing):
+        raise ColumnError(role, f"{half} row {missing[0]} has no value in column {name!r}", "leave such rows out")
+    return column
+
+
+def same_column(columns: Columns, name: str, role: str, content: Content, half: str) -> Column:
+    """A column of one half of a data set, as the other half has it.
+
+    Raises:
+        ColumnError: it is missing, or holds something else.
+    """
+    if name not in columns:
+        raise ColumnError(role, f"the {half} rows have no column {name!r}", "write it into both halves")
+    column = columns[name]
+    if column.content != content:
+        problem = f"column {name!r} holds {content} values, but {column.content} values in the {half} rows"
+        raise ColumnError(role, problem, "write the same kind of values into both halves")
+    return column

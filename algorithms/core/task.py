@@ -83,11 +83,17 @@ def add(one: Sums, other: Sums) -> Sums:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task and the columns that its batches are made of, (N, ...) each, of the training and of the test examples."""
+    """A task and the columns that its batches are made of, (N, ...) each, of the training and of the test examples.
+
+    Attributes:
+        rows: int64, (N,), the row of the data set from which each training example was made; None where each row is
+            one, in their order.
+    """
 
     task: Task
     train: Mapping[str, np.ndarray]
     test: Mapping[str, np.ndarray]
+    rows: np.ndarray | None = None
 
 
 Trait: TypeAlias = Literal["classes", "images", "language", "numbers"]

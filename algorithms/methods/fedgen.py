@@ -235,7 +235,7 @@ class FedGen(Ensembling[FedGenState]):
             head = require_head(net).head
             if alpha:
                 asked = available[torch.randint(len(available), (config.generated_batch,), generator=draws)]
-                asked = asked.to(inputs.device)
+                asked = asked.to(answers.device)
                 made = head(generator(self._noise(len(asked), draws), asked))
                 loss = loss + alpha * F.cross_entropy(made, asked)
             if beta:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from algorithms.core import settings
 from algorithms.core.classification import Classification, classes_of
-from algorithms.core.columns import ColumnError, Columns, Roles, only_column
+from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.settings import setting
 from algorithms.core.task import LABEL, Prepared, Shard, Task, Trait
 from algorithms.nets.forms import Images, Inputs
@@ -79,22 +79,21 @@ class ImageTask(Classification):
 
     @classmethod
     def fits(cls, columns: Columns, roles: Roles) -> bool:
-        return sum(column.content in ("image", "signal", "text") for column in columns.values()) == 1 and any(
-            column.content == "image" for column in columns.values()
-        )
+        return contents_of(columns, roles) == ["image"]
 
     @classmethod
     def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> Prepared:
         name = only_column(train, roles, IMAGE, ("image",))
         names, labels, test_labels = classes_of(train, test, roles)
-        images = train[name].values
+        images = full_column(train, name, IMAGE, "image", "training").values
+        test_images = full_column(test, name, IMAGE, "image", "test").values
         mean, std = pixel_statistics(images)
         shape = (images.shape[1], images.shape[2], images.shape[3])
         task = cls(names, shape, mean, std, Augment(settings.crop, settings.flip))
         return Prepared(
             task,
             train={IMAGE: images, LABEL: labels},
-            test={IMAGE: coloured(test[name].values, shape, "test"), LABEL: test_labels},
+            test={IMAGE: coloured(test_images, shape, "test"), LABEL: test_labels},
         )
 
     @property

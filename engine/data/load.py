@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class DataSet:
         name: for people, such as `digits` or `mnist`.
         task: what is learnt, with statistics of the training rows.
         train, test: columns (N, ...) by name; never written to.
-        columns: further columns of the training rows by name, (N,) each, such as `domain`.
+        columns: further columns of the training examples by name, (N,) each, such as `domain`.
         fingerprint: SHA-256 (hex) of all columns of both halves, and of the public inputs where there are any.
         public: columns of examples that the server owns, in no client's hands; None where it owns none. Without the
             column of labels where these are not known.
@@ -65,7 +66,7 @@ class DataSet:
         return self.test.get(LABEL) if self.task.classes else None
 
     def __len__(self) -> int:
-        """Training rows."""
+        """Training examples."""
         return rows_of(self.train)
 
 
@@ -104,7 +105,7 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
         task=prepared.task,
         train=prepared.train,
         test=prepared.test,
-        columns=plain_columns(train.columns, _label(config, train)),
+        columns=_by_example(plain_columns(train.columns, _label(config, train)), prepared.rows),
         fingerprint=fingerprint(*prepared.train.values(), *prepared.test.values(), *inputs),
         public=public,
         facts=decided.facts,
@@ -118,22 +119,33 @@ def _label(config: DataConfig, train: Half) -> str | None:
     return named if named in classes else classes[0] if len(classes) == 1 else None
 
 
+def _by_example(columns: Mapping[str, np.ndarray], rows: np.ndarray | None) -> Mapping[str, np.ndarray]:
+    """Columns of rows as columns of the examples made of them."""
+    return columns if rows is None else {name: values[rows] for name, values in columns.items()}
+
+
 def _prepared(config: DataConfig, chosen: TaskChoice, train: Half, test: Half) -> Prepared:
     try:
         return chosen.type.prepare(train.columns, test.columns, config.columns, chosen.settings)
     except ColumnError as error:
-        raise _refusal(config, train, error) from error
+        raise _refusal(config, {"training": train, "test": test}, error) from error
 
 
-def _refusal(config: DataConfig, train: Half, error: ColumnError) -> DataError:
-    """What a task says of columns, at the key that chose them."""
-    unread = f" ({'; '.join(train.unread.values())})" if train.unread else ""
-    problem, remedy = f"{error.problem} in {train.origin}{unread}", error.remedy
+def _refusal(config: DataConfig, halves: Mapping[str, Half], error: ColumnError) -> DataError:
+    """What a task says of columns, at the key that chose them; a row of a half by its place in the source."""
+
+    def placed(found: re.Match[str]) -> str:
+        return halves[found[1]].place(int(found[2]))
+
+    train = halves["training"]
+    problem, places = re.subn(rf"\b({'|'.join(halves)}) row (\d+)\b", placed, error.problem)
+    problem = problem if places else f"{train.origin}: {problem}"
+    problem += f" ({'; '.join(train.unread.values())})" if train.unread else ""
     if error.role not in config.columns:
-        return DataError("data.source", config.source, problem, remedy)
+        return DataError("data.source", config.source, problem, error.remedy)
     names = config.columns[error.role]
     value = names[0] if len(names) == 1 else list(names)
-    return DataError(f"data.columns.{error.role}", value, problem, remedy)
+    return DataError(f"data.columns.{error.role}", value, problem, error.remedy)
 
 
 def _dealt(config: DataConfig, whole: Half) -> tuple[Half, Half, Half]:

@@ -76,5 +76,5 @@ def fitting_task(config: DataConfig, half: Half) -> TaskChoice:
     problem = (
         f"{' and '.join(found) if found else 'no task'} {'fit' if found else 'fits'} the columns of {half.origin}: "
     )
-    remedy = f"say by task.name which it is ({', '.join(task_names())}), and by data.columns what is what, as {{label: NAME}}"
+    remedy = f"say by task.name which it is ({', '.join(task_names())}) and by data.columns what is what"
     raise DataError("data.source", config.source, f"{problem}{contents}{unread}", remedy)

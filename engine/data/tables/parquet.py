@@ -113,11 +113,10 @@ class _Files:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         before = np.cumsum([0, *sizes])[: len(sizes)]
         groups = [group for group, start in enumerate(before) if limit is None or start < limit]
+        columns = [name for name in file.schema_arrow.names if name not in self.unread]
         try:
-            return file.read_row_groups(
-                groups, columns=[name for name in file.schema_arrow.names if name not in self.unread]
-            )
-        except (pa.ArrowException, OSError) as error:
+            return file.read_row_groups(groups, columns=columns)
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise _damaged(self.config, path, error) from error
 
     def classes(self, limit: int | None) -> pa.Table | None:
@@ -129,7 +128,7 @@ class _Files:
             return None
         try:
             return pa.concat_tables([file.read(columns=wanted) for file in self.files])
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise _damaged(self.config, self.paths[0], error) from error
 
 
@@ -142,7 +141,7 @@ def _opened(config: DataConfig, path: Path) -> pq.ParquetFile:
         raise DataError("data.source", config.source, f"there is no file {path}", "correct the path")
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise _damaged(config, path, error) from error
 
 

@@ -1,0 +1,158 @@
+"""Language modelling: the next character, word or byte of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from algorithms.core import settings
+from algorithms.core.classification import has_label
+from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, full_column, only_column
+from algorithms.core.settings import setting
+from algorithms.core.task import Figure, Prepared, Shard, Sums, Task, Trait
+from algorithms.nets.forms import Inputs, Sequences
+from algorithms.tasks._tokens import FIRST, PADDING, coded, codes_of, most_frequent, words_of
+
+TEXT = "text"
+"""Role of the column of texts."""
+
+TOKENS = "tokens"
+"""Name of the column of windows, int32 (N, length + 1): token numbers, 0 after a text's end."""
+
+NO_TARGET = -100
+"""The target of a place after which the text ends: it counts in no loss and no figure."""
+
+_SPLITTERS: dict[str, Callable[[str], Sequence[str]]] = {
+    "characters": str,
+    "words": words_of,
+    "bytes": lambda text: text.encode().decode("latin-1"),
+}
+"""A text to its tokens, by their kind; a byte is the character of its number."""
+
+
+@dataclass(frozen=True)
+class LanguageTask(Task):
+    """Language modelling: what comes next, at every place of a text.
+
+    Each text is cut into windows of `length` + 1 tokens, each of which begins with the last token of the one before, so
+    that every token but a text's first is to be predicted once. A window is an example: a row of the data set becomes
+    several, and one with fewer than two tokens none. A token outside the vocabulary is the token 1, to be predicted as
+    any other.
+
+    Attributes:
+        vocabulary: tokens, the first of which has the number 2.
+        length: tokens that a network reads at once.
+    """
+
+    title: ClassVar[str] = "language modelling"
+    traits: ClassVar[frozenset[Trait]] = frozenset({"language"})
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure("perplexity", "lower"),
+        Figure("accuracy", "higher", "%"),
+        Figure("loss", "lower", "nats"),
+    )
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(settings.Config):
+        tokens: Literal["characters", "words", "bytes"] = setting("characters", "what a text is cut into")
+        length: int = setting(80, "tokens that are read at once", ge=1)
+        vocabulary: int = setting(
+            2_000, "different characters or words that are told apart, the most frequent of training", ge=1
+        )
+
+    vocabulary: tuple[str, ...]
+    length: int
+
+    @classmethod
+    def fits(cls, columns: Columns, roles: Roles) -> bool:
+        return contents_of(columns, roles) == ["text"] and not has_label(columns, roles)
+
+    @classmethod
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> Prepared:
+        name = only_column(train, roles, TEXT, ("text",))
+        split = _SPLITTERS[settings.tokens]
+        texts, test_texts = (
+            [split(text) for text in full_column(half, name, TEXT, "text", word).values]
+            for half, word in ((train, "training"), (test, "test"))
+        )
+        every_byte = tuple(map(chr, range(256)))
+        vocabulary = every_byte if settings.tokens == "bytes" else most_frequent(texts, settings.vocabulary)
+        codes = codes_of(vocabulary)
+        found = []
+        for half, tokens in (("training", texts), ("test", test_texts)):
+            windows = [cut(coded(one, codes), settings.length) for one in tokens]
+            if not sum(map(len, windows)):
+                problem = f"no {half} row has two {settings.tokens} in column {name!r}, of which one follows the other"
+                raise ColumnError(TEXT, problem, "give longer texts")
+            found.append(windows)
+        rows = np.repeat(np.arange(len(texts)), [len(windows) for windows in found[0]])
+        joined = [np.concatenate(windows) for windows in found]
+        return Prepared(cls(vocabulary, settings.length), {TOKENS: joined[0]}, {TOKENS: joined[1]}, rows)
+
+    @property
+    def form(self) -> Sequences:
+        return Sequences(self.outputs, self.length)
+
+    @property
+    def outputs(self) -> int:
+        """Tokens, padding and the unknown one among them."""
+        return FIRST + len(self.vocabulary)
+
+    def batch(
+        self,
+        shard: Shard,
+        picks: Tensor,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> tuple[Inputs, Tensor]:
+        """Tokens, int64 (B, length), and those that come next, alike, `NO_TARGET` after the end. Nothing is drawn."""
+        windows = shard.columns[TOKENS][shard.rows[picks]].to(device).long()
+        following = windows[:, 1:]
+        return windows[:, :-1].contiguous(), following.masked_fill(following == PADDING, NO_TARGET)
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """float (B,): cross-entropy of each example, the mean over its tokens, in nats."""
+        return _nll(outputs, targets).sum(1) / (targets != NO_TARGET).sum(1).clamp(min=1)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats, the mean over all tokens of a batch."""
+        return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Sums:
+        """`examples` (windows), `tokens` that were to be predicted, `hits` among them, and `nll`, their summed
+        cross-entropy."""
+        counted = targets != NO_TARGET
+        return {
+            "examples": torch.tensor(len(targets)),
+            "tokens": counted.sum().cpu(),
+            "hits": ((outputs.argmax(2) == targets) & counted).sum().cpu(),
+            "nll": _nll(outputs, targets).detach().double().sum().cpu(),
+        }
+
+    def report(self, sums: Sums) -> dict[str, float]:
+        """Perplexity exp(loss); share of tokens that were thought the most likely; mean cross-entropy of a token."""
+        if not sums:
+            return dict.fromkeys((figure.name for figure in self.figures), float("nan"))
+        tokens, loss = sums["tokens"].double(), sums["nll"] / sums["tokens"]
+        return {"perplexity": float(loss.exp()), "accuracy": float(sums["hits"] / tokens), "loss": float(loss)}
+
+
+def _nll(outputs: Tensor, targets: Tensor) -> Tensor:
+    """float (B, T): cross-entropy of each token, 0 where there is none."""
+    each = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET, reduction="none")
+    return each.view(targets.shape)
+
+
+def cut(tokens: np.ndarray, length: int) -> np.ndarray:
+    """int32 (n, length + 1): the windows of a text of token numbers (T,), each beginning with the last token of the one
+    before; n = ceil((T - 1) / length)."""
+    count = max(0, -(-(len(tokens) - 1) // length))
+    padded = np.full(max(count, 1) * length + 1, PADDING, dtype=np.int32)
+    padded[: len(tokens)] = tokens
+    return np.lib.stride_tricks.sliding_window_view(padded, length + 1)[::length][:count]
