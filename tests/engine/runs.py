@@ -58,6 +58,7 @@ def result_values(**changes: Any) -> dict[str, Any]:
     """A whole result.json; keywords replace its values."""
     values: dict[str, Any] = dict.fromkeys(RESULT_KEYS)
     values |= {
+        "figures": {"accuracy": 0.75, "loss": 0.5},
         "method": "fedavg",
         "preset": "fedavg-digits",
         "seed": 7,

@@ -189,7 +189,7 @@ def test_a_wrong_value_is_named_with_its_place_and_what_would_be_right(change, p
 
 def test_a_missing_section_is_named_with_its_meaning():
     found = problems({"method": {"name": "fedavg"}, "rounds": 1, "clients": {"net": "mlp", "steps": 1}})
-    assert found["partition"] == "is needed: how the training images are dealt to clients"
+    assert found["partition"] == "is needed: how the training examples are dealt to clients"
     assert found["clients.lr"] == "is needed: learning rate of local SGD"
     assert set(found) == {"data", "partition", "clients.batch", "clients.lr"}
 
@@ -233,7 +233,11 @@ def trees(draw):
     nets = draw(st.one_of(words, st.lists(words, min_size=1, max_size=3), st.just({"mlp": clients})))
     return {
         "method": draw(st.sampled_from([{"name": "fedavg"}, {"name": "fedprox", "mu": 1e-05}, {"name": "mosaic"}])),
-        "data": {"source": "digits", "augment": {"crop": draw(st.integers(0, 4)), "flip": draw(st.booleans())}},
+        "data": {"source": "digits"},
+        "task": draw(
+            st.none()
+            | st.fixed_dictionaries({"name": st.just("images"), "crop": st.integers(0, 4), "flip": st.booleans()})
+        ),
         "partition": {"kind": "dirichlet", "alpha": draw(numbers), "clients": clients},
         "clients": {
             "net": nets,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from algorithms.tasks.images import Augment
+from algorithms.tasks.images import Augment, ImageTask, pixel_statistics
 from engine.data import DataConfig, DataError, load
-from engine.data.load import pixel_statistics
+from engine.data.task import TaskChoice
 
 REAL = pytest.mark.skipif(not os.environ.get("TESSERA_DATA"), reason="TESSERA_DATA names no folder of real data")
 
@@ -48,8 +48,8 @@ def test_a_torchvision_source_needs_a_root():
 
 
 def test_augmentation_reaches_the_task():
-    config = DataConfig(source="digits", augment={"crop": 1, "flip": True})
-    assert load(config).task.augment == Augment(crop=1, flip=True)
+    choice = TaskChoice("images", ImageTask.Settings(crop=1, flip=True))
+    assert load(DataConfig(source="digits"), choice).task.augment == Augment(crop=1, flip=True)
 
 
 def test_digits_are_split_once_and_for_all():

@@ -100,10 +100,10 @@ def test_grey_public_images_become_coloured_where_those_to_learn_from_are(folder
 
 def test_public_images_of_another_shape_are_refused(folder, owned):
     write(owned / "train.parquet", [picture(7, side=5)], [0])
-    assert "holds 1 images of 1x5x5, but those to learn from are 1x4x4" in refusal(folder, public=str(owned))
+    assert "training images are 1x4x4 but others are 1x5x5" in refusal(folder, public=str(owned))
     assert read(folder, public=str(owned), size=4).public["image"].shape == (1, 1, 4, 4)
     write(owned / "train.parquet", [picture((1, 2, 3), mode="RGB")], [0])
-    assert "images of 3x4x4, but those to learn from are 1x4x4" in refusal(folder, public=str(owned))
+    assert "training images are 1x4x4 but others are 3x4x4" in refusal(folder, public=str(owned))
 
 
 def test_a_public_folder_that_is_not_there_is_named_under_its_own_key(folder):
@@ -215,12 +215,12 @@ def test_images_of_two_sizes_are_refused_with_both_unless_scaled(folder):
 
 def test_halves_of_two_sizes_are_refused(folder):
     write(folder / "test.parquet", [picture(9, side=6)], [0])
-    assert "training images are 1x4x4 but test images are 1x6x6" in refusal(folder)
+    assert "training images are 1x4x4 but others are 1x6x6" in refusal(folder)
 
 
 def test_a_coloured_test_set_does_not_fit_a_grey_training_set(folder):
     write(folder / "test.parquet", [picture((1, 2, 3), mode="RGB")], [0])
-    assert "training images are 1x4x4 but test images are 3x4x4" in refusal(folder)
+    assert "training images are 1x4x4 but others are 3x4x4" in refusal(folder)
 
 
 def test_halves_of_other_classes_are_refused(folder):

@@ -10,7 +10,6 @@ import pytest
 from actors.runner import InlineRunner
 from algorithms.core.records import digest
 from engine.config.loading import resolve
-from engine.data.load import Public
 from engine.errors import ConfigError
 from engine.partition import PartitionError
 from engine.planning.checking import check
@@ -211,7 +210,7 @@ def test_a_method_that_needs_images_which_the_server_does_not_own_is_refused():
 
 def test_labels_of_a_folder_are_not_to_be_had():
     federation = gathered({**FEDDF, "teachers": "accuracy"}, data={"public": 0.1})
-    unlabelled = replace(federation, dataset=replace(federation.dataset, public=Public(np.zeros((2, 1, 8, 8)), None)))
+    unlabelled = replace(federation, dataset=replace(federation.dataset, public={"image": np.zeros((2, 1, 8, 8))}))
     (reason,) = reasons(unlabelled)
     assert "labels, which are not looked at in a folder" in reason
     (reason,) = reasons(gathered({**FEDDF, "teachers": "accuracy"}))

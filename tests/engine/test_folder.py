@@ -136,7 +136,7 @@ def test_stages_come_back_in_order_even_when_one_is_shown_twice(shown):
     assert [(s.round, s.stage) for s in back] == [(s.round, s.stage) for s in stages]
     for one, other in zip(stages, back, strict=True):
         np.testing.assert_array_equal([one.evaluation.headline], [other.evaluation.headline])
-        np.testing.assert_array_equal([one.evaluation.loss], [other.evaluation.loss])
+        np.testing.assert_array_equal([one.evaluation.figures["loss"]], [other.evaluation.figures["loss"]])
         np.testing.assert_array_equal(one.evaluation.by_class["accuracy"], other.evaluation.by_class["accuracy"])
 
 
@@ -161,8 +161,8 @@ def test_a_run_that_may_show_no_images_has_no_file_of_them(tmp_path):
 def test_result_json_has_the_keys_of_the_design_in_their_order(tmp_path):
     result = json.loads((written(tmp_path / "run") / "result.json").read_text())
     assert " ".join(result) == (
-        "method preset seed runner placement hosts rounds accuracy loss metrics stages bytes_up bytes_down "
-        "bytes_by_kind seconds virtual_seconds peak_rss_mb digest versions"
+        "method preset seed runner placement hosts rounds headline figures accuracy loss metrics stages "
+        "bytes_up bytes_down bytes_by_kind seconds virtual_seconds peak_rss_mb digest versions"
     )
 
 
