@@ -33,48 +33,57 @@ MOST_CLASSES_OF_FEW_ROWS = 20
 """Above this, a label that differs in more than half of the rows numbers the rows, not classes."""
 
 
-@dataclass(frozen=True)
-class Decided:
-    """Both halves with their contents, and what a person may want to know of how they came about."""
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What every column of the training half holds.
 
-    train: Half
-    test: Half | None
-    facts: tuple[str, ...]
-
-
-def decide(config: DataConfig, train: Half, test: Half | None) -> Decided:
-    """Both halves with text, categories and classes; a half that is not there stays so.
-
-    Raises:
-        DataError: a row without a label, a label out of range or that no training row has, a label that is no class,
-            class names that cannot be printed or differ, a column of other contents in the test half.
+    Attributes:
+        columns: those of the training half, as they were read.
+        classes: by column, of those that hold classes.
     """
-    _check_rows(config, train, "training")
-    if test is not None:
-        _check_rows(config, test, "test")
-    labels, facts = _label_columns(config.columns, train), []
-    ours, theirs = dict(train.columns), dict(test.columns) if test is not None else {}
-    for name, column in train.columns.items():
-        if name in labels:
-            classes = _classes(config, name, train)
-            if classes is None:
-                continue
-            if test is not None and name in theirs:
-                _check_names(config, classes.names, test.names.get(name))
-                theirs[name] = classes.coded(config, theirs[name], test.place)
-            ours[name] = classes.coded(config, column, train.place)
-            facts += [f"{name}: {classes.fact}"] if classes.fact else []
-        else:
-            content = _content(config.columns, name, column)
-            ours[name] = replace(column, content=content)
-            if name in theirs:
-                theirs[name] = replace(_alike(config, name, column, theirs[name]), content=content)
-    return Decided(train.with_columns(ours), None if test is None else test.with_columns(theirs), tuple(facts))
 
+    config: DataConfig
+    columns: Columns
+    classes: Mapping[str, _Classes]
 
-def _check_rows(config: DataConfig, half: Half, word: str) -> None:
-    if not len(half):
-        raise DataError("data.source", config.source, f"the {word} set is empty", "each set needs one row at least")
+    @classmethod
+    def of(cls, config: DataConfig, train: Half) -> Contents:
+        """By the rule of this module.
+
+        Raises:
+            DataError: a label that tells rows apart instead of classes, class names that cannot be printed.
+        """
+        found = {name: _classes(config, name, train) for name in sorted(_label_columns(config.columns, train))}
+        return cls(config, train.columns, {name: classes for name, classes in found.items() if classes is not None})
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """How values became classes, where that is not plain."""
+        return tuple(f"{name}: {classes.fact}" for name, classes in self.classes.items() if classes.fact)
+
+    def applied(self, half: Half, word: str) -> Half:
+        """Either half with classes, text and categories where the training half has them.
+
+        Args:
+            word: for the half, in an error.
+
+        Raises:
+            DataError: no row, a row without a label, a label that is none of the classes, other class names, a column
+                of other contents.
+        """
+        if not len(half):
+            problem, remedy = f"the {word} set is empty", "each set needs one row at least"
+            raise DataError("data.source", self.config.source, problem, remedy)
+        return half.with_columns({name: self._column(name, column, half) for name, column in half.columns.items()})
+
+    def _column(self, name: str, column: Column, half: Half) -> Column:
+        if name in self.classes:
+            _check_names(self.config, self.classes[name].names, half.names.get(name))
+            return self.classes[name].coded(self.config, column, half.place)
+        if name not in self.columns:
+            return column
+        ours = self.columns[name]
+        return replace(_alike(self.config, name, ours, column), content=_content(self.config.columns, name, ours))
 
 
 def _label_columns(roles: Roles, train: Half) -> set[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from algorithms.core.columns import Column, ColumnError
 from algorithms.core.task import LABEL, Prepared, Task
 from engine.data.config import DataConfig
-from engine.data.contents import decide, plain_columns
+from engine.data.contents import Contents, plain_columns
 from engine.data.half import Half, fixed_order
 from engine.data.images import digits, image_folder, torchvision_sets
 from engine.data.tables import csv_files, hub, parquet, sentences, sklearn_sets
@@ -89,16 +89,17 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
     """
     read = READERS[config.kind]
     found = read(config, "train", config.limit)
-    decided = decide(config, found, None if config.validation else read(config, "test", config.test_limit))
-    train, held_out, owned = _dealt(config, decided.train)
-    test = held_out if decided.test is None else decided.test
-    if not len(test) or not len(train):
-        word, share = ("held-out", config.validation) if not len(test) else ("training", 1 - config.validation)
-        problem = f"the {word} set of {share:g} of the rows is empty"
-        raise DataError("data.source", config.source, problem, "each set needs one row at least")
-    chosen = choice or fitting_task(config, train)
+    contents = Contents.of(config, found)
+    whole = contents.applied(found, "training")
+    chosen = choice or fitting_task(config, whole)
+    train, held_out, owned = _dealt(config, whole)
+    if config.validation:
+        test = held_out
+        _check_held_out(config, train, held_out)
+    else:
+        test = contents.applied(read(config, "test", config.test_limit), "test")
     prepared = _prepared(config, chosen, train, test)
-    public = _public(config, chosen, found, train, owned)
+    public = _public(config, chosen, contents, train, owned)
     inputs = [] if public is None else [values for name, values in public.items() if name != LABEL]
     return DataSet(
         name=config.place.replace("\\", "/").rstrip("/").rpartition("/")[2] or config.kind,
@@ -108,8 +109,15 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
         columns=_by_example(plain_columns(train.columns, _label(config, train)), prepared.rows),
         fingerprint=fingerprint(*prepared.train.values(), *prepared.test.values(), *inputs),
         public=public,
-        facts=decided.facts,
+        facts=contents.facts,
     )
+
+
+def _check_held_out(config: DataConfig, train: Half, held_out: Half) -> None:
+    if not len(held_out) or not len(train):
+        word, share = ("training", 1 - config.validation) if len(held_out) else ("held-out", config.validation)
+        problem = f"the {word} set of {share:g} of the rows is empty"
+        raise DataError("data.source", config.source, problem, "each set needs one row at least")
 
 
 def _label(config: DataConfig, train: Half) -> str | None:
@@ -158,7 +166,7 @@ def _dealt(config: DataConfig, whole: Half) -> tuple[Half, Half, Half]:
 
 
 def _public(
-    config: DataConfig, chosen: TaskChoice, found: Half, train: Half, owned: Half
+    config: DataConfig, chosen: TaskChoice, contents: Contents, train: Half, owned: Half
 ) -> Mapping[str, np.ndarray] | None:
     """The examples that the server owns, in the columns of the training examples; of a folder without labels."""
     if config.public is None:
@@ -168,28 +176,22 @@ def _public(
             raise DataError("data.public", config.public, "is less than one row", "make it larger")
         return _prepared(config, chosen, train, owned).test
     try:
-        columns = _prepared(config, chosen, train, _unlabelled(config, found, train)).test
+        columns = _prepared(config, chosen, train, _unlabelled(config, contents, train)).test
     except DataError as error:
         raise DataError("data.public", config.public, error.problem, error.remedy) from error
     return {name: values for name, values in columns.items() if name != LABEL}
 
 
-def _unlabelled(config: DataConfig, found: Half, train: Half) -> Half:
-    """The rows of a public folder, as the training rows have them, all of the first class.
-
-    Args:
-        found, train: the training rows as they were read, and with their contents.
-    """
-    half = parquet.read(config.model_copy(update={"source": f"parquet:{config.public}"}), "train", None)
-    if not len(half):
-        raise DataError("data.public", config.public, "holds no rows", "name a folder with some")
+def _unlabelled(config: DataConfig, contents: Contents, train: Half) -> Half:
+    """The rows of a public folder, as the training rows have them, all of the first class."""
+    found = parquet.read(config.model_copy(update={"source": f"parquet:{config.public}"}), "train", None)
     label = _label(config, train)
-    plain = half.with_columns({name: column for name, column in half.columns.items() if name != label})
-    decided = decide(config, found, plain).test or plain
+    plain = {name: column for name, column in found.columns.items() if name != label}
+    half = contents.applied(found.with_columns(plain), "public")
     if label is None:
-        return decided
+        return half
     first = Column("class", np.zeros(len(half), np.int64), train.columns[label].names)
-    return decided.with_columns({**decided.columns, label: first})
+    return half.with_columns({**half.columns, label: first})
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

@@ -161,17 +161,22 @@ def test_a_damaged_parquet_file_is_named(folder):
     assert f"{folder / 'train.parquet'} is not a readable Parquet file" in refusal(folder)
 
 
-def test_a_missing_column_is_named_beside_those_there_are(folder):
-    pq.write_table(pa.table({"img": [b""], "label": [0]}), folder / "train.parquet")
-    assert "has no column image; it has img, label" in refusal(folder)
+def test_columns_that_cannot_be_read_are_named_with_their_types_where_none_is_left(folder):
+    for half in ("train", "test"):
+        pq.write_table(pa.table({"img": [b""], "points": [[1]], "label": [0]}), folder / f"{half}.parquet")
+    message = refusal(folder)
+    assert "train.parquet: no column of numbers or categories is left to learn from" in message
+    assert "img is binary, not struct<bytes, path>; points is list<" in message
 
 
-def test_columns_of_other_types_are_refused(folder):
-    pq.write_table(pa.table({"image": [b""], "label": [0]}), folder / "train.parquet")
-    assert "image is binary, not struct<bytes, path>" in refusal(folder)
-    table = pa.table({"image": [{"bytes": GREY[0]}], "label": ["a"]})
-    pq.write_table(table, folder / "train.parquet")
-    assert "label is string, not an integer" in refusal(folder)
+def test_a_column_that_is_named_and_missing_is_refused_beside_those_there_are(folder):
+    message = refusal(folder, columns={"image": "img"})
+    assert message.startswith('data.columns.image = "img": ')
+    assert "there is no column 'img'; there are image, label, domain" in message
+
+
+def test_a_column_that_is_named_and_holds_something_else_is_refused(folder):
+    assert "column 'domain' holds category values; name a image column" in refusal(folder, columns={"image": "domain"})
 
 
 @pytest.mark.parametrize("label", [3, -1])
