@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from algorithms.core.columns import Column, ColumnError
+from algorithms.core.columns import MEDIA, Column, ColumnError
 from algorithms.core.task import LABEL, Prepared, Task
 from engine.data.config import DataConfig
 from engine.data.contents import Contents, plain_columns
@@ -17,7 +17,7 @@ from engine.data.half import Half, fixed_order
 from engine.data.images import digits, image_folder, torchvision_sets
 from engine.data.tables import csv_files, hub, parquet, sentences, sklearn_sets
 from engine.data.task import TaskChoice, fitting_task
-from engine.errors import DataError
+from engine.errors import DataError, nearest
 
 READERS = {
     "digits": digits.read,
@@ -91,6 +91,7 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
     found = read(config, "train", config.limit)
     contents = Contents.of(config, found)
     whole = contents.applied(found, "training")
+    _check_named(config, whole)
     chosen = choice or fitting_task(config, whole)
     train, held_out, owned = _dealt(config, whole)
     if config.validation:
@@ -111,6 +112,22 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
         public=public,
         facts=contents.facts,
     )
+
+
+def _check_named(config: DataConfig, half: Half) -> None:
+    """Refuse columns that are named and not there, and others than images, signals or words in the part of such."""
+    for role, names in config.columns.items():
+        for name in names:
+            has = f"{half.origin} has {', '.join(half.columns)}"
+            if name in half.unread:
+                problem = f"{half.unread[name]}, which cannot be read; {has}"
+            elif name not in half.columns:
+                problem = f"there is no column {name!r}; {nearest(name, half.columns)}{has}"
+            elif role in MEDIA and half.columns[name].content != role:
+                problem = f"column {name!r} of {half.origin} holds {half.columns[name].content} values, not {role}"
+            else:
+                continue
+            raise DataError(f"data.columns.{role}", name, problem, "name a column that is there and holds such values")
 
 
 def _check_held_out(config: DataConfig, train: Half, held_out: Half) -> None:
