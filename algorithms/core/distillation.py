@@ -16,6 +16,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from algorithms.core.callbacks import ignore
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
@@ -178,10 +179,6 @@ TELLINGS = 50
 """How often a job that runs here tells of its progress, if it has so many steps."""
 
 
-def unheard(done: int) -> None:
-    """Nobody listens."""
-
-
 class Kept(Generic[BatchT]):
     """The batches that come again in a job's later steps, and no others: at most `distinct`."""
 
@@ -198,7 +195,7 @@ class Kept(Generic[BatchT]):
         return batch
 
 
-def distil_here(job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
+def distil_here(job: Distillation, told: Callable[[int], None] = ignore) -> dict[str, Tensor]:
     """Perform a job as a plain loop in this process.
 
     Args:

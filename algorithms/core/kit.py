@@ -8,20 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from algorithms.core.callbacks import ignore
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
 from algorithms.core.task import ImageTask, Shard
 from algorithms.core.training import TrainingLoop, Work, fit
 from algorithms.nets import Images, build
-
-
-def _unseen(stage: str, predictor: nn.Module) -> None:
-    """Nobody watches."""
-
-
-def _unheard(phase: str, done: int, total: int) -> None:
-    """Nobody listens."""
 
 
 @dataclass
@@ -49,8 +42,8 @@ class Kit:
     public: Shard | None = None
     fit: TrainingLoop = fit
     distil: Callable[[Distillation], dict[str, Tensor]] = distil_here
-    show: Callable[[str, nn.Module], None] = _unseen
-    tell: Callable[[str, int, int], None] = _unheard
+    show: Callable[[str, nn.Module], None] = ignore
+    tell: Callable[[str, int, int], None] = ignore
     _resident: dict[tuple[str, float], nn.Module] = field(default_factory=dict)
 
     def network(self, name: str, width: float = 1.0) -> nn.Module:

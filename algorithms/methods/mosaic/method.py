@@ -27,11 +27,11 @@ from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
 from algorithms.core.task import ImageTask
-from algorithms.core.training import Batches, Objective, Work
+from algorithms.core.training import Batches, Objective, Work, steps_of_work
 from algorithms.methods.mosaic.experts import ClassWiseMeans, PlainSum, Teacher
 from algorithms.methods.mosaic.generators import FAMILIES, CellConfig, GanConfig, Mixture, Shares
 from algorithms.methods.mosaic.generators.lean import features_of
-from algorithms.methods.mosaic.generators.mixed import beside, samples_needed, steps_of
+from algorithms.methods.mosaic.generators.mixed import beside, samples_needed
 from algorithms.methods.mosaic.generators.shelf import Sent, packed, recalled_from, remembered
 from algorithms.methods.mosaic.holdings import holdings, teaching
 from algorithms.methods.mosaic.meta import Examples, MetaConfig, train_meta
@@ -379,7 +379,7 @@ class Mosaic(Method[MosaicState]):
         net = self.kit.network(client.spec.net)
         net.load_state_dict(client.received.tensors("weights"))
         batches = Batches(len(client.shard), self.kit.work.batch, client.seed)
-        count, place = steps_of(self.kit.work, batches), 0
+        count, place = steps_of_work(self.kit.work, batches), 0
         if "shared_batches" in released:
             place = int(client.memory.get("position", 0))
         else:

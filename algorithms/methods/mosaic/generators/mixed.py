@@ -6,17 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core.task import ImageTask
-from algorithms.core.training import Batches, Objective, Work
-
-
-def steps_of(work: Work, batches: Batches) -> int:
-    """Mini-batches in a round."""
-    return work.steps if work.steps is not None else (work.epochs or 0) * batches.per_epoch
+from algorithms.core.training import Batches, Objective, Work, steps_of_work
 
 
 def samples_needed(work: Work, batches: Batches) -> int:
     """Most examples that a round of training meets: the last batch of an epoch may hold one more than `work.batch`."""
-    return steps_of(work, batches) * (work.batch + 1)
+    return steps_of_work(work, batches) * (work.batch + 1)
 
 
 def beside(task: ImageTask, images: Tensor, labels: Tensor, draws: torch.Generator) -> Objective:
