@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from algorithms.core.callbacks import ignore
 from algorithms.core.payload import Tensors
+from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
 
@@ -166,11 +166,6 @@ def freeze_norm(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def cosine(step: int, steps: int) -> float:
-    """The factor of a learning rate that falls from 1 at step 0 to 0 at step `steps`: (1 + cos(pi s / S)) / 2."""
-    return (1 + math.cos(math.pi * step / steps)) / 2
 
 
 BatchT = TypeVar("BatchT")

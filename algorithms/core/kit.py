@@ -13,7 +13,7 @@ from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
 from algorithms.core.task import ImageTask, Shard
-from algorithms.core.training import TrainingLoop, Work, fit
+from algorithms.core.training import Loss, TrainingLoop, Work, fit, training_loss
 from algorithms.nets import Images, build
 
 
@@ -23,7 +23,7 @@ class Kit:
 
     Attributes:
         task: the learning problem.
-        work: what a client does in a round by default.
+        work: what a client does in a round by default; `work.at(round)` is at the rate of that round.
         seed: of the run.
         device: where networks compute.
         public: on the server's side, examples that it owns itself; None where it owns none.
@@ -45,6 +45,11 @@ class Kit:
     show: Callable[[str, nn.Module], None] = ignore
     tell: Callable[[str, int, int], None] = ignore
     _resident: dict[tuple[str, float], nn.Module] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Loss:
+        """What the clients' training makes small, for objectives of a method's own; see `training_loss`."""
+        return training_loss(self.task, self.work)
 
     def network(self, name: str, width: float = 1.0) -> nn.Module:
         """The one resident network of this name and width on the kit's device; load a state before use, keep no

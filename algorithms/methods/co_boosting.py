@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.core.contract import ClientSpec
-from algorithms.core.distillation import cosine
+from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.parts.ensembles import Ensemble, GroupedModels, WeightedLogits, mixed, normalised

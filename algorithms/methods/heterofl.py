@@ -121,7 +121,7 @@ class HeteroFL(Averaging[HeteroFLState]):
         held = client.shard.label_counts(self.kit.task.classes) > 0
         scale = client.spec.width if self.config.scaler else 1.0
         masked = self._masked(held.to(self.kit.device))
-        fitted = self.fit(client, net, objective=scaled_objective(self.kit.task, scale, masked))
+        fitted = self.fit(client, net, objective=scaled_objective(self.kit.loss, scale, masked))
         classes = {"label_counts": {"held": held}} if self.config.mask else {}
         return self.reply(client, fitted, weights=self.travelling(client.spec.net, snapshot(net)), **classes)
 
@@ -129,7 +129,7 @@ class HeteroFL(Averaging[HeteroFLState]):
         """The cross-entropy in which the logits of missing classes are 0; the plain one without `mask`."""
 
         def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-            return self.kit.task.loss(net(inputs).masked_fill(~held, 0.0), labels)
+            return self.kit.loss(net(inputs).masked_fill(~held, 0.0), labels)
 
         return loss if self.config.mask else None
 

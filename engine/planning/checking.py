@@ -26,7 +26,7 @@ def check(federation: Federation, free: int | None = None) -> None:
     """
     problems = [*_machine(federation.config), *_clients(federation.config, len(federation.partition.rows))]
     wrong_networks = list(_networks(federation))
-    problems += [*wrong_networks, *_method(federation), *_owned(federation)]
+    problems += [*wrong_networks, *_method(federation), *_owned(federation), *_labels(federation)]
     if not wrong_networks:
         problems += too_large(federation, psutil.virtual_memory().available if free is None else free)
     if problems:
@@ -66,6 +66,14 @@ def _method(federation: Federation) -> Iterator[Problem]:
     casting, choice = federation.casting, federation.config.method
     for reason in choice.type.refuse(choice.settings, casting.task, casting.variants(), casting.work):
         yield Problem("method.name", choice.name, reason)
+
+
+def _labels(federation: Federation) -> Iterator[Problem]:
+    """Smoothing takes from one class what it gives to all."""
+    share = federation.config.clients.label_smoothing
+    if share and not federation.casting.task.classes:
+        reason = "is for tasks with classes, and this one has none; leave it 0"
+        yield Problem("clients.label_smoothing", share, reason)
 
 
 def _owned(federation: Federation) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.core.distillation import cosine
+from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.methods.co_boosting import CoBoosting, hard, stepped

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms.core.distillation import Distillation, Learner, cosine, labelled
+from algorithms.core.distillation import Distillation, Learner, labelled
+from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.task import Augment, ImageTask

@@ -62,7 +62,7 @@ def test_every_key_is_described():
 
 
 def test_clients_work_as_the_section_says():
-    work = resolve(changed(clients={"momentum": 0.9, "clip": 1.0})).clients.work()
+    work = resolve(changed(clients={"momentum": 0.9, "clip": 1.0})).clients.work(rounds=3)
     assert work == Work(steps=2, epochs=None, batch=8, lr=0.1, momentum=0.9, weight_decay=0.0, clip=1.0)
 
 

@@ -407,7 +407,7 @@ class Mosaic(Method[MosaicState]):
 
     @client_side
     def fine_tune(self, client: Client) -> Reply:
-        """Local SGD at the rate of fine-tuning; where mixed, half of each batch is generated."""
+        """Local training at the rate of fine-tuning, and the schedule; where mixed, half of each batch is generated."""
         work = replace(self.kit.work, lr=self.config.finetune_lr or self.kit.work.lr)
         if not self.config.mixed:
             return self._trained(client, work)
@@ -418,7 +418,7 @@ class Mosaic(Method[MosaicState]):
         net = self.kit.network(client.spec.net, client.spec.width)
         net.load_state_dict(client.received.tensors("weights"))
         position = int(client.memory.get("position", 0))
-        objective = scaled_objective(self.kit.task, client.spec.width, objective)
+        objective = scaled_objective(self.kit.loss, client.spec.width, objective)
         fitted = self.kit.fit(
             net, self.kit.task, client.shard, work, client.seed, position=position, objective=objective
         )
@@ -435,7 +435,7 @@ class Mosaic(Method[MosaicState]):
         needed = samples_needed(work, Batches(len(client.shard), work.batch, client.seed))
         source = self._source(recalled_from(client.memory), seed, batch=needed)
         images, labels = source.images(source.latents(client.spec.id))
-        return beside(self.kit.task, images, labels, seed.torch("order", client.spec.id))
+        return beside(self.kit.loss, images, labels, seed.torch("order", client.spec.id))
 
 
 def form_of(client: ClientSpec) -> tuple[str, float]:

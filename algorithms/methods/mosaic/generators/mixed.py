@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from algorithms.core.task import ImageTask
-from algorithms.core.training import Batches, Objective, Work, steps_of_work
+from algorithms.core.training import Batches, Loss, Objective, Work, steps_of_work
 
 
 def samples_needed(work: Work, batches: Batches) -> int:
@@ -14,8 +13,8 @@ def samples_needed(work: Work, batches: Batches) -> int:
     return steps_of_work(work, batches) * (work.batch + 1)
 
 
-def beside(task: ImageTask, images: Tensor, labels: Tensor, draws: torch.Generator) -> Objective:
-    """The task's loss on each batch with as many generated samples put beside it, each sample once.
+def beside(loss: Loss, images: Tensor, labels: Tensor, draws: torch.Generator) -> Objective:
+    """A loss on each batch with as many generated samples put beside it, each sample once.
 
     Args:
         images: network inputs, (n, C, H, W), of at least `samples_needed`.
@@ -29,6 +28,6 @@ def beside(task: ImageTask, images: Tensor, labels: Tensor, draws: torch.Generat
         picks = order[place : place + len(inputs)]
         place += len(inputs)
         both = torch.cat([inputs, images[picks].to(inputs.device)])
-        return task.loss(net(both), torch.cat([answers, labels[picks].to(answers.device)]))
+        return loss(net(both), torch.cat([answers, labels[picks].to(answers.device)]))
 
     return objective
