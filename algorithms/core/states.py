@@ -120,14 +120,6 @@ def _term(value: Tensor, weight: float) -> Tensor:
     return value.to(torch.float64) * weight if value.is_floating_point() else value.clone()
 
 
-def weighted_mean(states: Iterable[tuple[Tensors, float]], otherwise: Tensors) -> dict[str, Tensor]:
-    """`WeightedMean` over (state, weight) pairs; `otherwise` where the weights sum to 0."""
-    mean = WeightedMean()
-    for state, weight in states:
-        mean.add(state, weight)
-    return mean.result(otherwise)
-
-
 def combine(function: Callable[..., Tensor], *states: Tensors) -> dict[str, Tensor]:
     """Apply a function to the entries of equal name of states with equal entries."""
     return {name: function(*(state[name] for state in states)) for name in states[0]}
