@@ -32,8 +32,9 @@ Layers = tuple[bool, ...]
 
 
 def stackable(net: nn.Module) -> bool:
-    """Whether a network is made of linear layers alone, and all of it is trained."""
-    return _layers(net) is not None and all(p.requires_grad for p in net.parameters())
+    """Whether a network is made of linear layers alone, none of them tied to another, and all of it is trained."""
+    layers, parameters = _layers(net), list(net.parameters())
+    return layers is not None and len(parameters) == 2 * len(layers) and all(p.requires_grad for p in parameters)
 
 
 def serves_stacking(task: Task) -> bool:
