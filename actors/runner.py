@@ -9,10 +9,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from actors.steps.orders import Casting, Failure, Order, Outcome
+from actors.steps.orders import Casting, Failure, Order, Outcome, step_seed
 from actors.steps.stacking import Crew
 from actors.steps.wire import pack_outcome, unpack_memory, unpack_outcome
 from actors.steps.worker import Shards
+from algorithms.core.callbacks import ignore
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
@@ -44,11 +45,7 @@ class Errand:
 
     def seed_of(self, client: int) -> Seed:
         """The seed of this client's step."""
-        return self.seed.at(phase=self.step, client=client)
-
-
-def _unheard(what: object) -> None:
-    """Nobody listens."""
+        return step_seed(self.seed, self.step, client)
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,8 @@ class Listener:
         replaced: that a process of it was lost, and which kind of process it was that another one has replaced.
     """
 
-    done: Callable[[int], None] = _unheard
-    replaced: Callable[[str], None] = _unheard
+    done: Callable[[int], None] = ignore
+    replaced: Callable[[str], None] = ignore
 
 
 UNHEARD = Listener()

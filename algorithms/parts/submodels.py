@@ -20,7 +20,7 @@ from algorithms.core.kit import Kit
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.task import Task
-from algorithms.core.training import Objective
+from algorithms.core.training import Loss, Objective
 from algorithms.nets import Inputs, NetworkError, require_head
 from algorithms.nets.width import HiddenEmbedding
 
@@ -210,14 +210,14 @@ def scaled(net: nn.Module, width: float) -> Iterator[None]:
             hook.remove()
 
 
-def scaled_objective(task: Task, width: float, objective: Objective | None = None) -> Objective | None:
-    """A loss, None for the task's own, of a network of this width inside `scaled`; the same loss at width 1."""
+def scaled_objective(plain: Loss, width: float, objective: Objective | None = None) -> Objective | None:
+    """An objective, `plain` where None, of a network of this width inside `scaled`; the same objective at width 1."""
     if width == 1:
         return objective
 
     def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         with scaled(net, width):
-            return objective(net, inputs, labels) if objective else task.loss(net(inputs), labels)
+            return objective(net, inputs, labels) if objective else plain(net(inputs), labels)
 
     return loss
 

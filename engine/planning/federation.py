@@ -79,7 +79,7 @@ class Federation:
             method=config.method.name,
             config=config.method.settings,
             task=dataset.task,
-            work=config.clients.work(),
+            work=config.clients.work(config.rounds),
             clients=config.clients.specs(len(partition.rows), Seed(config.seed)),
             seed=config.seed,
             device=config.runner.device,

@@ -120,9 +120,8 @@ class Journal:
         """What a file holds, looked at as if the client had just sent it; None where it cannot be used."""
         try:
             tree, tensors = unseal(path)
-            parts = {kind: _values(contents, tensors) for kind, contents in tree["payload"]["parts"].items()}
-            memory = None if tree["memory"] is None else _values(tree["memory"], tensors)
-            payload = Payload(parts)
+            payload = Payload(rebuild(dict[str, dict[str, Any]], tree["payload"]["parts"], tensors))
+            memory = rebuild(dict[str, Any] | None, tree["memory"], tensors)
             refuse_faults(payload, errand.message(client))
             outcome = Outcome(client, payload, None, tree["metrics"], tree["seconds"], tree["lost"])
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -138,7 +137,8 @@ class Journal:
         self._finished["student"] += 1
         path = self._whole(name)
         if path is not None:
-            return _values(*unseal(path))
+            tree, tensors = unseal(path)
+            return dict(rebuild(dict[str, Tensor], tree, tensors))
         begun = time.perf_counter()
         storage = storage or self._round / name
         student = self._runner.distil(job, listener, storage)
@@ -162,7 +162,3 @@ class Journal:
 
     def close(self) -> None:
         self._runner.close()
-
-
-def _values(tree: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {name: rebuild(Any, value, tensors) for name, value in tree.items()}

@@ -5,13 +5,15 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from algorithms.core.distillation import Distillation, Learner, distil_here, labelled
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.methods.fedavg import FedAvg
-from algorithms.methods.feddf import Averaged, FedDF, Softened, by_accuracy
+from algorithms.methods.feddf import FedDF, Softened, by_accuracy
 from algorithms.parts.bank import Bank, Expert
+from algorithms.parts.ensembles import alike
 from algorithms.parts.losses import kl
 from algorithms.parts.unlabelled import Given, Noise
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
@@ -38,9 +40,9 @@ def bank_of(experts: list[Expert]) -> Bank:
     return Bank(experts, tiny_kit())
 
 
-def teacher_of(experts: list[Expert], average: str = "logits", weights=None, temperature: float = 1.0) -> Averaged:
-    shares = torch.full((len(experts),), 1 / len(experts)) if weights is None else torch.tensor(weights)
-    return Averaged(bank_of(experts), shares, average, temperature)
+def teacher_of(experts: list[Expert], average: str = "logits", weights=None, temperature: float = 1.0) -> nn.Module:
+    method = FedDF(FedDF.Config(average=average, temperature=temperature), tiny_kit())
+    return method.teacher(bank_of(experts), alike(len(experts)) if weights is None else torch.tensor(weights))
 
 
 # --- The teacher --------------------------------------------------------------------------------------------------
@@ -258,9 +260,9 @@ def test_the_students_optimiser_is_that_of_the_released_code():
 
 def test_the_clients_networks_stay_as_they_were_sent():
     (job,) = jobs_of(small())
-    before = [snapshot_of(expert) for expert in job.teacher.bank._experts]
+    before = [snapshot_of(expert) for expert in job.teacher.voters._experts]
     distil_here(job)
-    for expert, values in zip(job.teacher.bank._experts, before, strict=True):
+    for expert, values in zip(job.teacher.voters._experts, before, strict=True):
         assert all(torch.equal(value, values[name]) for name, value in expert.state.items())
 
 

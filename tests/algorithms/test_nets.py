@@ -316,6 +316,19 @@ def all_frozen(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return plain(shape, classes).requires_grad_(False)
 
 
+def with_extra_state(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    class Scaled(nn.Linear):
+        def get_extra_state(self) -> dict[str, float]:
+            return {"scale": 1.0}
+
+        def set_extra_state(self, state: dict[str, float]) -> None:
+            pass
+
+    net = Named(64, classes)
+    net.inside = Scaled(64, 4)
+    return net
+
+
 def noisy(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Draws numbers, and changes buffers of both kinds, while it trains."""
     return nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, classes), nn.LogSoftmax(1))
@@ -374,6 +387,7 @@ def test_trying_a_network_out_leaves_its_buffers_and_the_generator_alone():
         ("two_outputs_in_training", "gives a tuple in train mode, where a tensor is needed"),
         ("failing_in_training", "cannot be trained: ZeroDivisionError: no batch"),
         ("all_frozen", "all of it is frozen"),
+        ("with_extra_state", "keeps a dict in its state, inside._extra_state; only tensors"),
         ("not_callable", "'int' object is not callable"),
         ("absent", "has no attribute 'absent'"),
     ],

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from actors.steps.shards import ShardArrays
+from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.stacking import Asked, fit_together, stackable
 from algorithms.core.training import Work, fit
@@ -132,6 +133,9 @@ def test_what_cannot_be_trained_together_is_refused(net, shards):
     mirrored = replace(TASK, augment=Augment(flip=True))
     with pytest.raises(ValueError, match=r"(?s)cannot be trained together"):
         fit_together(net, mirrored, WORK, [asked(net, shards, 0)])
+    for change in ({"optimiser": "adam"}, {"label_smoothing": 0.1}, {"schedule": RateSchedule(warmup=2)}):
+        with pytest.raises(ValueError, match=f"(?s)cannot be trained together.*{next(iter(change))}="):
+            fit_together(net, TASK, replace(WORK, **change), [asked(net, shards, 0)])
     with pytest.raises(ValueError, match=r"(?s)cannot be trained together.*Conv2d"):
         fit_together(build("small_cnn", Images(TASK.shape), TASK.classes), TASK, WORK, [asked(net, shards, 0)])
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.core.seeds import torch_seeded
-from algorithms.core.states import weighted_mean
 from algorithms.nets import Images, Signals, Tables, Texts, build
 from algorithms.parts.submodels import PartialMean, SubModel, rescaled, scaled, sub_model
+from tests.support import weighted_mean
 
 SHAPE = (1, 8, 8)
 FORMS = {

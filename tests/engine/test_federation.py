@@ -12,7 +12,7 @@ from algorithms.core.records import digest
 from engine.config.loading import resolve
 from engine.errors import ConfigError
 from engine.partition import PartitionError
-from engine.planning.checking import check
+from engine.planning.checking import _labels, check
 from engine.planning.federation import Federation
 from engine.records import GLOBAL
 from engine.run.rounds import Rounds, Schedule
@@ -58,6 +58,16 @@ def test_a_partition_file_of_other_origin_is_taken_for_any_data(tmp_path):
     pq.write_table(pa.table({"row": [7, 3, 5], "client": [1, 0, 1]}), path)
     for limit in (None, 100):
         assert [rows.tolist() for rows in from_file(path, limit).partition.rows] == [[3], [5, 7]]
+
+
+def test_smoothed_labels_are_refused_where_there_are_no_classes():
+    federation = gathered(clients={"label_smoothing": 0.1})
+    check(federation, free=2**34)
+    task = replace(federation.casting.task, names=())
+    without = replace(federation, casting=replace(federation.casting, task=task))
+    assert [str(problem) for problem in _labels(without)] == [
+        "clients.label_smoothing = 0.1: is for tasks with classes, and this one has none; leave it 0"
+    ]
 
 
 def test_methods_with_one_global_model_deal_no_test_examples():

@@ -283,10 +283,10 @@ def test_clients_hold_shifted_examples_and_the_test_set_stays_as_it_was():
     plain, rotated = gathered(), gathered(rotation=90.0)
     assert rotated.partition.fingerprint == plain.partition.fingerprint
     assert rotated.dataset.fingerprint == plain.dataset.fingerprint
-    assert np.array_equal(rotated.dataset.test_images, plain.dataset.test_images)
+    assert np.array_equal(rotated.dataset.test["image"], plain.dataset.test["image"])
     for client, rows in enumerate(plain.partition.rows):
-        expected = np.rot90(plain.shards.images[rows], client, axes=(2, 3))
-        assert np.array_equal(rotated.shards.images[rows], expected)
+        expected = np.rot90(plain.shards.columns["image"][rows], client, axes=(2, 3))
+        assert np.array_equal(rotated.shards.columns["image"][rows], expected)
 
 
 def test_counts_by_class_are_of_the_labels_that_clients_hold():
@@ -303,6 +303,6 @@ def test_clients_with_tests_of_their_own_meet_their_own_shift_there():
         before, now = plain.shards.test(client), rotated.shards.test(client)
         assert now.rows.tolist() == before.rows.tolist()
         assert now.own_labels.tolist() == before.own_labels.tolist()
-        expected = np.rot90(before.images[before.rows].numpy(), client, axes=(2, 3))
-        assert np.array_equal(now.images[now.rows].numpy(), expected)
-    assert np.array_equal(rotated.dataset.test_images, plain.dataset.test_images)
+        expected = np.rot90(before.columns["image"][before.rows].numpy(), client, axes=(2, 3))
+        assert np.array_equal(now.columns["image"][now.rows].numpy(), expected)
+    assert np.array_equal(rotated.dataset.test["image"], plain.dataset.test["image"])
