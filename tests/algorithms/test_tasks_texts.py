@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.steps.shards import ShardArrays
 from algorithms.core.columns import ColumnError
 from algorithms.core.task import add
 from algorithms.nets.forms import Sequences, Texts
@@ -123,6 +124,13 @@ def test_perplexity_is_that_of_the_mean_over_all_tokens():
     assert float(task.loss(outputs, targets)) == pytest.approx(nll / 5, rel=1e-6)
     first, second = -math.log(0.5 * 0.25 * 0.125) / 3, -math.log(0.5 * 0.1) / 2
     assert task.losses(outputs, targets).tolist() == pytest.approx([first, second], rel=1e-6)
+
+
+def test_the_next_token_is_the_target_and_none_after_the_end():
+    prepared = prepare("language", {"text": text("abc", "ab")}, length=2)
+    inputs, targets = prepared.task.batch(ShardArrays.whole(prepared.train), torch.tensor([0, 1]))
+    assert inputs.tolist() == [[2, 3], [2, 3]]
+    assert targets.tolist() == [[3, 4], [3, NO_TARGET]]
 
 
 def test_nothing_is_learnt_where_a_text_has_ended():
