@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-
-def _unheard(phase: str, begun: float, ended: float) -> None:
-    """Nobody listens."""
+from algorithms.core.callbacks import ignore
 
 
 class PhaseClock:
@@ -18,7 +16,7 @@ class PhaseClock:
         self,
         phase: str,
         now: Callable[[], float] = time.perf_counter,
-        told: Callable[[str, float, float], None] = _unheard,
+        told: Callable[[str, float, float], None] = ignore,
     ) -> None:
         """`told(phase, begun, ended)` hears of every time that a phase goes on without another, as `now` has it."""
         self.seconds: dict[str, float] = {}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-from actors.steps.orders import Casting, Failure, Order, Outcome
+from actors.steps.orders import Casting, Failure, Order, Outcome, step_seed
 from actors.steps.stacking import Crew
 from actors.steps.wire import pack_outcome, unpack_memory, unpack_outcome
 from actors.steps.worker import Shards
+from algorithms.core.callbacks import ignore
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
@@ -43,11 +45,7 @@ class Errand:
 
     def seed_of(self, client: int) -> Seed:
         """The seed of this client's step."""
-        return self.seed.at(phase=self.step, client=client)
-
-
-def _unheard(what: object) -> None:
-    """Nobody listens."""
+        return step_seed(self.seed, self.step, client)
 
 
 @dataclass(frozen=True)
@@ -59,16 +57,11 @@ class Listener:
         replaced: that a process of it was lost, and which kind of process it was that another one has replaced.
     """
 
-    done: Callable[[int], None] = _unheard
-    replaced: Callable[[str], None] = _unheard
+    done: Callable[[int], None] = ignore
+    replaced: Callable[[str], None] = ignore
 
 
 UNHEARD = Listener()
-
-
-def distil_inline(job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
-    """A distillation in this process."""
-    return distil_here(job, listener.done)
 
 
 class MemoryLostError(RuntimeError):
@@ -100,8 +93,16 @@ class Runner(Protocol):
         """
         ...
 
-    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
-        """Perform a distillation job."""
+    def distil(self, job: Distillation, listener: Listener = UNHEARD, storage: Path | None = None) -> dict[str, Tensor]:
+        """Perform a distillation job: the one way to do it, wherever it is done.
+
+        Args:
+            storage: a folder in which a runner may keep checkpoints of the job, and finds those of an unfinished run
+                of this very job; where None, nothing is kept.
+
+        Returns:
+            The student's state dict after the last step, on the CPU.
+        """
         ...
 
     def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
@@ -156,8 +157,8 @@ class InlineRunner:
             self._memories[head.told.client] = unpack_memory(kept, private=False)
         return unpack_outcome(head)
 
-    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
-        return distil_inline(job, listener)
+    def distil(self, job: Distillation, listener: Listener = UNHEARD, storage: Path | None = None) -> dict[str, Tensor]:
+        return distil_here(job, listener.done)
 
     def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
         return {c: m for c, m in self._memories.items() if clients is None or c in clients}

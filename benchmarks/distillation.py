@@ -97,7 +97,7 @@ def milliseconds(job: Distillation) -> dict[str, float]:
     learner = Learner(job, copy_of(job.student))
     return {
         "sample": best(lambda: generate(job.source, job.source.latents(0))),
-        "label": best(lambda: label(job.teacher, batch.images)),
+        "label": best(lambda: label(job.teacher, batch.inputs)),
         "student": best(lambda: learner.step(batch)),
     }
 

@@ -55,9 +55,9 @@ class Curve:
     def stage(self, record: StageRecord) -> None:
         """An accuracy."""
         if record.stage != GLOBAL:
-            self.stages[record.stage] = record.evaluation.accuracy
+            self.stages[record.stage] = record.evaluation.headline
         elif self.rounds is not None:
-            self.points.append((record.round + 1, record.evaluation.accuracy, self.seconds))
+            self.points.append((record.round + 1, record.evaluation.headline, self.seconds))
 
     def round(self, record: RoundRecord) -> None:
         """Of no interest here."""

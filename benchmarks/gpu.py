@@ -106,7 +106,7 @@ def plainly(problem: Problem, device: str, variant: Variant) -> Callable[[], obj
     """The plain loop, or a variant, on the very same batches."""
     net, shard = problem.kit(device).new_network(problem.net), problem.shards()(0)
     picks = problem.picks(shard, Seed(0, client=0), range(problem.steps))
-    return partial(PlainLoop(net, shard.images, shard.labels, variant).train, picks)
+    return partial(PlainLoop(net, shard.columns["image"], shard.columns["label"], variant).train, picks)
 
 
 def makings(problem: Problem, device: str) -> dict[str, Making]:

@@ -44,7 +44,9 @@ class Problem:
         rows = torch.randperm(self.clients * self.examples, generator=draws)
         images = torch.randint(0, 256, (len(rows), *TASK.shape), dtype=torch.uint8, generator=draws)
         labels = torch.randint(0, TASK.classes, (len(rows),), generator=draws)
-        return ShardArrays.of(images.numpy(), labels.numpy(), [part.numpy() for part in rows.split(self.examples)])
+        return ShardArrays.of(
+            {"image": images.numpy(), "label": labels.numpy()}, [part.numpy() for part in rows.split(self.examples)]
+        )
 
     def kit(self, device: str) -> Kit:
         """Lends networks, all with the same first weights, and `training.fit`."""

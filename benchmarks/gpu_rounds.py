@@ -48,7 +48,7 @@ class PlainRounds:
     def __init__(self, problem: Problem, device: str, shards: ShardArrays) -> None:
         self._problem, self._shards = problem, [shards(k) for k in range(problem.clients)]
         self._net = problem.kit(device).new_network(problem.net)
-        self._loop = PlainLoop(self._net, self._shards[0].images, self._shards[0].labels)
+        self._loop = PlainLoop(self._net, self._shards[0].columns["image"], self._shards[0].columns["label"])
         self.weights: dict[str, Tensor] = {name: value.clone() for name, value in self._net.state_dict().items()}
 
     def play(self, number: int) -> None:
@@ -71,7 +71,7 @@ def rounds(problem: Problem, device: str, hosts: int, times: int) -> tuple[tuple
     """
     casting, shards = casting_of(problem, device), problem.shards()
     watch, theirs = Stopwatch(), []
-    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(TASK.classes))
+    unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(TASK.classes)})
     plain = PlainRounds(problem, device, shards)
     schedule = Schedule(times + 1, problem.clients, times + 1)
     share = 1 / hosts if device == "cuda" else 0.0

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from actors.clock import PhaseClock
 from actors.hosts.placement import Placement
 from actors.hosts.ray import RayRunner
 from actors.process import peak_rss_mb
@@ -33,9 +34,10 @@ from engine.planning.checking import check
 from engine.planning.federation import Federation
 from engine.planning.report import plan
 from engine.records import Evaluation
-from engine.run.launch import this_machine
+from engine.run.context import RunContext
+from engine.run.hosting import this_machine
 from engine.run.rounds import Rounds, Schedule
-from engine.run.simulation import run_start
+from engine.store.folder import RunFolder
 
 POPULATIONS = (100, 1_000, 10_000, 100_000)
 ASKED = 100
@@ -59,7 +61,7 @@ def dealt(clients: int, data: DataSet, folder: Path) -> Federation:
     check(federation)
     plan(federation, (this_machine(),), psutil.virtual_memory().available)
     federation.partition.save(folder / "partition.parquet", data.fingerprint)
-    run_start(federation, folder, {}, "fedavg-digits")
+    RunContext(federation, RunFolder(folder), "fedavg-digits", PhaseClock("start")).start()
     return federation
 
 
@@ -68,7 +70,7 @@ def sent(federation: Federation) -> Rounds:
     casting = replace(federation.casting, method="benchmarks.idle:Idle", config=Idle.Config())
     hosts = Placement("pooled", os.cpu_count() or 1, cpus=0.5, gpus=0.0, reason="one for each core")
     runner = RayRunner(casting, federation.shards, hosts)
-    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(10))
+    unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(10)})
     return Rounds(casting, Schedule(10**6, ASKED, 10**6), runner, lambda _: unseen, [])
 
 
@@ -77,7 +79,7 @@ def measure(clients: int) -> list[Figure]:
     data, name = data_set(clients), f"growth, {clients:,} clients"
     with (
         tempfile.TemporaryDirectory() as place,
-        attach_or_start(None, log=Path(place) / "ray.log", data_bytes=data.train_images.nbytes),
+        attach_or_start(None, log=Path(place) / "ray.log", data_bytes=data.train["image"].nbytes),
     ):
         ready = repeated(
             f"{name}: ready", "s", lambda: seconds_of(lambda: dealt(clients, data, Path(place))), 3, goal=5

@@ -22,7 +22,8 @@ from typing import Any
 
 from engine.config import load
 from engine.records import Result
-from engine.run.launch import launch, look_ahead
+from engine.run.hosting import predicted_plan
+from engine.run.launch import launch
 
 CASES = {
     "fedavg-digits": ["rounds=4"],
@@ -94,7 +95,7 @@ def measure(preset: str, overrides: list[str]) -> dict[str, float]:
 
 def predict(preset: str, overrides: list[str]) -> dict[str, float]:
     """What the plan says: MiB by part."""
-    memory = look_ahead(load(preset, overrides)).memory
+    memory = predicted_plan(load(preset, overrides)).memory
     return {part: getattr(memory, part.replace(" ", "_")) / MIB for part in ("driver", "host", "object store")}
 
 

@@ -78,7 +78,9 @@ def casting_of(size: int) -> Casting:
 def shards() -> ShardArrays:
     """One pixel for each client."""
     pixels = np.zeros((CLIENTS, 1, 1, 1), np.uint8)
-    return ShardArrays.of(pixels, np.zeros(CLIENTS, np.int64), [np.array([k]) for k in range(CLIENTS)])
+    return ShardArrays.of(
+        {"image": pixels, "label": np.zeros(CLIENTS, np.int64)}, [np.array([k]) for k in range(CLIENTS)]
+    )
 
 
 def copy_seconds(size: int, hosts: int) -> float:
@@ -91,7 +93,7 @@ def copy_seconds(size: int, hosts: int) -> float:
 def measure(megabytes: int) -> list[Figure]:
     """All figures of one size."""
     size, hosts, name = megabytes * 10**6, os.cpu_count() or 1, f"payloads, {megabytes} MB"
-    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(1))
+    unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(1)})
     casting = casting_of(size)
     with ray_runner(casting, shards(), hosts) as runner, StoreWatch() as store:
         run = Rounds(casting, Schedule(10**6, CLIENTS, 10**6), runner, lambda _: unseen, [])

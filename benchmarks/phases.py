@@ -93,7 +93,9 @@ def stage() -> Stage:
     task = ImageTask(tuple(map(str, range(CLASSES))), (1, 28, 28), mean=(0.5,), std=(0.25,))
     kit = Kit(task=task, work=WORK, seed=Seed(0))
     images = torch.randint(0, 256, (IMAGES, 1, 28, 28), dtype=torch.uint8, generator=draws)
-    shard = Shard(images, torch.randint(0, CLASSES, (IMAGES,), generator=draws), torch.arange(IMAGES))
+    shard = Shard(
+        {"image": images, "label": torch.randint(0, CLASSES, (IMAGES,), generator=draws)}, torch.arange(IMAGES)
+    )
     initial = kit.initial(NET)
     states = tuple({n: _moved(v, draws) for n, v in initial.items()} for _ in range(CLIENTS))
     client = Client(ClientSpec(0, NET), shard, Payload.of(weights=initial), {}, Seed(0, round=0, client=0))
@@ -117,7 +119,9 @@ def plain_generator(on: Stage) -> None:
     for _ in range(CONFIG.classifier_steps or 0):
         picks = torch.randint(IMAGES, (WORK.batch,))
         sgd.zero_grad()
-        F.cross_entropy(classifier(task.normalise(shard.images[picks])), shard.labels[picks]).backward()
+        F.cross_entropy(
+            classifier(task.normalise(shard.columns["image"][picks])), shard.columns["label"][picks]
+        ).backward()
         sgd.step()
     classifier.eval().requires_grad_(False)
     made = DCGenerator(task.shape, CONFIG.latent, CONFIG.gan_width, CLASSES)
@@ -127,8 +131,8 @@ def plain_generator(on: Stage) -> None:
     )
     for _ in range(CONFIG.gan_steps or 0):
         picks = torch.randint(IMAGES, (CONFIG.gan_batch,))
-        real, labels = task.to_signed(shard.images[picks]), shard.labels[picks]
-        asked = shard.labels[torch.randint(IMAGES, (CONFIG.gan_batch,))]
+        real, labels = task.to_signed(shard.columns["image"][picks]), shard.columns["label"][picks]
+        asked = shard.columns["label"][torch.randint(IMAGES, (CONFIG.gan_batch,))]
         fake = made(torch.randn(CONFIG.gan_batch, CONFIG.latent), asked)
         by_judge.zero_grad()
         (F.softplus(-judge(real, labels)).mean() + F.softplus(judge(fake.detach(), asked)).mean()).backward()
@@ -180,8 +184,8 @@ def plain_prototypes(on: Stage) -> None:
     shard, net = on.client.shard, on.kit.new_network(NET).eval()
     picks = torch.randperm(IMAGES)[: (WORK.steps or 0) * WORK.batch]
     with torch.no_grad():
-        batches = [net.body(on.kit.task.normalise(shard.images[some])) for some in picks.split(WORK.batch)]
-    features, labels = torch.cat(batches).flatten(1).numpy(), shard.labels[picks].numpy()
+        batches = [net.body(on.kit.task.normalise(shard.columns["image"][some])) for some in picks.split(WORK.batch)]
+    features, labels = torch.cat(batches).flatten(1).numpy(), shard.columns["label"][picks].numpy()
     with threadpool_limits(1):
         for label in range(CLASSES):
             KMeans(CONFIG.prototypes, n_init=1, random_state=0).fit(features[labels == label])

@@ -86,7 +86,7 @@ def cohorts(case: Case, rounds: int) -> list[list[int]]:
 def problem(case: Case, data: DataSet, rounds: int) -> plain.Problem:
     """The work as the yardstick takes it."""
     mean, std = (np.array(v, np.float32).reshape(1, -1, 1, 1) for v in (data.task.mean, data.task.std))
-    images = ((data.train_images / np.float32(255)) - mean) / std
+    images = ((data.train["image"] / np.float32(255)) - mean) / std
     return plain.Problem(
         images.astype(np.float32), data.train_labels, deal(case), cohorts(case, rounds), case.net, case.batch, LR
     )
@@ -108,9 +108,12 @@ def casting_of(case: Case, data: DataSet, stack: bool) -> Casting:
 def measure(case: Case, rounds: int, hosts: int, stack: bool) -> dict[str, Any]:
     """Round by round in turn, so that both meet the machine in the same mood."""
     data = fetched(case.source, case.clients * case.examples)
-    casting, shards = casting_of(case, data, stack), ShardArrays.of(data.train_images, data.train_labels, deal(case))
+    casting, shards = (
+        casting_of(case, data, stack),
+        ShardArrays.of({"image": data.train["image"], "label": data.train_labels}, deal(case)),
+    )
     watch, theirs = Stopwatch(), []
-    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(10))
+    unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(10)})
     with (
         plain.Yardstick(problem(case, data, rounds), hosts) as yardstick,
         ray_runner(casting, shards, hosts) as runner,

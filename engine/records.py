@@ -100,7 +100,6 @@ class RunStart:
         config: complete and resolved, as it is written to config.yaml.
         label_counts: int64 (clients, classes), or (clients, 1), the examples of each, where there are no classes.
         headline: the figure that stands for a predictor.
-        log: file with Ray's own output.
         facts: what the plan says, in words: runner, placement and why, hosts.
         preset: name or file that the run was started from.
         done: rounds that were complete when this process took the run up.
@@ -108,15 +107,27 @@ class RunStart:
 
     folder: Path
     config: Mapping[str, Any]
-    method: str
-    rounds: int
     class_names: tuple[str, ...]
     label_counts: np.ndarray
     headline: Figure
-    log: Path
     facts: Mapping[str, str]
     preset: str = ""
     done: int = 0
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.config["method"]["name"])
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds the whole run has."""
+        return int(self.config["rounds"])
+
+    @property
+    def log(self) -> Path:
+        """File with what happened to the run, and Ray's own output."""
+        return self.folder / "run.log"
 
 
 @dataclass(frozen=True)

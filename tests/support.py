@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
 from algorithms.core.contract import ClientSpec, Method, Plan
 from algorithms.core.kit import Kit
+from algorithms.core.payload import Tensors
 from algorithms.core.records import digest
 from algorithms.core.seeds import Seed
+from algorithms.core.states import WeightedMean
 from algorithms.core.training import Work
 from algorithms.tasks.images import ImageTask
 
@@ -42,11 +44,17 @@ def tiny_images(images: int = IMAGES, seed: int = 7) -> tuple[np.ndarray, np.nda
     return pixels, labels
 
 
+def tiny_columns() -> dict[str, np.ndarray]:
+    """The tiny images and their labels as the columns of a data set."""
+    pixels, labels = tiny_images()
+    return {"image": pixels, "label": labels}
+
+
 def tiny_shards(clients: int = 6, images: int = IMAGES, seed: int = 7) -> ShardArrays:
     """The tiny images dealt out in turn, so that clients hold 120 / clients images each, of all classes."""
     pixels, labels = tiny_images(images, seed)
     order = np.random.default_rng(seed + 1).permutation(images)
-    return ShardArrays.of(pixels, labels, [np.sort(order[k::clients]) for k in range(clients)])
+    return ShardArrays.of({"image": pixels, "label": labels}, [np.sort(order[k::clients]) for k in range(clients)])
 
 
 def tiny_casting(
@@ -144,3 +152,11 @@ def tiny_plan(casting: Casting, number: int = 0, rounds: int = 1, asked: Sequenc
         clients=tuple(casting.client(k, seed) for k in numbers),
         seed=seed,
     )
+
+
+def weighted_mean(states: Iterable[tuple[Tensors, float]], otherwise: Tensors) -> Tensors:
+    """`WeightedMean` over (state, weight) pairs."""
+    mean = WeightedMean()
+    for state, weight in states:
+        mean.add(state, weight)
+    return mean.result(otherwise)

@@ -150,7 +150,7 @@ class Toy(Method[Trace]):
         noise = torch.randn(seen.shape, generator=client.seed.torch("noise")) + torch.rand(())
         calls = int(client.memory.get("calls", 0)) + 1
         drift = client.memory.get("drift", torch.zeros(()))
-        pixels = client.shard.images[client.shard.rows].double().mean()
+        pixels = client.shard.columns["image"][client.shard.rows].double().mean()
         numbers = {
             "id": client.received.number("examples", "id"),
             "calls": calls,
@@ -172,7 +172,7 @@ class Toy(Method[Trace]):
     @client_side
     def look_at_data(self, client: Client) -> Reply:
         """Where the images lie in the object store that all processes of a machine map."""
-        place = place_in_store(client.shard.images)
+        place = place_in_store(client.shard.columns["image"])
         return Reply(Payload.of(weights=client.received.tensors("weights"), examples={"place": place}))
 
     @client_side

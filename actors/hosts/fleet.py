@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 from actors.hosts.placement import Placement
 from actors.process import keep_freed_memory, peak_rss_mb
 from actors.steps.folding import folded
-from actors.steps.orders import Casting, Failure, Order
+from actors.steps.orders import Casting, Failure, Order, step_seed
 from actors.steps.shards import ShardArrays
 from actors.steps.stacking import Crew
 from actors.steps.wire import (
@@ -65,10 +65,6 @@ class Call:
     asked: int
     terms: str
 
-    def seed_of(self, client: int) -> Seed:
-        """The seed of this client's step."""
-        return self.seed.at(phase=self.step, client=client)
-
 
 @contextmanager
 def ending_after(deadline: float | None) -> Iterator[None]:
@@ -105,7 +101,13 @@ class Host:
         """
         received = [unpack_payload(p, private=False) for p in parcels[: call.messages] if p is not None]
         orders = [
-            Order(call.step, client, call.seed_of(client), received[read], unpack_memory(parcel, private=False))
+            Order(
+                call.step,
+                client,
+                step_seed(call.seed, call.step, client),
+                received[read],
+                unpack_memory(parcel, private=False),
+            )
             for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True)
         ]
         packed = []

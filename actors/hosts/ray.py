@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import ray
 from ray.actor import ActorHandle
@@ -20,16 +22,17 @@ from ray.exceptions import (
 )
 from torch import Tensor
 
+from actors.distillation.plan import DistilResources
 from actors.failures import FailurePolicy
 from actors.hosts.dispatch import Chunk, Dispatch, chunk_size, chunks_for_any, chunks_for_own, look_ahead
 from actors.hosts.fleet import Call, Fleet, HostStartError
 from actors.hosts.placement import Placement
-from actors.runner import UNHEARD, Errand, Listener, MemoryLostError, distil_inline
+from actors.runner import UNHEARD, Errand, Listener, MemoryLostError
 from actors.steps.folding import whole_groups
 from actors.steps.orders import Casting, Failure, Order, Outcome
 from actors.steps.shards import ShardArrays
 from actors.steps.wire import Head, Packed, pack_memory, pack_payload, unpack_memory, unpack_outcome
-from algorithms.core.distillation import Distillation
+from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.payload import Memory, Payload
 
 LOOK_SECONDS = 10.0
@@ -56,20 +59,21 @@ class RayRunner:
         shards: ShardArrays,
         placement: Placement,
         *,
-        distil: Callable[[Distillation, Listener], dict[str, Tensor]] = distil_inline,
+        distillation: DistilResources | None = None,
         policy: FailurePolicy | None = None,
     ) -> None:
         """Start the hosts; returns before they have started.
 
         Args:
-            distil: performs distillation jobs.
+            distillation: what a distillation takes on the cluster beside the hosts; where None, it is done in this
+                process.
             policy: what is done where a host is lost, and when one is held for lost.
         """
         self.policy = policy or FailurePolicy()
         self.fleet = Fleet(casting, shards, placement, self.policy.deadline)
         self.memory_refs: dict[int, ray.ObjectRef] = {}
         self._casting, self._placement = casting, placement
-        self._distil = distil
+        self._distillation = distillation
         self._reply_bytes: dict[str, int] = {}
 
     def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
@@ -77,8 +81,15 @@ class RayRunner:
         journey.send()
         return journey.outcomes()
 
-    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
-        return self._distil(job, listener)
+    def distil(self, job: Distillation, listener: Listener = UNHEARD, storage: Path | None = None) -> dict[str, Tensor]:
+        if self._distillation is None:
+            return distil_here(job, listener.done)
+        from actors.distillation import job as on_ray  # Ray Train and Ray Data are slow to import
+
+        if storage is not None:
+            return on_ray.distil_on_ray(job, self._distillation, storage, listener)
+        with tempfile.TemporaryDirectory(prefix="tessera-") as place:
+            return on_ray.distil_on_ray(job, self._distillation, Path(place), listener)
 
     def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:
         held = sorted(c for c in self.memory_refs if clients is None or c in clients)

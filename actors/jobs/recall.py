@@ -1,9 +1,9 @@
 """Training that was done before is not done again: a training loop that remembers, for methods that are compared.
 
 Methods that ask clients for the same training (FedAvg, the rounds of Mosaic before its distillation, one-shot methods)
-differ in what they make of it. Local SGD on the task's own loss is a pure function of the network, its weights, the
-client's rows, the work and the seed; so its outcome can be kept under a digest of these, and taken from there by any
-run of any method that asks for the very same, to the bit.
+differ in what they make of it. Local training without an objective or a correction of the method's own is a pure
+function of the network, its weights, the client's rows, the work at the round's rate and the seed; so its outcome can
+be kept under a digest of these, and taken from there by any run of any method that asks for the very same, to the bit.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class RecallingLoop:
             "network": f"{type(net).__module__}.{type(net).__qualname__} {net!r}",
             "trained": [name for name, p in net.named_parameters() if p.requires_grad],
             "task": repr(task),
-            "work": repr(work),
+            "work": repr(work.at(seed.round)),
             "seed": repr(seed),
             "position": position,
             "stacked": self._fit is not fit,

@@ -63,6 +63,11 @@ class Casting:
         return torch.device(self.device)
 
 
+def step_seed(seed: Seed, step: str, client: int) -> Seed:
+    """The seed of one client's step, from that of the run and round."""
+    return seed.at(phase=step, client=client)
+
+
 @dataclass(frozen=True)
 class Order:
     """One step to be performed for one client: everything its result depends on, besides the client's data."""

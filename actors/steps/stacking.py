@@ -22,8 +22,8 @@ class _Met(BaseException):
 
 
 class StackedLoop:
-    """`training.fit` in stacked arithmetic where networks are stackable; elsewhere, and where images are augmented or
-    the loss is a method's own, `training.fit` itself.
+    """`training.fit` in stacked arithmetic where networks are stackable; elsewhere, and where images are augmented, the
+    loss is a method's own, or the work is not plain SGD, `training.fit` itself.
 
     Between `gather` and `train` it only notes what is asked, and ends the step that asks. Steps depend on nothing but
     their orders, so that a step performed again asks for the very same, and then finds it done.
@@ -47,8 +47,9 @@ class StackedLoop:
         objective: Objective | None = None,
         correct: Correction | None = None,
     ) -> Fit:
-        if objective or not serves_stacking(task) or not self._is_stackable(net):
+        if objective or not serves_stacking(task) or not work.is_plain or not self._is_stackable(net):
             return fit(net, task, shard, work, seed, position=position, objective=objective, correct=correct)
+        work = work.at(seed.round)
         asked = Asked([p.detach().clone() for p in net.parameters()], shard, seed, position, correct)
         if self._gathering:
             self._asked[seed, position] = net, task, work, asked

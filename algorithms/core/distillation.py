@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
@@ -16,7 +15,9 @@ from typing import Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from algorithms.core.callbacks import ignore
 from algorithms.core.payload import Tensors
+from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
 
@@ -167,19 +168,10 @@ def freeze_norm(net: nn.Module) -> None:
             module.eval()
 
 
-def cosine(step: int, steps: int) -> float:
-    """The factor of a learning rate that falls from 1 at step 0 to 0 at step `steps`: (1 + cos(pi s / S)) / 2."""
-    return (1 + math.cos(math.pi * step / steps)) / 2
-
-
 BatchT = TypeVar("BatchT")
 
 TELLINGS = 50
 """How often a job that runs here tells of its progress, if it has so many steps."""
-
-
-def unheard(done: int) -> None:
-    """Nobody listens."""
 
 
 class Kept(Generic[BatchT]):
@@ -198,7 +190,7 @@ class Kept(Generic[BatchT]):
         return batch
 
 
-def distil_here(job: Distillation, told: Callable[[int], None] = unheard) -> dict[str, Tensor]:
+def distil_here(job: Distillation, told: Callable[[int], None] = ignore) -> dict[str, Tensor]:
     """Perform a job as a plain loop in this process.
 
     Args:

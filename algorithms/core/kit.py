@@ -8,19 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from algorithms.core.callbacks import ignore
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
 from algorithms.core.task import Shard, Task
-from algorithms.core.training import TrainingLoop, Work, fit
-
-
-def _unseen(stage: str, predictor: nn.Module) -> None:
-    """Nobody watches."""
-
-
-def _unheard(phase: str, done: int, total: int) -> None:
-    """Nobody listens."""
+from algorithms.core.training import Loss, TrainingLoop, Work, fit, training_loss
 
 
 @dataclass
@@ -29,7 +22,7 @@ class Kit:
 
     Attributes:
         task: the learning problem.
-        work: what a client does in a round by default.
+        work: what a client does in a round by default; `work.at(round)` is at the rate of that round.
         seed: of the run.
         device: where networks compute.
         public: on the server's side, examples that it owns itself; None where it owns none.
@@ -48,9 +41,14 @@ class Kit:
     public: Shard | None = None
     fit: TrainingLoop = fit
     distil: Callable[[Distillation], dict[str, Tensor]] = distil_here
-    show: Callable[[str, nn.Module], None] = _unseen
-    tell: Callable[[str, int, int], None] = _unheard
+    show: Callable[[str, nn.Module], None] = ignore
+    tell: Callable[[str, int, int], None] = ignore
     _resident: dict[tuple[str, float], nn.Module] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Loss:
+        """What the clients' training makes small, for objectives of a method's own; see `training_loss`."""
+        return training_loss(self.task, self.work)
 
     def network(self, name: str, width: float = 1.0) -> nn.Module:
         """The one resident network of this name and width on the kit's device; load a state before use, keep no

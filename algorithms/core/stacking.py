@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from algorithms.core.schedules import CONSTANT
 from algorithms.core.seeds import Seed
 from algorithms.core.sgd import descend
 from algorithms.core.task import Shard, Task
@@ -31,8 +32,9 @@ Layers = tuple[bool, ...]
 
 
 def stackable(net: nn.Module) -> bool:
-    """Whether a network is made of linear layers alone, and all of it is trained."""
-    return _layers(net) is not None and all(p.requires_grad for p in net.parameters())
+    """Whether a network is made of linear layers alone, none of them tied to another, and all of it is trained."""
+    layers, parameters = _layers(net), list(net.parameters())
+    return layers is not None and len(parameters) == 2 * len(layers) and all(p.requires_grad for p in parameters)
 
 
 def serves_stacking(task: Task) -> bool:
@@ -82,7 +84,7 @@ class Trained:
 
 
 def fit_together(net: nn.Module, task: Task, work: Work, asked: Sequence[Asked]) -> list[Trained]:
-    """`training.fit` for several clients at once, on the task's own loss.
+    """`training.fit` for several clients at once, by SGD on the task's own loss.
 
     A client's bits do not depend on who else is trained with it, but they are not those of `training.fit`: products of
     stacked matrices round differently.
@@ -90,10 +92,11 @@ def fit_together(net: nn.Module, task: Task, work: Work, asked: Sequence[Asked])
     Args:
         net: `stackable`; says the architecture and the device, and is left as it was.
         task: of classes, whose batches are not random: each client would draw for itself.
+        work: plain, and that of one round: `work.at` theirs.
     """
     layers = _layers(net)
-    if layers is None or not serves_stacking(task):
-        raise ValueError(f"cannot be trained together: {net}, {task.title}")
+    if layers is None or not serves_stacking(task) or not work.is_plain or work.schedule != CONSTANT:
+        raise ValueError(f"cannot be trained together: {net}, {task.title}, {work}")
     device = next(net.parameters()).device
     orders = [Batches(len(one.shard), work.batch, one.seed) for one in asked]
     trained: dict[int, Trained] = {}

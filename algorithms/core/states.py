@@ -11,7 +11,7 @@ from algorithms.core.payload import Tensors
 
 
 def snapshot(net: nn.Module) -> dict[str, Tensor]:
-    """A copy of a network's state dict on the CPU, buffers and counters included."""
+    """A copy of a network's state dict on the CPU, buffers and counters included; tied tensors once."""
     return {name: value.detach().to("cpu", copy=True) for name, value in net.state_dict().items()}
 
 
@@ -26,12 +26,13 @@ def norm_entries(net: nn.Module) -> frozenset[str]:
 
     They are found by the type of their module, whatever it is called. FedBN, arXiv 2102.07623.
     """
-    return frozenset(
+    entries = frozenset(
         f"{path}.{entry}" if path else entry
         for path, module in net.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
         for entry in module.state_dict()
     )
+    return entries & net.state_dict().keys()  # without further names of tied tensors
 
 
 def norm_buffers(net: nn.Module) -> frozenset[str]:
@@ -118,14 +119,6 @@ class WeightedMean:
 
 def _term(value: Tensor, weight: float) -> Tensor:
     return value.to(torch.float64) * weight if value.is_floating_point() else value.clone()
-
-
-def weighted_mean(states: Iterable[tuple[Tensors, float]], otherwise: Tensors) -> dict[str, Tensor]:
-    """`WeightedMean` over (state, weight) pairs; `otherwise` where the weights sum to 0."""
-    mean = WeightedMean()
-    for state, weight in states:
-        mean.add(state, weight)
-    return mean.result(otherwise)
 
 
 def combine(function: Callable[..., Tensor], *states: Tensors) -> dict[str, Tensor]:

@@ -113,13 +113,14 @@ class Task(ABC):
         title: what is learnt, in words, such as `image classification`.
         traits: see `Trait`.
         figures: what is reported, the headline first.
-        target: role of the column that is to be predicted, None where there is none.
+        target: name of the prepared column that is to be predicted, None where inputs are their own targets.
         Settings: of how columns become batches; see `algorithms.core.settings`.
     """
 
     title: ClassVar[str]
     traits: ClassVar[frozenset[Trait]] = frozenset()
     figures: ClassVar[tuple[Figure, ...]]
+    target: ClassVar[str | None] = LABEL
     Settings: ClassVar[type[settings.Config]] = settings.Config
 
     # What networks take and answer

@@ -1,15 +1,17 @@
-"""Local training: mini-batch SGD over a client's examples, in an order that depends on the seed alone."""
+"""Local training: mini-batches of a client's examples, in an order that depends on the seed alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.core import batches
+from algorithms.core.schedules import CONSTANT, RateSchedule
 from algorithms.core.seeds import ANY_ROUND, Seed
 from algorithms.core.sgd import SGD
 from algorithms.core.task import Shard, Task
@@ -17,6 +19,9 @@ from algorithms.nets.forms import Inputs
 
 Objective = Callable[[nn.Module, Any, Tensor], Tensor]
 """(network, inputs, targets) -> scalar loss; inputs as the task's batches have them."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(what a network answers, targets) -> scalar loss."""
 
 Correction = Callable[[Sequence[Tensor]], None]
 """Changes the gradients of the given trainable parameters in place, after backward and before the step."""
@@ -26,17 +31,32 @@ EXAMPLES_AT_ONCE = 512
 """Made ready for the network in one pass: for small batches a pass costs more than its arithmetic."""
 
 
+OptimiserName: TypeAlias = Literal["sgd", "adam", "adamw"]
+"""`sgd` is `algorithms.core.sgd`; the others are torch's own Adam and AdamW."""
+
+
+BETAS, EPS = (0.9, 0.999), 1e-8
+"""Of Adam and AdamW where nothing else is said, as in torch."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What a client is asked to do in a round. Either `steps` or `epochs` is set.
+
+    The optimiser is rebuilt in each round: momentum and moments start at 0, and nothing of them is kept or sent.
 
     Attributes:
         steps: mini-batches in a round, drawn from a cyclic order that goes on where the last round ended.
         epochs: passes over the client's examples in a round.
         batch: examples in a mini-batch.
-        lr: learning rate of plain SGD.
-        momentum, weight_decay: of torch's SGD; the optimiser is rebuilt each round.
+        lr: learning rate, before the schedule; see `at`.
+        momentum: of SGD.
+        weight_decay: added to the gradient times the weight; of `adamw`, taken from the weight itself.
         clip: largest 2-norm of the gradient, or None.
+        optimiser: by name.
+        betas, eps: of Adam and AdamW.
+        schedule: the rate of each round, as a factor of `lr`.
+        label_smoothing: share in [0, 1) of every target that all classes have alike; see `training_loss`.
     """
 
     steps: int | None
@@ -46,6 +66,20 @@ class Work:
     momentum: float = 0.0
     weight_decay: float = 0.0
     clip: float | None = None
+    optimiser: OptimiserName = "sgd"
+    betas: tuple[float, float] = BETAS
+    eps: float = EPS
+    schedule: RateSchedule = CONSTANT
+    label_smoothing: float = 0.0
+
+    def at(self, round: int) -> Work:
+        """The work of one round: the same in all rounds from then on, at that round's rate."""
+        return replace(self, lr=self.lr * self.schedule.at(round), schedule=CONSTANT)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is SGD on the task's own loss."""
+        return self.optimiser == "sgd" and not self.label_smoothing
 
 
 @dataclass(frozen=True)
@@ -121,6 +155,46 @@ def drawn(
         yield from zip(batches.split(inputs, sizes), targets.split(sizes), strict=True)
 
 
+def training_loss(task: Task, work: Work) -> Loss:
+    """What training makes small: the task's own loss, or with label smoothing e
+
+        (1 - e) loss + e mean_c(-log p_c),
+
+    the cross-entropy with targets of which a share e is spread over all classes alike, as torch's `label_smoothing`
+    has it (Szegedy et al., arXiv 1512.00567). Evaluation takes the task's own loss.
+
+    The task must have classes where labels are smoothed: what networks answer, (B, C), are logits.
+    """
+    share = work.label_smoothing
+    if not share:
+        return task.loss
+
+    def smoothed(logits: Tensor, labels: Tensor) -> Tensor:
+        return (1 - share) * task.loss(logits, labels) - share * F.log_softmax(logits, 1).mean()
+
+    return smoothed
+
+
+class Optimiser(Protocol):
+    """What changes a network's parameters by their gradients."""
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        ...
+
+    def step(self) -> object:
+        """Change the parameters that have a gradient, in place."""
+        ...
+
+
+def new_optimiser(work: Work, parameters: Sequence[nn.Parameter]) -> Optimiser:
+    """The optimiser of a client's round, without any state yet, at the rate `work.lr`."""
+    if work.optimiser == "sgd":
+        return SGD(parameters, work.lr, work.momentum, work.weight_decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[work.optimiser]
+    return kind(parameters, lr=work.lr, betas=work.betas, eps=work.eps, weight_decay=work.weight_decay)
+
+
 class TrainingLoop(Protocol):
     """What `fit` is to those who call it."""
 
@@ -153,23 +227,25 @@ def fit(
 
     Args:
         net: in any mode; trained and left in train mode, on whatever device its parameters are.
-        seed: of the step; orders the batches (by run and client) and draws the augmentation.
+        seed: of the step; orders the batches (by run and client), draws the augmentation, and tells the round, whose
+            rate is that of `work.schedule`.
         position: batches this client has drawn in earlier rounds.
-        objective: the loss; the task's own on the logits where None.
+        objective: the loss; `training_loss` on the logits where None.
         correct: changes gradients before each step (proximal terms, control variates).
     """
     order = Batches(len(shard), work.batch, seed)
     steps = steps_of_work(work, order)
     parameters = [p for p in net.parameters() if p.requires_grad]
     device = parameters[0].device
-    optimiser = SGD(parameters, work.lr, work.momentum, work.weight_decay)
+    optimiser = new_optimiser(work.at(seed.round), parameters)
+    loss_of = training_loss(task, work)
     augment = seed.torch("augment")
     net.train()
     total = torch.zeros((), device=device)
     for inputs, targets in drawn(task, shard, order, range(position, position + steps), augment, device):
         inputs, targets = pair_if_single(inputs, targets)
         optimiser.zero_grad()
-        loss = objective(net, inputs, targets) if objective else task.loss(net(inputs), targets)
+        loss = objective(net, inputs, targets) if objective else loss_of(net(inputs), targets)
         loss.backward()
         if correct:
             correct(parameters)

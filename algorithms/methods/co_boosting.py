@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.core.contract import ClientSpec
-from algorithms.core.distillation import cosine
+from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.parts.ensembles import Ensemble, GroupedModels, WeightedLogits, mixed, normalised
@@ -88,8 +88,8 @@ class CoBoosting(OneShot[CoBoostingState]):
             optimiser.param_groups[0]["lr"] = config.student_lr * cosine(epoch, config.epochs)
             loss = self.taught(student, optimiser, ensemble, weights, pool, seed, epoch)
             self.kit.tell("distillation", epoch + 1, config.epochs)
-        self.kit.show("boosted ensemble", WeightedLogits(ensemble, weights))
         shares = normalised(weights)
+        self.kit.show("boosted ensemble", WeightedLogits(ensemble, shares))
         told = {"least_weight": float(shares.min()), "largest_weight": float(shares.max())}
         return {"distillation_loss": loss, "pool": len(pool), **told}
 
@@ -100,7 +100,8 @@ class CoBoosting(OneShot[CoBoostingState]):
         def loss(images: Tensor, labels: Tensor) -> Tensor:
             with gap.watching():
                 teacher = mixed(ensemble.logits(images), shares)
-            total = config.label * (hard(teacher, labels, config.hardness) * cross_entropies(teacher, labels)).mean()
+            errors = self.kit.task.losses(teacher, labels)
+            total = config.label * (hard(errors, config.hardness) * errors).mean()
             if config.norm:
                 total = total + config.norm * gap.value()
             if config.adversarial:
@@ -132,7 +133,7 @@ class CoBoosting(OneShot[CoBoostingState]):
     ) -> float:
         """One pass of the student over the moved images, in place; the mean loss of its steps."""
         draws, tau, losses = seed.torch("pass", epoch), self.config.temperature, []
-        teacher = WeightedLogits(ensemble, weights)
+        teacher = WeightedLogits(ensemble, normalised(weights))
         student.train()
         for images, _ in pool.batches(self.config.student_batch, draws):
             inputs = as_inputs(images_of(self.kit.task), self.moved(images, teacher, draws), None)
@@ -158,14 +159,13 @@ class CoBoosting(OneShot[CoBoostingState]):
         return images.detach() + self.config.eta * gradient.sign()
 
 
-def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of each image: logits (B, C) and labels (B,) to (B,)."""
-    return F.cross_entropy(logits, labels, reduction="none")
+def hard(errors: Tensor, power: float) -> Tensor:
+    """(1 - p_y)^power in [0, 1] of each image, as constants (B,): small where the ensemble is sure of the label.
 
-
-def hard(logits: Tensor, labels: Tensor, power: float) -> Tensor:
-    """(1 - p_y)^power in [0, 1] of each image, as constants (B,): small where the ensemble is sure of the label."""
-    sure = torch.exp(-cross_entropies(logits.detach(), labels))
+    Args:
+        errors: float (B,), the cross-entropies -log p_y.
+    """
+    sure = torch.exp(-errors.detach())
     return (1 - sure).clamp(0, 1) ** power
 
 

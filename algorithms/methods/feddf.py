@@ -23,8 +23,10 @@ from algorithms.parts.ensembles import (
     Ensemble,
     Ensembling,
     GroupedModels,
+    WeightedLogits,
+    WeightedProbabilities,
+    alike,
     held,
-    mixed,
     norm_refusal,
     normalised,
 )
@@ -138,7 +140,7 @@ class FedDF(Ensembling[FedDFState]):
             return averaged, {}
         bank = Bank(members, self.kit)
         weights = self.weights(members)
-        teacher = Averaged(bank, weights, self.config.average, self.config.temperature).to(self.kit.device)
+        teacher = self.teacher(bank, weights).to(self.kit.device)
         if plan.round + 1 == plan.rounds:
             self.kit.show("fedavg", self.predictor(averaged))
             self.kit.show("ensemble", teacher)
@@ -149,6 +151,12 @@ class FedDF(Ensembling[FedDFState]):
             models[net] = self.kit.distil(self.job(source, teacher, net, model, plan.seed))
         told = {"teachers": float((weights > 0).sum())}
         return replace(state, model=models.pop(state.net), others=models), told
+
+    def teacher(self, bank: Bank, weights: Tensor) -> WeightedLogits:
+        """The clients' networks as one, by shares (K,) which sum to 1."""
+        if self.config.average == "logits":
+            return WeightedLogits(bank, weights)
+        return WeightedProbabilities(bank, weights, self.config.temperature)
 
     def job(self, source: Source, teacher: nn.Module, net: str, model: dict[str, Tensor], seed: Seed) -> Distillation:
         """The distillation into one network."""
@@ -196,7 +204,7 @@ class FedDF(Ensembling[FedDFState]):
         """The clients' shares in the teacher, float (K,), which sum to 1."""
         public = self.kit.public
         if self.config.teachers == "alike" or public is None:
-            return normalised(torch.ones(len(members)))
+            return alike(len(members))
         nets = (held(self.kit, member.net, member.state) for member in members)
         found = [self.kit.task.report(score(net, self.kit.task, public, self.kit.device))["accuracy"] for net in nets]
         return by_accuracy(torch.tensor(found), self.kit.task.classes)
@@ -215,26 +223,3 @@ class Softened:
 
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         return kl(teacher / self.temperature, student / self.temperature)
-
-
-class Averaged(nn.Module):
-    """The teacher, images to logits (B, classes): the clients' logits averaged, or tau log of their softmaxes at tau.
-
-    Args:
-        weights: float (K,), which sum to 1.
-    """
-
-    def __init__(self, bank: Bank, weights: Tensor, average: Average, temperature: float) -> None:
-        super().__init__()
-        self.bank, self.average, self.temperature = bank, average, temperature
-        # A buffer, by whose device it is known where the clients' networks are to answer.
-        self.register_buffer("weights", weights)
-        self.weights: Tensor
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.bank.logits(images)
-        if self.average == "logits":
-            return mixed(logits, self.weights)
-        # In logarithms, since a probability that all clients round to 0 would make the loss NaN.
-        shares = self.weights.to(logits.device).log()[:, None]
-        return self.temperature * torch.logsumexp(F.log_softmax(logits / self.temperature, 2) + shares, 1)

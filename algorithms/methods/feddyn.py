@@ -38,11 +38,14 @@ class FedDynState(GlobalModel):
 class FedDyn(Averaging[FedDynState]):
     """Acar et al., "Federated Learning Based on Dynamic Regularization", ICLR 2021, arXiv 2111.04263.
 
-    Client i minimises f_i(w) - <g_i, w> + (alpha / 2) ||w - theta||^2 by SGD from w = theta, to theta_i, and then
+    Client i minimises f_i(w) - <g_i, w> + (alpha / 2) ||w - theta||^2 from w = theta, to theta_i, and then
     g_i <- g_i - alpha (theta_i - theta), from g_i = 0 (algorithm 1). With h_i = -g_i / alpha the two added terms are,
     up to a constant, (alpha / 2) ||w - (theta - h_i)||^2: FedProx around a point that moves. So h_i is what a client
     remembers, h_i <- h_i + (theta_i - theta). The server sets theta to the mean of the theta_i that came back plus the
     mean of h_i over ALL clients, whether they were asked or not.
+
+    How a client minimises is its own affair: the two terms enter the gradients of whatever optimiser there is, at any
+    rate, and g_i is made of where it ended, not of steps. (The code takes SGD, with the quadratic as weight decay.)
 
     Evaluated is the mean of the theta_i of the last round; `evaluated: sent` evaluates theta itself, whose norm can be
     large. Bound the clients' gradients (the code clips their norm at 10). Buffers are averaged.

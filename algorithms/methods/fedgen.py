@@ -60,7 +60,8 @@ class FedGen(Ensembling[FedGenState]):
 
     and averages the networks. These are the losses of the released code; its term against the student, of weight 0
     there, is left out, its counts begin at 1 for every class, its noise is uniform where the paper's is normal, and
-    its Adam goes on from round to round, where this begins anew.
+    its Adam goes on from round to round, where this begins anew. Label smoothing of the clients is that of real
+    batches.
 
     Clients' networks may differ where their features are of one size: heads are averaged over all clients, bodies over
     those of one network.
@@ -216,8 +217,8 @@ class FedGen(Ensembling[FedGenState]):
         return self.reply(client, fitted, weights=snapshot(net), label_counts=counts)
 
     def guided(self, client: Client) -> Objective:
-        """The task's loss with the terms of generated features."""
-        config, task, draws = self.config, self.kit.task, client.seed.torch("generated")
+        """The loss of the client's examples with the terms of generated features."""
+        config, loss_of, draws = self.config, self.kit.loss, client.seed.torch("generated")
         generator = self._generator(client.spec.net, client.received.tensors("generator"))
         generator.eval().requires_grad_(False)
         available = client.received.tensors("label_counts")["counts"].nonzero()[:, 0]
@@ -228,7 +229,7 @@ class FedGen(Ensembling[FedGenState]):
         def objective(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
             nonlocal left
             answers = net(inputs)
-            loss = task.loss(answers, labels)
+            loss = loss_of(answers, labels)
             left -= 1
             if left < 0:
                 return loss

@@ -13,6 +13,8 @@ from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Re
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 from algorithms.core.states import combine, only, snapshot, without
+from algorithms.core.task import Task
+from algorithms.core.training import Work
 from algorithms.parts.averaging import Averaging, GlobalModel
 from algorithms.parts.corrections import proximal
 
@@ -36,9 +38,12 @@ class FedNova(Averaging[FedNovaState]):
     weights with which its gradients have entered x - y_i (in units of the learning rate), and |a_i| their sum. With
     p_i = n_i / sum n: x <- x - tau_eff sum_i p_i d_i, tau_eff = sum_i p_i |a_i|. So a client that takes more steps
     has no larger say in where the model goes. Local momentum and the proximal term of FedProx are allowed
-    for in a_i; weight decay is a part of the local gradient. Buffers are averaged by p_i.
+    for in a_i, the latter at the round's rate; weight decay is a part of the local gradient. Of Adam's steps no a_i is
+    known, so it is refused. Buffers are averaged by p_i. Changes enter the server's momentum as they were made, at
+    whatever rate.
 
-    Travels, per client and round: state dict down; d_i, buffers, n_i and tau_i (8 bytes each) up.
+    Travels, per client and round: state dict down; d_i, buffers, n_i and the client's term of tau_eff (8 bytes each)
+    up.
     """
 
     paper = "Wang et al. 2020, arXiv 2007.07481"
@@ -58,6 +63,13 @@ class FedNova(Averaging[FedNovaState]):
     def kinds(cls, config: Any) -> Kinds:
         return Kinds(up=frozenset({"gradients", "weights", "steps"}) | cls.counts(config), down=frozenset({"weights"}))
 
+    @classmethod
+    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+        reasons = super().refuse(config, task, clients, work)
+        if work.optimiser != "sgd":
+            reasons.append(f"weighs steps of SGD, but the clients' optimiser is {work.optimiser}")
+        return reasons
+
     def start(self, clients: Sequence[ClientSpec]) -> FedNovaState:
         net, model = self.initial_model(clients)
         return FedNovaState(net, model, velocity=combine(torch.zeros_like, self.trainable(net, model)))
@@ -75,18 +87,10 @@ class FedNova(Averaging[FedNovaState]):
 
     def terms(self, update: Update) -> Terms:
         """Directions, buffers and effective steps, weighted alike."""
-        share, steps = self.share(update), torch.tensor(self._effective(update), dtype=torch.float64)
+        share = self.share(update)
+        steps = torch.tensor(update.payload.number("steps", "effective"), dtype=torch.float64)
         gradients, buffers = (update.payload.tensors(kind) for kind in ("gradients", "weights"))
         return {"gradients": (gradients, share), "weights": (buffers, share), "steps": ({"effective": steps}, share)}
-
-    def _effective(self, update: Update) -> float:
-        """A client's term in tau_eff."""
-        steps = int(update.payload.number("steps", "n"))
-        plain = self.config.effective_steps == "released" and self.config.mu > 0
-        return steps if plain else self._normaliser(steps)
-
-    def _normaliser(self, steps: int) -> float:
-        return normaliser(steps, self.kit.work.momentum, self.kit.work.lr * self.config.mu)
 
     @client_side
     def train(self, client: Client) -> Reply:
@@ -95,9 +99,12 @@ class FedNova(Averaging[FedNovaState]):
         fitted = self.fit(client, net, correct=proximal(self.config.mu, self.received_parameters(client)))
         trained = snapshot(net)
         x = self.trainable(client.spec.net, client.received.tensors("weights"))
-        total = self._normaliser(fitted.steps) or 1.0
-        direction = combine(lambda before, after: (before - after) / total, x, only(trained, x))
-        return self.reply(client, fitted, gradients=direction, weights=without(trained, x), steps={"n": fitted.steps})
+        work = self.kit.work.at(client.seed.round)
+        total = normaliser(fitted.steps, work.momentum, work.lr * self.config.mu)
+        direction = combine(lambda before, after: (before - after) / (total or 1.0), x, only(trained, x))
+        counts_steps = self.config.effective_steps == "released" and self.config.mu > 0
+        effective = {"effective": float(fitted.steps) if counts_steps else total}
+        return self.reply(client, fitted, gradients=direction, weights=without(trained, x), steps=effective)
 
 
 def normaliser(steps: int, momentum: float, pull: float) -> float:

@@ -19,7 +19,8 @@ class FedProx(FedAvg):
     take different numbers of steps. The server averages as FedAvg does; the paper's analysis, which draws clients by
     their number of examples, has `weights: uniform`.
 
-    The term is added before the gradient is clipped. Weight decay pulls towards 0 beside it. The loss told is f_k.
+    The term is added before the gradient is clipped, and enters the moments of Adam where clients have that. Weight
+    decay pulls towards 0 beside it. The loss told is f_k.
 
     Travels: as in FedAvg.
     """

@@ -54,7 +54,7 @@ class FedRS(FedAvg):
         factors = self.factors(client.shard.label_counts(self.kit.task.classes)).to(self.kit.device)
 
         def restricted(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-            return self.kit.task.loss(factors * net(inputs), labels)
+            return self.kit.loss(factors * net(inputs), labels)
 
         fitted = self.fit(client, net, objective=restricted)
         return self.reply(client, fitted, weights=snapshot(net))

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from algorithms.core.settings import setting
-from algorithms.methods.fedadagrad import FedAdagrad
+from algorithms.methods.fedadam import FedAdam
 
 
-class FedYogi(FedAdagrad):
+class FedYogi(FedAdam):
     """Reddi et al., "Adaptive Federated Optimization", ICLR 2021, arXiv 2003.00295, algorithm 2.
 
-    FedAdagrad with v <- v - (1 - beta2) Delta^2 sign(v - Delta^2): v follows Delta^2 additively, so that it forgets
+    FedAdam with v <- v - (1 - beta2) Delta^2 sign(v - Delta^2): v follows Delta^2 additively, so that it forgets
     large changes slowly.
 
     Travels: as in FedAvg.
     """
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config(FedAdagrad.Config):
-        server_lr: float = setting(0.01, "eta, the server's step", gt=0)
-        beta1: float = setting(0.9, "decay of m", ge=0, lt=1)
-        beta2: float = setting(0.99, "decay of v", ge=0, lt=1)
-
-    config: Config
 
     def next_second(self, v: Tensor, squared: Tensor) -> Tensor:
         """v - (1 - beta2) Delta^2 sign(v - Delta^2)."""

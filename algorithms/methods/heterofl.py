@@ -125,7 +125,7 @@ class HeteroFL(Averaging[HeteroFLState]):
         scale = client.spec.width if self.config.scaler else 1.0
         held = self._held(client)
         masked = None if held is None else self._masked(held.to(self.kit.device))
-        fitted = self.fit(client, net, objective=scaled_objective(self.kit.task, scale, masked))
+        fitted = self.fit(client, net, objective=scaled_objective(self.kit.loss, scale, masked))
         classes = {} if held is None else {"label_counts": {"held": held}}
         return self.reply(client, fitted, weights=self.travelling(client.spec.net, snapshot(net)), **classes)
 
@@ -137,7 +137,7 @@ class HeteroFL(Averaging[HeteroFLState]):
         """The cross-entropy in which the logits of missing classes are 0."""
 
         def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-            return self.kit.task.loss(net(inputs).masked_fill(~held, 0.0), labels)
+            return self.kit.loss(net(inputs).masked_fill(~held, 0.0), labels)
 
         return loss
 

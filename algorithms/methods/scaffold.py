@@ -38,11 +38,11 @@ class Scaffold(Averaging[ScaffoldState]):
     Algorithm 1 with option II. Client i takes tau steps y <- y - eta_l (g(y) - c_i + c) from y = x, sets
     c_i+ = c_i - c + (x - y) / (tau eta_l), which is the mean of the gradients g, and sends y and c_i+ - c_i. Then
     x <- x + eta_g mean(y - x) and c <- c + (1 / N) sum (c_i+ - c_i), N counting every client. Controls start at 0 and
-    belong to trainable parameters alone; buffers are averaged.
+    belong to trainable parameters alone; buffers are averaged. eta_l is the rate of the round.
 
-    c_i+ is a mean of gradients under plain SGD only, so momentum is refused. Weight decay is a part of f_i. Where the
-    gradient is clipped, its sum with c - c_i is. With few of many clients in a round controls grow stale; then
-    `control_clip` bounds them.
+    c_i+ is a mean of gradients under plain SGD only, so momentum and other optimisers are refused. Weight decay is a
+    part of f_i. Where the gradient is clipped, its sum with c - c_i is. With few of many clients in a round controls
+    grow stale; then `control_clip` bounds them.
 
     Travels, per client and round: state dict and control down; the same up.
     """
@@ -66,8 +66,12 @@ class Scaffold(Averaging[ScaffoldState]):
 
     @classmethod
     def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        momentum = [f"needs plain SGD, but the clients' momentum is {work.momentum:g}"] if work.momentum else []
-        return super().refuse(config, task, clients, work) + momentum
+        reasons = super().refuse(config, task, clients, work)
+        if work.optimiser != "sgd":
+            reasons.append(f"needs plain SGD, but the clients' optimiser is {work.optimiser}")
+        elif work.momentum:
+            reasons.append(f"needs plain SGD, but the clients' momentum is {work.momentum:g}")
+        return reasons
 
     def start(self, clients: Sequence[ClientSpec]) -> ScaffoldState:
         net, model = self.initial_model(clients)
@@ -98,16 +102,17 @@ class Scaffold(Averaging[ScaffoldState]):
         drift = combine(torch.sub, c, own)
         fitted = self.fit(client, net, correct=constant([value.to(self.kit.device) for value in drift.values()]))
         trained = snapshot(net)
-        new = self._renewed(own, drift, only(client.received.tensors("weights"), c), only(trained, c), fitted.steps)
+        moved = combine(torch.sub, only(client.received.tensors("weights"), c), only(trained, c))
+        new = self._renewed(own, drift, moved, fitted.steps * self.kit.work.at(client.seed.round).lr)
         change = combine(torch.sub, new, own)
         return self.reply(client, fitted, memory=kept("control", new), weights=trained, control=change)
 
-    def _renewed(self, own: Tensors, drift: Tensors, x: Tensors, y: Tensors, steps: int) -> dict[str, Tensor]:
-        """c_i+, of c_i, c - c_i, x and y: option II; c_i where the client took no step."""
-        if steps == 0 or self.kit.work.lr == 0:
+    def _renewed(self, own: Tensors, drift: Tensors, moved: Tensors, length: float) -> dict[str, Tensor]:
+        """c_i+, of c_i, c - c_i, x - y and tau eta_l: option II; c_i where the client took no step."""
+        if length == 0:
             return dict(own)
-        scale = 1 / (steps * self.kit.work.lr)
-        new = combine(lambda d, a, b: (a - b) * scale - d, drift, x, y)
+        scale = 1 / length
+        new = combine(lambda d, m: m * scale - d, drift, moved)
         return new if self.config.control_clip is None else clipped(new, self.config.control_clip)
 
 

@@ -22,6 +22,7 @@ from algorithms.nets.signals import cnn1d, resnet1d
 from algorithms.nets.split import answer, reason, split
 from algorithms.nets.tables import flat_linear, table_linear, table_mlp
 from algorithms.nets.texts import fasttext, gru, lstm, textcnn, transformer
+from algorithms.nets.ties import hold_once
 from algorithms.nets.vision import vision_net
 
 Maker = Callable[[Any, int, float], nn.Module]
@@ -135,11 +136,13 @@ def build(name: str, form: Form, outputs: int, width: float = 1.0) -> nn.Module:
         _check_numbers(form, outputs, width)
         whole = _make(name, form, outputs, width)
         if name not in _NETS:
+            _check_state(whole)
             _check_training(whole, form)
         net = split(whole, form, outputs)
         _check_answer(net, form, outputs)
         if name not in _NETS and net is not whole:
             _check_training(net, form)
+        hold_once(net)
     except NetworkError as error:
         raise NetworkError(f"network {name!r} for {form} and {outputs} outputs: {error}") from error.__cause__
     return net
@@ -241,6 +244,13 @@ def _check_answer(net: nn.Module, form: Form, outputs: int) -> None:
     needed = (2, form.length, outputs) if isinstance(form, Sequences) else (2, outputs)
     if found != needed:
         raise NetworkError(f"two examples give outputs of shape {found}; needed is {needed}")
+
+
+def _check_state(net: nn.Module) -> None:
+    for name, value in net.state_dict().items():
+        if not isinstance(value, Tensor):
+            found = f"keeps a {type(value).__name__} in its state, {name}"
+            raise NetworkError(f"{found}; only tensors are averaged and sent: register it as a buffer")
 
 
 def _check_training(net: nn.Module, form: Form) -> None:

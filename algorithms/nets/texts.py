@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from algorithms.nets.attention import Block, positions
 from algorithms.nets.classifier import Classifier
 from algorithms.nets.forms import Texts
-from algorithms.nets.width import narrowed
+from algorithms.nets.width import HiddenEmbedding, narrowed
 
 SIZE = 64
 """Entries of a token's embedding, and of what recurrences and attention pass on."""
@@ -42,7 +42,7 @@ class MeanOfTokens(nn.Module):
 
     def __init__(self, vocabulary: int, size: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, size)
+        self.embedding = HiddenEmbedding(vocabulary, size)
 
     def forward(self, texts: Mapping[str, Tensor]) -> Tensor:
         return _mean(self.embedding(texts["ids"]), _mask(texts))
@@ -57,7 +57,7 @@ class Windows(nn.Module):
 
     def __init__(self, vocabulary: int, size: int, filters: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, size)
+        self.embedding = HiddenEmbedding(vocabulary, size)
         self.convolutions = nn.ModuleList(nn.Conv1d(size, filters, window) for window in WINDOWS)
 
     def forward(self, texts: Mapping[str, Tensor]) -> Tensor:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.core.contract import ClientSpec, Cohort, Holding, Plan, net_mixture
@@ -66,20 +67,48 @@ def held(kit: Kit, net: str, state: Mapping[str, Tensor], width: float = 1.0) ->
     return network
 
 
+class Voters(Protocol):
+    """Several networks that answer together: an `Ensemble`, or a `Bank` of states."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Network inputs (B, ...) to every network's logits (B, K, classes)."""
+        ...
+
+
 class WeightedLogits(nn.Module):
-    """sum_k w_k f_k(x) / sum_k w_k, images to logits (B, classes).
+    """sum_k w_k f_k(x), images to logits (B, classes).
 
     Args:
-        weights: float (K,), at least 0; alike where they are None or all 0.
+        weights: float (K,), at least 0, which sum to 1; see `normalised`.
     """
 
-    def __init__(self, ensemble: Ensemble, weights: Tensor | None = None) -> None:
+    def __init__(self, voters: Voters, weights: Tensor) -> None:
         super().__init__()
-        self.ensemble = ensemble
-        self.weights = normalised(torch.ones(len(ensemble)) if weights is None else weights)
+        self.voters = voters
+        # A buffer, by whose device it is known where the networks are to answer.
+        self.register_buffer("weights", weights)
+        self.weights: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        return mixed(self.ensemble.logits(images), self.weights)
+        return mixed(self.voters.logits(images), self.weights)
+
+
+class WeightedProbabilities(WeightedLogits):
+    """tau log sum_k w_k softmax(f_k(x) / tau), images to logits (B, classes)."""
+
+    def __init__(self, voters: Voters, weights: Tensor, temperature: float) -> None:
+        super().__init__(voters, weights)
+        self.temperature = temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        # In logarithms, since a probability that all networks round to 0 would make the loss NaN.
+        answers = F.log_softmax(self.voters.logits(images) / self.temperature, 2)
+        return self.temperature * torch.logsumexp(answers + self.weights.to(answers.device).log()[:, None], 1)
+
+
+def alike(count: int) -> Tensor:
+    """Equal weights, float (count,), which sum to 1."""
+    return normalised(torch.ones(count))
 
 
 def normalised(weights: Tensor) -> Tensor:

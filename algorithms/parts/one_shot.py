@@ -18,7 +18,7 @@ from algorithms.core.states import snapshot
 from algorithms.core.task import Task, Trait
 from algorithms.core.training import Work
 from algorithms.parts.bank import Expert
-from algorithms.parts.ensembles import Ensemble, Ensembling, GroupsT, WeightedLogits, held, norm_refusal
+from algorithms.parts.ensembles import Ensemble, Ensembling, GroupsT, WeightedLogits, alike, held, norm_refusal
 from algorithms.parts.synthesis import SynthesisConfig, image_refusals
 
 
@@ -66,7 +66,7 @@ class OneShot(Ensembling[GroupsT]):
         """The state with the student taught by the clients' networks, and what is to be told of it."""
         ensemble = Ensemble.of(members, self.kit)
         self.kit.show("fedavg", self.predictor(state))
-        self.kit.show("ensemble", WeightedLogits(ensemble))
+        self.kit.show("ensemble", WeightedLogits(ensemble, alike(len(ensemble))))
         first = state.model if self.config.start == "average" else self.kit.initial(state.net)
         student = held(self.kit, state.net, first)
         metrics = self.teach(student, ensemble, seed)

@@ -20,9 +20,12 @@ from algorithms.core.kit import Kit
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.task import Task
-from algorithms.core.training import Objective
-from algorithms.nets import NetworkError, require_head
-from algorithms.nets.forms import Inputs
+from algorithms.core.training import Loss, Objective
+from algorithms.nets import Inputs, NetworkError, require_head
+from algorithms.nets.width import HiddenEmbedding
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, HiddenEmbedding)
+"""That have hidden channels, unless they are a head."""
 
 Index = tuple[Tensor, ...]
 """One int64 vector for each of an entry's first two axes: where in the full entry the narrow one lies."""
@@ -57,11 +60,11 @@ def sub_model(full: nn.Module, narrow: nn.Module, inputs: Inputs, offset: int) -
 
     A hidden layer of J channels, of which the narrow network has n, gives it channels (offset + j) mod J for j from 0
     to n - 1. The inputs of a layer are the outputs of the one before. A layer that is whole in the narrow network (the
-    images' channels, the classes) stays whole and in order.
+    inputs' channels, the outputs) stays whole and in order.
 
     Args:
         full, narrow: the network at width 1 and at a smaller one, or the same network twice.
-        inputs: any network inputs (B, C, H, W) on the networks' device; the full network is run on them once.
+        inputs: any network inputs on the networks' device; the full network is run on them once.
         offset: of the windows; 0 is HeteroFL's.
     """
     spread = {} if narrow is full else _inputs_per_channel(full, inputs)
@@ -99,19 +102,19 @@ def _window(whole: int, part: int, unit: int, offset: int) -> Tensor:
 
 @torch.no_grad()
 def _inputs_per_channel(net: nn.Module, inputs: Inputs) -> dict[str, int]:
-    """For the weight of each linear layer, how many inputs it has from each channel of the layer that ran before it:
-    more than one where feature maps have been flattened."""
+    """For the weight of each linear layer but the first of all, how many inputs it has from each channel of the layer
+    that ran before it: more than one where feature maps have been flattened."""
     paths = {module: path for path, module in net.named_modules()}
     found: dict[str, int] = {}
-    channels = inputs.shape[1] if isinstance(inputs, Tensor) else 1
+    channels = 0
 
     def note(module: nn.Module, _: Any, output: Tensor) -> None:
         nonlocal channels
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and channels:
             found[f"{paths[module]}.weight"] = module.in_features // channels
-        channels = output.shape[1]
+        channels = output.shape[1 if isinstance(module, nn.Conv1d | nn.Conv2d) else -1]
 
-    layers = [module for module in net.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    layers = [module for module in net.modules() if isinstance(module, LAYERS)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         net.eval()(inputs)
@@ -190,8 +193,8 @@ class PartialMean:
 
 @contextmanager
 def scaled(net: nn.Module, width: float) -> Iterator[None]:
-    """A block in which a network of this width divides what its convolutions and linear layers give out, the head's
-    excepted, by the width while in train mode, to make up for the channels that are missing, as dropout does.
+    """A block in which a network of this width divides what its hidden layers give out by the width while in train
+    mode, to make up for the channels that are missing, as dropout does.
 
     The scaler of HeteroFL, arXiv 2010.01264.
     """
@@ -207,14 +210,14 @@ def scaled(net: nn.Module, width: float) -> Iterator[None]:
             hook.remove()
 
 
-def scaled_objective(task: Task, width: float, objective: Objective | None = None) -> Objective | None:
-    """A loss, None for the task's own, of a network of this width inside `scaled`; the same loss at width 1."""
+def scaled_objective(plain: Loss, width: float, objective: Objective | None = None) -> Objective | None:
+    """An objective, `plain` where None, of a network of this width inside `scaled`; the same objective at width 1."""
     if width == 1:
         return objective
 
     def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         with scaled(net, width):
-            return objective(net, inputs, labels) if objective else task.loss(net(inputs), labels)
+            return objective(net, inputs, labels) if objective else plain(net(inputs), labels)
 
     return loss
 
@@ -228,7 +231,7 @@ def rescaled(net: nn.Module, state: Tensors, width: float) -> dict[str, Tensor]:
 
 
 def _hidden(net: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Convolutions and linear layers by their path, the head excepted."""
-    layers = ((path, m) for path, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    """Convolutions, linear layers and embeddings of hidden channels by their path, the head excepted."""
+    layers = ((path, m) for path, m in net.named_modules() if isinstance(m, LAYERS))
     head = require_head(net).head
     return [(path, layer) for path, layer in layers if layer is not head]

@@ -93,7 +93,7 @@ class ImageTask(Classification):
         return Prepared(
             task,
             train={IMAGE: images, LABEL: labels},
-            test={IMAGE: coloured(test_images, shape, "test"), LABEL: test_labels},
+            test={IMAGE: coloured(test_images, shape), LABEL: test_labels},
         )
 
     @property
@@ -160,7 +160,7 @@ def images_of(task: Task) -> ImageTask:
     return cast(ImageTask, task)
 
 
-def coloured(images: np.ndarray, shape: tuple[int, int, int], half: str) -> np.ndarray:
+def coloured(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Images of some shape: grey ones (N, 1, H, W) among coloured ones are repeated.
 
     Raises:
@@ -171,7 +171,7 @@ def coloured(images: np.ndarray, shape: tuple[int, int, int], half: str) -> np.n
         sizes = ["x".join(map(str, one)) for one in (shape, found)]
         raise ColumnError(
             IMAGE,
-            f"training images are {sizes[0]} but {half} images are {sizes[1]} (channels x height x width)",
+            f"training images are {sizes[0]} but others are {sizes[1]} (channels x height x width)",
             "make them the same; data.size scales all to one size",
         )
     return images if found[0] == shape[0] else np.repeat(images, shape[0], axis=1)

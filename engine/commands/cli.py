@@ -222,9 +222,9 @@ def plan(configuration: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say what would run where, what it would need, and what would be sent. Nothing is trained."""
     from engine.config import load
     from engine.planning.report import lines
-    from engine.run.launch import look_ahead
+    from engine.run.hosting import predicted_plan
 
-    report = look_ahead(load(configuration, overrides))
+    report = predicted_plan(load(configuration, overrides))
     if as_json:
         _print_json(report.tree())
     else:

@@ -1,4 +1,4 @@
-"""What there is to choose from: methods, networks, data, partitions, presets, comparisons."""
+"""What there is to choose from: methods, networks, data, partitions, shifts, presets, comparisons."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from algorithms.nets.registry import PATTERNS
 from engine.config.reading import comparison_names, comparison_text, preset_names, preset_text
 from engine.data import DataConfig, load
 from engine.errors import shown
-from engine.partition import PartitionConfig
+from engine.partition import PartitionConfig, ShiftConfig
 
 Catalogue = Mapping[str, Any]
 
@@ -40,6 +40,7 @@ def catalogue() -> Catalogue:
         "nets": {**net_names(), **PATTERNS},
         "data": bullets(DataConfig),
         "partitions": bullets(PartitionConfig),
+        "shifts": bullets(ShiftConfig),
         "presets": {name: headline(preset_text(name)) for name in preset_names()},
         "comparisons": {name: headline(comparison_text(name)) for name in comparison_names()},
         "kinds": dict(KINDS),
@@ -154,7 +155,7 @@ def lines(found: Catalogue) -> Iterator[str]:
         yield f"    serves: {'; '.join(_with(*item) for item in method['serves'].items())}"
         for setting in method["settings"]:
             yield f"    {setting['name']} = {shown(setting['default'])} ({setting['type']}): {setting['about']}"
-    for section in ("nets", "data", "partitions", "presets", "comparisons"):
+    for section in ("nets", "data", "partitions", "shifts", "presets", "comparisons"):
         yield ""
         yield f"{section}:"
         for name, about in found[section].items():

@@ -18,10 +18,10 @@ from engine.compare.spec import Cell
 from engine.data import DataSet
 from engine.planning.federation import Federation
 from engine.records import GLOBAL, Result, RoundRecord, RunStart, StageRecord
-from engine.run.simulation import Setting, run_start, simulate
-from engine.store.folder import FolderWatcher, RunFolder
+from engine.run.context import RunContext
+from engine.run.simulation import simulate
+from engine.store.folder import RunFolder
 from engine.units import percent
-from engine.views.report import ReportWatcher
 
 TRAINING = "training.json"
 """File of a cell's folder: seconds of client training done in its process, and those spared."""
@@ -86,16 +86,9 @@ def carry(cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell) -
     clock = PhaseClock("start:data")
     with tempfile.TemporaryDirectory(prefix="tessera-") as place, read_only_accepted():
         folder = Path(place) / cell.name
-        files = RunFolder.create(folder)
         federation = Federation.of(cell.config, dataset)
         loop = RecallingLoop(store, dataset.fingerprint, loop_of(federation.casting))
-        federation.partition.save(files.partition, dataset.fingerprint)
-        simulate(
-            federation,
-            RecallingRunner(federation.casting, federation.shards, loop),
-            run_start(federation, folder, FACTS, source),
-            Setting(preset=source, placement=None, hosts=0, clock=clock),
-            [FolderWatcher(files), ReportWatcher(files), _Teller(tell)],
-        )
+        run = RunContext(federation, RunFolder.create(folder), source, clock, facts=FACTS)
+        simulate(run, RecallingRunner(federation.casting, federation.shards, loop), [_Teller(tell)])
         (folder / TRAINING).write_text(json.dumps({"done": loop.done, "spared": loop.spared}))
         return Files.of(folder)

@@ -23,8 +23,8 @@ from engine.data import DataSet, load
 from engine.errors import ConfigError, Problem
 from engine.planning.checking import check
 from engine.planning.federation import Federation
-from engine.planning.report import plan as look_ahead
-from engine.run.launch import this_machine
+from engine.planning.report import plan
+from engine.run.hosting import this_machine
 from engine.run.resuming import FREE
 from engine.store.folder import FolderError, StoredRun, make, read, replacing
 
@@ -78,7 +78,7 @@ def memory_of_all(comparison: Comparison, dataset: DataSet) -> int:
         federation = Federation.of(comparison.of(label)[0].config, dataset)
         try:
             check(federation)
-            largest = max(largest, look_ahead(federation, (this_machine(),), free).memory.driver)
+            largest = max(largest, plan(federation, (this_machine(),), free).memory.driver)
         except ConfigError as error:
             for problem in error.problems:
                 own = problem.place.startswith("method.")

@@ -60,12 +60,9 @@ def retell(run: StoredRun, watcher: MlflowWatcher) -> None:
         RunStart(
             folder=run.folder,
             config=run.config,
-            method=run.result["method"],
-            rounds=run.result["rounds"],
             class_names=run.class_names,
             label_counts=run.label_counts,
             headline=run.headline,
-            log=run.folder / "run.log",
             facts=run.facts,
         )
     )

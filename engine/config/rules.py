@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 
 from engine.config import method
 from engine.config.problems import fields_at
-from engine.errors import Problem
+from engine.config.schema import RateScheduleConfig
+from engine.errors import MISSING, Problem
 
 
 class Unclear(Exception):
@@ -124,6 +126,51 @@ def nothing_forbidden_leaves(look: Look) -> Iterator[Problem]:
         yield Problem("privacy.forbid", forbidden, reason)
 
 
+OPTIMISERS = {"momentum": ("sgd",), "betas": ("adam", "adamw"), "eps": ("adam", "adamw")}
+"""Settings of `clients` that some optimisers know, and which these are."""
+
+
+def setting_of_the_optimiser(name: str, look: Look) -> Iterator[Problem]:
+    """A setting that the optimiser does not know would do nothing."""
+    chosen, value, knowing = look("clients.optimiser"), look(f"clients.{name}"), OPTIMISERS[name]
+    if value and chosen not in knowing:
+        own = [other for other, others in OPTIMISERS.items() if chosen in others]
+        reason = f"is a setting of {' and '.join(knowing)}, but clients.optimiser is {chosen}"
+        remedy = f"which has {' and '.join(own)}; leave it out, or set clients.optimiser: {knowing[0]}"
+        yield Problem(f"clients.{name}", value, f"{reason}, {remedy}")
+
+
+def setting_of_the_schedule(name: str, look: Look) -> Iterator[Problem]:
+    """Falls of the rate are of `step`, which needs to know when and how far."""
+    place, chosen = f"clients.schedule.{name}", look("clients.schedule.name")
+    value = look(place)
+    if chosen == "step" and value is None:
+        meaning = str(RateScheduleConfig.model_fields[name].description).removeprefix("of step: ")
+        yield Problem(place, MISSING, f"is needed where clients.schedule.name is step: {meaning}")
+    elif chosen != "step" and value is not None:
+        reason = f"is a setting of step, but clients.schedule.name is {chosen}; leave it out, or set the name to step"
+        yield Problem(place, value, reason)
+
+
+def warmup_of_the_rate_ends(look: Look) -> Iterator[Problem]:
+    """The whole rate is reached in the last round of its warm-up."""
+    warmup, rounds = look("clients.schedule.warmup"), look("rounds")
+    if warmup > rounds:
+        yield Problem("clients.schedule.warmup", warmup, f"must be at most rounds = {rounds}, or lr is never reached")
+
+
+def stacked_clients_take_plain_steps(look: Look) -> Iterator[Problem]:
+    """Stacked arithmetic is that of SGD on the task's own loss."""
+    if not look("clients.stack"):
+        return
+    optimiser, smoothing = look("clients.optimiser"), look("clients.label_smoothing")
+    found = [f"clients.optimiser = {optimiser}"] * (optimiser != "sgd")
+    found += [f"clients.label_smoothing = {smoothing:g}"] * (smoothing > 0)
+    if found:
+        reason = f"is for sgd on the plain loss, but {' and '.join(found)}; set it false, and clients train one by one"
+        yield Problem("clients.stack", True, reason)
+
+
 RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     either_steps_or_epochs,
     cohort_within_clients,
@@ -133,6 +180,10 @@ RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     gpu_shares_with_cuda,
     rounds_after_warmup,
     nothing_forbidden_leaves,
+    *(partial(setting_of_the_optimiser, name) for name in OPTIMISERS),
+    *(partial(setting_of_the_schedule, name) for name in ("every", "factor")),
+    warmup_of_the_rate_ends,
+    stacked_clients_take_plain_steps,
 )
 
 

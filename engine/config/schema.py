@@ -13,13 +13,14 @@ from actors.distillation.plan import Actors, DistilResources
 from actors.failures import Action, FailurePolicy
 from algorithms.core.contract import ClientSpec, drawn_width
 from algorithms.core.payload import KINDS
+from algorithms.core.schedules import RateSchedule, Shape
 from algorithms.core.seeds import Seed
-from algorithms.core.training import Work
+from algorithms.core.training import BETAS, EPS, OptimiserName, Work
 from engine.config.method import MethodSection
 from engine.config.task import TaskSection
 from engine.data import DataConfig
 from engine.errors import nearest
-from engine.partition import PartitionConfig
+from engine.partition import PartitionConfig, ShiftConfig
 
 
 class Section(BaseModel):
@@ -91,13 +92,50 @@ def _write_widths(widths: Widths) -> Any:
     return list(widths) if isinstance(widths, tuple) else widths
 
 
+def _as_list(value: Any) -> Any:
+    """A tuple as YAML has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read_betas(value: Any) -> tuple[float, float] | None:
+    """By hand, because a union's errors would name each number in turn."""
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and len(value) == 2 and all(map(_is_beta, value)):
+        return float(value[0]), float(value[1])
+    raise PydanticCustomError("betas", "must be two numbers, each at least 0 and less than 1, as [0.9, 0.999], or null")
+
+
+def _is_beta(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+class RateScheduleConfig(Section):
+    """The learning rate of each round: a warm-up first, then the shape of a name."""
+
+    name: Shape = Field(
+        default="constant",
+        description="what follows the warm-up: lr itself, a step down every so many rounds, or half a cosine from lr "
+        "to 0, which the round after the last would have",
+    )
+    warmup: int = Field(
+        default=0, ge=0, description="rounds in which the rate first rises to lr, by the same each time"
+    )
+    every: int | None = Field(default=None, ge=1, description="of step: rounds from one fall of the rate to the next")
+    factor: float | None = Field(default=None, gt=0, le=1, description="of step: by which the rate is then multiplied")
+
+    def over(self, rounds: int) -> RateSchedule:
+        """The same for a run of so many rounds."""
+        return RateSchedule(self.name, rounds, self.warmup, every=self.every or 1, factor=self.factor or 1.0)
+
+
 class ClientsConfig(Section):
     """What clients are, and what each does in a round."""
 
     net: Annotated[
         Nets,
         PlainValidator(_read_nets),
-        PlainSerializer(lambda nets: list(nets) if isinstance(nets, tuple) else nets),
+        PlainSerializer(_as_list),
     ] = Field(
         description="network by name; a list is dealt to the clients in turn, "
         "a mapping {name: count} to the first count clients, the next, and so on"
@@ -111,9 +149,29 @@ class ClientsConfig(Section):
     steps: int | None = Field(default=None, ge=1, description="mini-batches of a client in a round, or null")
     epochs: int | None = Field(default=None, ge=1, description="passes over a client's examples in a round, or null")
     batch: int = Field(ge=1, description="examples in a mini-batch")
-    lr: float = Field(gt=0, description="learning rate of local SGD")
-    momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of local SGD; starts at 0 in every round")
-    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of local SGD")
+    lr: float = Field(gt=0, description="learning rate of local training, before the schedule")
+    optimiser: OptimiserName = Field(
+        default="sgd", description="of local training; each round begins with a new one, which remembers nothing"
+    )
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of sgd; starts at 0 in every round")
+    betas: Annotated[tuple[float, float] | None, PlainValidator(_read_betas), PlainSerializer(_as_list)] = Field(
+        default=None, description="of adam and adamw, [BETA1, BETA2]; null for [0.9, 0.999]"
+    )
+    eps: float | None = Field(default=None, gt=0, description="of adam and adamw; null for 1e-8")
+    weight_decay: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight decay: a part of the gradient with sgd and adam, apart from it with adamw",
+    )
+    schedule: RateScheduleConfig = Field(
+        default_factory=RateScheduleConfig, description="the learning rate of each round, as a factor of lr"
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of each training label that all classes have alike; evaluation has none of it",
+    )
     clip: float | None = Field(default=None, gt=0, description="largest 2-norm of a gradient; null leaves it as it is")
     stack: bool = Field(
         default=False,
@@ -121,8 +179,8 @@ class ClientsConfig(Section):
         "results differ in their last digits from those of training one by one",
     )
 
-    def work(self) -> Work:
-        """The same as the training loop takes it."""
+    def work(self, rounds: int) -> Work:
+        """The same as the training loop takes it, in a run of so many rounds."""
         return Work(
             steps=self.steps,
             epochs=self.epochs,
@@ -131,6 +189,11 @@ class ClientsConfig(Section):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             clip=self.clip,
+            optimiser=self.optimiser,
+            betas=self.betas or BETAS,
+            eps=self.eps or EPS,
+            schedule=self.schedule.over(rounds),
+            label_smoothing=self.label_smoothing,
         )
 
     def specs(self, clients: int, seed: Seed) -> tuple[ClientSpec, ...]:
@@ -270,6 +333,9 @@ class RunConfig(Section):
     data: DataConfig = Field(description="which examples to learn from")
     task: TaskSection = Field(default=None, description="what is learnt from them; null: what fits their columns")
     partition: PartitionConfig = Field(description="how the training examples are dealt to clients")
+    shift: ShiftConfig = Field(
+        default_factory=ShiftConfig, description="how clients' examples differ beyond what they were dealt"
+    )
     clients: ClientsConfig = Field(description="what clients are, and what each does in a round")
     rounds: int = Field(ge=1, description="number of rounds")
     seed: int = Field(default=0, ge=0, description="from which every random number of the run follows")

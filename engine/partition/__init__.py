@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from engine.partition.config import PartitionConfig
-from engine.partition.divide import divide
+from engine.partition.config import PartitionConfig, ShiftConfig
+from engine.partition.divide import divide, divide_tests
 from engine.partition.partition import Partition, PartitionError
+from engine.partition.shift import shift_columns
 
-__all__ = ["Partition", "PartitionConfig", "PartitionError", "divide"]
+__all__ = ["Partition", "PartitionConfig", "PartitionError", "ShiftConfig", "divide", "divide_tests", "shift_columns"]

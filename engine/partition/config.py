@@ -1,4 +1,4 @@
-"""The `partition` section of a configuration."""
+"""The sections `partition` and `shift` of a configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-Kind = Literal["iid", "dirichlet", "dirichlet_balanced", "classes", "quantity", "column", "file"]
+Kind = Literal[
+    "iid", "dirichlet", "dirichlet_balanced", "classes", "quantity", "power_law", "log_normal", "column", "file"
+]
+
+BY_CLASS = ("dirichlet", "dirichlet_balanced", "classes")
+"""The kinds that deal rows by their class; the others serve examples that have none."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "iid": ("clients",),
@@ -15,6 +20,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "dirichlet_balanced": ("alpha", "clients"),
     "classes": ("classes_per_client", "clients"),
     "quantity": ("alpha", "clients"),
+    "power_law": ("exponent", "clients"),
+    "log_normal": ("sigma", "clients"),
     "column": ("column",),
     "file": ("path",),
 }
@@ -24,6 +31,8 @@ MAY: dict[str, tuple[str, ...]] = {
     "dirichlet": ("min_examples",),
     "dirichlet_balanced": ("min_examples",),
     "quantity": ("min_examples",),
+    "power_law": ("min_examples",),
+    "log_normal": ("min_examples",),
     "column": ("clients",),
 }
 """The fields that a kind uses where they are given."""
@@ -32,6 +41,8 @@ _RIGHT = {
     "clients": "a number of clients, at least 1",
     "alpha": "a number above 0; the smaller, the more unequal the clients",
     "classes_per_client": "a number of classes, at least 1",
+    "exponent": "a number above 0; the larger, the more unequal the clients",
+    "sigma": "a number above 0; the larger, the more unequal the clients",
     "column": "the name of a column of the training data",
     "path": "a Parquet file with the columns row and client",
 }
@@ -48,8 +59,12 @@ class PartitionConfig(BaseModel):
       classes that follow (the rule of Mosaic's code);
     - `classes`: `classes_per_client` classes to each client;
     - `quantity`: at random, in numbers drawn from a Dirichlet;
+    - `power_law`: at random, in numbers that fall with a client's rank as a power of it; the ranks are drawn;
+    - `log_normal`: at random, in numbers drawn from a log-normal distribution;
     - `column`: the rows of one value of a column together: one client per value, or the values dealt to `clients`;
     - `file`: as a Parquet file says, where rows may be left out.
+
+    Kinds that deal rows by their class need a task with classes; the others serve every task.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -62,6 +77,15 @@ class PartitionConfig(BaseModel):
     classes_per_client: int | None = Field(
         default=None, ge=1, validate_default=True, description="how many classes each client holds"
     )
+    exponent: float | None = Field(
+        default=None,
+        gt=0,
+        validate_default=True,
+        description="of the power law: client of rank r has a share of r^-exponent",
+    )
+    sigma: float | None = Field(
+        default=None, gt=0, validate_default=True, description="standard deviation of the logarithm of a client's rows"
+    )
     column: str | None = Field(default=None, validate_default=True, description="column whose values make the clients")
     path: Path | None = Field(
         default=None, strict=False, validate_default=True, description="Parquet file with the columns row and client"
@@ -73,7 +97,7 @@ class PartitionConfig(BaseModel):
         "half of an equal share",
     )
 
-    @field_validator("clients", "alpha", "classes_per_client", "column", "path", "min_examples")
+    @field_validator("clients", "alpha", "classes_per_client", "exponent", "sigma", "column", "path", "min_examples")
     @classmethod
     def _fits_the_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind, name = info.data.get("kind"), str(info.field_name)
@@ -85,3 +109,30 @@ class PartitionConfig(BaseModel):
         if value is not None and name not in taken:
             raise ValueError(f"kind {kind} does not use it, only {' and '.join(taken)}; leave it out")
         return value
+
+
+class ShiftConfig(BaseModel):
+    """How the examples of clients differ beyond what they were dealt; 0 leaves them as they are.
+
+    Client k of K (from 0) gets its own:
+
+    - `noise`: Gaussian noise on images and numbers, of standard deviation `noise * (k + 1) / K`;
+    - `rotation`: images are turned by `k * rotation` degrees;
+    - `colour`: every channel of images is multiplied by a gain drawn from `1 - colour` to `1 + colour`;
+    - `labels`: a share `labels * (k + 1) / K` of the training labels is replaced by other classes.
+
+    Training examples are shifted, and the test examples of clients that have their own, whose labels stay true. The
+    test set of a global model is not.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="standard deviation of the noisiest client's noise: of pixels in [0, 1], or in "
+        "standard deviations of a column of numbers",
+    )
+    rotation: float = Field(default=0.0, ge=0, lt=360, description="degrees from one client to the next, anticlockwise")
+    colour: float = Field(default=0.0, ge=0, le=1, description="largest change of a channel's gain from 1")
+    labels: float = Field(default=0.0, ge=0, le=1, description="share of wrong training labels of the last client")

@@ -10,13 +10,14 @@ import numpy as np
 from algorithms.core.seeds import Seed
 from engine.errors import nearest
 from engine.partition import rules
-from engine.partition.config import PartitionConfig
+from engine.partition.config import BY_CLASS, NEEDS, PartitionConfig
 from engine.partition.partition import Partition, PartitionError, grouped
 
 
 def divide(
     config: PartitionConfig,
-    labels: np.ndarray,
+    examples: int,
+    labels: np.ndarray | None,
     classes: int,
     columns: Mapping[str, Sequence[Any] | np.ndarray],
     seed: Seed,
@@ -25,27 +26,72 @@ def divide(
     """Deal the training rows to clients. It always ends, and the same seed deals the same rows.
 
     Args:
-        labels: int64, (N,), of the training rows, in [0, classes).
+        examples: N, the number of training rows.
+        labels: int64, (N,), of the training rows, in [0, classes); None where they have no class.
+        classes: their number, 0 where there are none.
         columns: further columns of the training rows, (N,) each.
         seed: of the run.
         data_fingerprint: of the data set; where given, a partition file that was saved for another one is refused.
 
     Raises:
-        PartitionError: where a client would be empty, or where the column or the file does not fit the data.
+        PartitionError: where a client would be empty, where the column or the file does not fit the data, or where
+            rows without a class are to be dealt by class.
     """
     seed = seed.at(phase="partition")
     if config.kind == "file":
         assert config.path is not None
-        return Partition(Partition.load(config.path, len(labels), data_fingerprint).rows, "file")
+        return Partition(Partition.load(config.path, examples, data_fingerprint).rows, "file")
     if config.kind == "column":
         return Partition(_by_column(config, columns, seed), config.kind)
-    by_class = config.kind in ("dirichlet", "dirichlet_balanced", "classes")
-    groups = labels if by_class else np.zeros_like(labels)
-    sizes = np.bincount(groups, minlength=classes if by_class else 1)
-    least = _least(config, len(labels))
+    groups = _classes(config, labels) if config.kind in BY_CLASS else np.zeros(examples, np.int64)
+    sizes = np.bincount(groups, minlength=classes if config.kind in BY_CLASS else 1)
+    least = _least(config, examples)
     drawn = _drawn(config, sizes, least, seed)
     counts = rules.repaired(drawn, least, seed)
     return Partition(_dealt(counts, groups, seed), config.kind, moved=int(np.abs(counts - drawn).sum()) // 2)
+
+
+def divide_tests(
+    partition: Partition,
+    examples: int,
+    labels: np.ndarray | None,
+    test_labels: np.ndarray | None,
+    classes: int,
+    seed: Seed,
+) -> list[np.ndarray]:
+    """Deal the test rows to clients, class by class, in proportion to what each holds of the class for training.
+
+    Rows of a class that nobody holds are left out. Where rows have no class, they are dealt in proportion to sizes.
+
+    Args:
+        examples: number of test rows.
+        labels, test_labels: int64, (N,), of the training and test rows; None where they have no class.
+
+    Returns:
+        int64, (n_k,), sorted, for each client.
+    """
+    if labels is None or test_labels is None:
+        counts, groups = partition.sizes[:, None], np.zeros(examples, np.int64)
+    else:
+        counts, groups = partition.counts(labels, classes), test_labels
+    dealt: list[list[np.ndarray]] = [[] for _ in range(partition.clients)]
+    draw = seed.at(phase="tests").numpy("order")
+    for group in range(counts.shape[1]):
+        rows = draw.permutation(np.flatnonzero(groups == group))
+        held = np.cumsum(counts[:, group])
+        if held[-1]:
+            ends = np.rint(len(rows) * held / held[-1]).astype(np.int64)
+            for client, part in enumerate(np.split(rows, ends[:-1])):
+                dealt[client].append(part)
+    return [np.sort(np.concatenate(parts)) for parts in dealt]
+
+
+def _classes(config: PartitionConfig, labels: np.ndarray | None) -> np.ndarray:
+    if labels is None:
+        others = ", ".join(kind for kind in NEEDS if kind not in BY_CLASS)
+        problem = "deals rows by their class, and these examples have none"
+        raise PartitionError("partition.kind", config.kind, problem, f"use one of {others}")
+    return labels
 
 
 def _drawn(config: PartitionConfig, sizes: np.ndarray, least: int, seed: Seed) -> np.ndarray:
@@ -57,6 +103,10 @@ def _drawn(config: PartitionConfig, sizes: np.ndarray, least: int, seed: Seed) -
         return rules.classes(sizes, clients, each, seed)
     if config.kind == "iid":
         return rules.equal(total, clients)[:, None]
+    if config.kind == "power_law":
+        return rules.power_law(total, clients, cast(float, config.exponent), seed)[:, None]
+    if config.kind == "log_normal":
+        return rules.log_normal(total, clients, cast(float, config.sigma), least, seed)[:, None]
     draw = rules.dirichlet_balanced if config.kind == "dirichlet_balanced" else rules.dirichlet
     return draw(sizes, clients, cast(float, config.alpha), least, seed)
 

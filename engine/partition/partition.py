@@ -116,7 +116,7 @@ def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
         raise _wrong(path, f"there is no file {path.absolute()}", "correct the path")
     try:
         table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise _wrong(path, f"it is not a readable Parquet file ({error})", remedy) from error
     for name in ("row", "client"):
         if name not in table.column_names:

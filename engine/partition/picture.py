@@ -19,21 +19,32 @@ _FEW_CLIENTS = 25
 _PALE_TO_DARK = LinearSegmentedColormap.from_list("counts", ["#cfe3f5", "#5b9bd0", "#1c5a9c", "#0a2350"])
 
 
-def table(partition: Partition, labels: np.ndarray, class_names: Sequence[str]) -> str:
+def table(partition: Partition, labels: np.ndarray | None, class_names: Sequence[str]) -> str:
     """One line per client: its number of examples, how many classes it holds, and with few classes each class's count.
 
     Args:
-        labels: int64, (N,), of the training rows.
+        labels: int64, (N,), of the training rows; None where they have no class, and only examples are counted.
     """
-    counts = partition.counts(labels, len(class_names))
+    lines = (
+        _sizes(partition) if labels is None else _class_counts(partition.counts(labels, len(class_names)), class_names)
+    )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    drawn = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join([*drawn, *_notes(partition)])
+
+
+def _sizes(partition: Partition) -> list[list[str]]:
+    sizes = [*enumerate(partition.sizes), ("all", partition.sizes.sum())]
+    return [["client", "examples"], *([str(name), f"{size:,}"] for name, size in sizes)]
+
+
+def _class_counts(counts: np.ndarray, class_names: Sequence[str]) -> list[list[str]]:
     few = len(class_names) <= _FEW_CLASSES
     lines = [["client", "examples", "classes", *(class_names if few else ())]]
     for name, row in [*enumerate(counts), ("all", counts.sum(axis=0))]:
         cells = [f"{count:,}" if count else "." for count in row] if few else []
         lines.append([str(name), f"{row.sum():,}", str(np.count_nonzero(row)), *cells])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    drawn = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([*drawn, *_notes(partition)])
+    return lines
 
 
 def _notes(partition: Partition) -> list[str]:
@@ -42,14 +53,34 @@ def _notes(partition: Partition) -> list[str]:
     return [f"examples moved to clients that {partition.kind} had left short: {partition.moved:,}"]
 
 
-def draw(partition: Partition, labels: np.ndarray, class_names: Sequence[str], path: Path) -> None:
+def draw(partition: Partition, labels: np.ndarray | None, class_names: Sequence[str], path: Path) -> None:
     """Write a PNG: class x client, coloured by the number of examples, above the size of each client.
 
     Args:
-        labels: int64, (N,), of the training rows.
+        labels: int64, (N,), of the training rows; None where they have no class, and only sizes are drawn.
     """
-    counts = partition.counts(labels, len(class_names))
-    label_map(counts, class_names, partition.kind, _notes(partition)).savefig(path, format="png")
+    notes = _notes(partition)
+    if labels is None:
+        figure = size_bars(partition.sizes, partition.kind, notes)
+    else:
+        figure = label_map(partition.counts(labels, len(class_names)), class_names, partition.kind, notes)
+    figure.savefig(path, format="png")
+
+
+def size_bars(sizes: np.ndarray, kind: str, notes: Sequence[str] = ()) -> Figure:
+    """A bar for each client, as high as its number of examples.
+
+    Args:
+        sizes: int64, (clients,).
+        kind: of the partition.
+        notes: lines below the title.
+    """
+    figure = Figure(figsize=(_width(len(sizes)), 3.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_title(_title(kind, f"{len(sizes):,} clients, {sizes.sum():,} examples", notes), loc="left", fontsize=10)
+    _draw_sizes(axes, sizes)
+    return figure
 
 
 def label_map(counts: np.ndarray, class_names: Sequence[str], kind: str, notes: Sequence[str] = ()) -> Figure:
@@ -61,17 +92,25 @@ def label_map(counts: np.ndarray, class_names: Sequence[str], kind: str, notes: 
         notes: lines below the title.
     """
     clients, counts = len(counts), counts.T
-    # Inches: cells have room for a number where there are few, and the whole stays within a screen.
-    width = min(max(0.55 * clients + 3.0, 8.0), 16.0)
+    # Inches, as for the width.
     height = min(max(0.34 * len(class_names), 2.5), 11.0)
-    figure = Figure(figsize=(width, height + 2.6), dpi=130, layout="constrained")
+    figure = Figure(figsize=(_width(clients), height + 2.6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     map_axes, size_axes = figure.subplots(2, 1, sharex=True, height_ratios=[height, 1])
     total = f"{clients:,} clients, {counts.sum():,} examples, {len(class_names)} classes"
-    map_axes.set_title("\n".join([f"{_plain(kind)}: {total}", *map(_plain, notes)]), loc="left", fontsize=10)
+    map_axes.set_title(_title(kind, total, notes), loc="left", fontsize=10)
     _draw_map(figure, map_axes, counts, class_names)
     _draw_sizes(size_axes, counts.sum(axis=0))
     return figure
+
+
+def _width(clients: int) -> float:
+    """Inches: cells have room for a number where there are few, and the whole stays within a screen."""
+    return min(max(0.55 * clients + 3.0, 8.0), 16.0)
+
+
+def _title(kind: str, total: str, notes: Sequence[str]) -> str:
+    return "\n".join([f"{_plain(kind)}: {total}", *map(_plain, notes)])
 
 
 def _plain(text: str) -> str:

@@ -50,6 +50,30 @@ def dirichlet(sizes: np.ndarray, clients: int, alpha: float, least: int, seed: S
     return _drawn(draw, least, seed)
 
 
+def power_law(total: int, clients: int, exponent: float, seed: Seed) -> np.ndarray:
+    """int64, (clients,): the client of rank r (from 1) gets r^-exponent / sum of s^-exponent over ranks s.
+
+    Which client has which rank is drawn. Numbers of examples that follow a power law are those of Li et al. (2020,
+    FedProx, arXiv 1812.06127, section 5.1); clients of high rank may get none.
+    """
+    ranks = 1.0 + seed.numpy("ranks").permutation(clients)
+    return cut(ranks**-exponent, total)
+
+
+def log_normal(total: int, clients: int, sigma: float, least: int, seed: Seed) -> np.ndarray:
+    """int64, (clients,): shares in proportion to exp(sigma z), z standard normal for each client.
+
+    The unbalanced data of Acar et al. (2021, FedDyn, arXiv 2111.04263, section 4). Drawn again as `dirichlet`.
+    """
+
+    def draw(random: np.random.Generator) -> np.ndarray:
+        exponents = random.standard_normal(clients)
+        # Only proportions matter, and so the largest share may be 1: a large sigma overflows otherwise.
+        return cut(np.exp(sigma * (exponents - exponents.max())), total)[:, None]
+
+    return _drawn(draw, least, seed)[:, 0]
+
+
 def dirichlet_balanced(sizes: np.ndarray, clients: int, alpha: float, least: int, seed: Seed) -> np.ndarray:
     """The rule of Mosaic's code: per class a Dirichlet(alpha) over the clients that are still below their equal share.
 

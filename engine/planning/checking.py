@@ -28,7 +28,7 @@ def check(federation: Federation, free: int | None = None) -> None:
     """
     problems = [*_machine(federation.config), *_clients(federation.config, len(federation.partition.rows))]
     wrong_networks = list(_networks(federation))
-    problems += [*wrong_networks, *_method(federation), *_owned(federation)]
+    problems += [*wrong_networks, *_method(federation), *_owned(federation), *_labels(federation)]
     if not wrong_networks:
         problems += too_large(federation, psutil.virtual_memory().available if free is None else free)
     if problems:
@@ -80,6 +80,14 @@ def _wrong_task(federation: Federation, missing: frozenset[Trait]) -> str:
     serving = [name for name in method_names() if find_method(name).requires(find_method(name).Config()) <= traits]
     needed = " and ".join(sorted(missing))
     return f"needs a task with {needed}, which {title} is not; {title} is served by {', '.join(serving)}"
+
+
+def _labels(federation: Federation) -> Iterator[Problem]:
+    """Smoothing takes from one class what it gives to all."""
+    share = federation.config.clients.label_smoothing
+    if share and not federation.casting.task.classes:
+        reason = "is for tasks with classes, and this one has none; leave it 0"
+        yield Problem("clients.label_smoothing", share, reason)
 
 
 def _owned(federation: Federation) -> Iterator[Problem]:

@@ -17,26 +17,23 @@ from algorithms.core.task import LABEL, Shard
 from engine.config import RunConfig
 from engine.data import DataSet, load
 from engine.data.load import rows_of
-from engine.partition import Partition, divide
+from engine.partition import Partition, divide, divide_tests, shift_columns
 from engine.records import Evaluation, evaluation_of
 
 
-def _own_tests(dataset: DataSet, partition: Partition, seed: Seed) -> ShardArrays:
-    """The test set dealt to clients class by class, in proportion to what each holds of the class for training; without
-    classes, in proportion to their examples."""
-    counts = partition.counts(dataset.train_labels, dataset.task.classes)
-    groups = np.zeros(rows_of(dataset.test), np.int64) if dataset.test_labels is None else dataset.test_labels
-    dealt: list[list[np.ndarray]] = [[] for _ in range(len(counts))]
-    draw = seed.at(phase="tests").numpy("order")
-    for group in range(counts.shape[1]):
-        rows = draw.permutation(np.flatnonzero(groups == group))
-        held = np.cumsum(counts[:, group])
-        if held[-1]:
-            ends = np.rint(len(rows) * held / held[-1]).astype(np.int64)
-            for client, part in enumerate(np.split(rows, ends[:-1])):
-                dealt[client].append(part)
-    own = [np.sort(np.concatenate(parts)) for parts in dealt]
-    return ShardArrays.of(dataset.test, own)
+def _own_tests(config: RunConfig, dataset: DataSet, partition: Partition) -> ShardArrays:
+    """The test set dealt to clients, each client's rows shifted as those it trains on."""
+    task, seed = dataset.task, Seed(config.seed)
+    rows = divide_tests(partition, rows_of(dataset.test), dataset.train_labels, dataset.test_labels, task.classes, seed)
+    held = shift_columns(dataset.test, rows, config.shift, seed, target=task.target, classes=task.classes, test=True)
+    return ShardArrays.of(held, rows)
+
+
+def _shift_training(config: RunConfig, dataset: DataSet, partition: Partition) -> DataSet:
+    """The data set with its training half as clients have it."""
+    task, seed = dataset.task, Seed(config.seed)
+    held = shift_columns(dataset.train, partition.rows, config.shift, seed, target=task.target, classes=task.classes)
+    return replace(dataset, train=held)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +42,7 @@ class Federation:
 
     Attributes:
         config: complete and resolved.
+        dataset: its training half is shifted as `config.shift` says; its test half is as it was read.
         casting: what a worker is told.
         shards: every client's examples, without copies.
     """
@@ -61,6 +59,7 @@ class Federation:
 
         Raises:
             DataError, PartitionError: what is wrong with the data, or with the way it is to be dealt.
+            ConfigError: shifts that such data cannot have.
         """
         return cls.of(config, load(config.data, config.task))
 
@@ -69,6 +68,7 @@ class Federation:
         """Deal out what was read already from `config.data`; see `gather`."""
         partition = divide(
             config.partition,
+            len(dataset),
             dataset.train_labels,
             dataset.task.classes,
             dataset.columns,
@@ -79,17 +79,17 @@ class Federation:
             method=config.method.name,
             config=config.method.settings,
             task=dataset.task,
-            work=config.clients.work(),
+            work=config.clients.work(config.rounds),
             clients=config.clients.specs(len(partition.rows), Seed(config.seed)),
             seed=config.seed,
             device=config.runner.device,
             widths=config.clients.redrawn(),
             stack=config.clients.stack,
         )
+        tests = _own_tests(config, dataset, partition) if config.method.type.personal else None
+        dataset = _shift_training(config, dataset, partition)
         shards = ShardArrays.of(dataset.train, partition.rows)
-        if config.method.type.personal:
-            shards = replace(shards, tests=_own_tests(dataset, partition, Seed(config.seed)))
-        return cls(config, dataset, partition, casting, shards)
+        return cls(config, dataset, partition, casting, replace(shards, tests=tests))
 
     @property
     def public(self) -> Shard | None:

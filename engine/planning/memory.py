@@ -36,8 +36,8 @@ RAY_BYTES = 570 * MIB
 """What the processes of a Ray cluster take that is started for one run, measured: head, node manager, dashboard."""
 
 OPTIMISER_BYTES = 80 * MIB
-"""What torch's optimisers take of a process that uses them, measured: those of a distillation, and the driver, which
-trains what labels the images."""
+"""What torch's optimisers take of a process that uses them, measured: those of a distillation, the driver, which trains
+what labels the images, and hosts whose clients train by Adam."""
 
 DIRECT_BYTES = 100 * 1024
 """Replies up to this size do not pass through the object store; Ray's own limit."""
@@ -100,7 +100,8 @@ def net_plan(federation: Federation, name: str, width: float, clients: float) ->
     state = state_bytes(net)
     together = LANES if federation.config.clients.stack and stackable(net) else 1
     example = together * activation_bytes(net, federation.casting.task.form)
-    training = together * COPIES * state + example * federation.config.clients.batch
+    copies = COPIES + (federation.casting.work.optimiser != "sgd")  # Adam remembers two moments in place of one
+    training = together * copies * state + example * federation.config.clients.batch
     return NetPlan(name, width, clients, sum(p.numel() for p in net.parameters()), state, training, example)
 
 
@@ -145,6 +146,7 @@ def sizes(
     """All of them for a run on Ray, or inline for one that stays in this process."""
     driver = _driver(federation, holdings) + (OPTIMISER_BYTES if teaching else 0)
     loaded = max((h.loaded for h in holdings), default=0)
+    loaded += OPTIMISER_BYTES if federation.casting.work.optimiser != "sgd" else 0
     sampler, teacher, trainer = _distillation(federation, teaching) if teaching else (0, 0, 0)
     if federation.config.runner.kind == "inline":
         working = max(*(net.training_bytes for net in nets), _made(holdings), trainer)

@@ -4,54 +4,36 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import shutil
-import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
-import psutil
-from torch import Tensor
-
 from actors.clock import PhaseClock
-from actors.distillation.plan import DistilResources
-from actors.runner import Listener, MemoryLostError, Runner, distil_inline
+from actors.runner import MemoryLostError
 from actors.steps.orders import StepError
-from algorithms.core.distillation import Distillation
-from clusters.nodes import Node
 from engine.config import RunConfig, to_tree
-from engine.config.own_code import options, refuse_unnamed, resume_command
+from engine.config.own_code import options, refuse_unnamed
 from engine.errors import NoRoom, mistakes
 from engine.planning.checking import check
 from engine.planning.federation import Federation
-from engine.planning.report import PlanReport, plan
-from engine.records import Result, RunStart, Watcher
+from engine.records import Result, Watcher
+from engine.run.context import RunContext
+from engine.run.hosting import hosted
 from engine.run.keeping import Keeper
 from engine.run.replay import save_failed_order
 from engine.run.resuming import changed, same_data
-from engine.run.simulation import Setting, run_start, simulate
+from engine.run.simulation import simulate
 from engine.store.checkpoint import Keep
-from engine.store.folder import FolderWatcher, RunFolder, read
-from engine.store.journal import Distil, Journal
+from engine.store.folder import RunFolder, read
+from engine.store.journal import Journal
 from engine.views import tracking
-from engine.views.report import ReportWatcher, write_report
+from engine.views.report import write_report
 from engine.views.trace import Trace
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """A runner that is ready, and what to tell of it."""
-
-    runner: Runner
-    placement: str | None
-    hosts: int
-    facts: dict[str, str]
-    distil: Distil
 
 
 def free_folder(configuration: str, seed: int) -> Path:
@@ -62,44 +44,6 @@ def free_folder(configuration: str, seed: int) -> Path:
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
     return folder
-
-
-def look_ahead(config: RunConfig) -> PlanReport:
-    """What a run would need, on the cluster of its address, or else on this machine. Nothing starts but the look.
-
-    Raises:
-        ConfigError, DataError, PartitionError, PlacementError, ClusterError: what cannot run, and what would.
-    """
-    federation = Federation.gather(config)
-    check(federation)
-    return plan(federation, _nodes_ahead(config), psutil.virtual_memory().available)
-
-
-def _nodes_ahead(config: RunConfig) -> Sequence[Node]:
-    if config.runner.kind == "inline" or _starts_its_own(config.runner.address):
-        return (this_machine(),)
-    from clusters.session import attach_or_start
-
-    with (
-        tempfile.TemporaryDirectory() as place,
-        attach_or_start(config.runner.address, log=Path(place) / "ray.log") as cluster,
-    ):
-        return cluster.nodes
-
-
-def _starts_its_own(address: str | None) -> bool:
-    """Whether a run on Ray starts a cluster, as `clusters.session.attach_or_start` does where there is none."""
-    import ray
-
-    return not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
-
-
-def this_machine() -> Node:
-    """The node that a cluster started here would have."""
-    import torch
-
-    memory = psutil.virtual_memory()
-    return Node(float(psutil.cpu_count() or 1), float(torch.cuda.device_count()), memory.available)
 
 
 def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher, trace: Trace | None = None) -> Result:
@@ -121,7 +65,7 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher, trac
     files, watchers = RunFolder.create(folder), [*([trace] if trace else []), terminal]
     with files.held():
         try:
-            return _carried(federation, files, _Telling(preset, {}, clock), watchers)
+            return _carry_out(RunContext(federation, files, preset, clock), watchers)
         except mistakes():
             if not (folder / "config.yaml").exists():
                 _discard(folder, missing)
@@ -143,98 +87,83 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Co
     clock = PhaseClock("start:data")
     files = RunFolder.of_run(folder)
     with files.held():
-        config, differing = changed(files, overrides)
+        config, changes = changed(files, overrides)
         refuse_unnamed(to_tree(config), code)
         finished = files.rounds_finished()
         if finished is not None and finished >= config.rounds:
-            _round_off(files)
+            _finish_cleanup(files)
             return None
         federation = Federation.gather(config)
         check(federation)
         same_data(files, federation)
-        return _carried(federation, files, _Telling(files.preset(), differing, clock), [terminal])
+        return _carry_out(RunContext(federation, files, files.preset(), clock, changes), [terminal])
 
 
-def _round_off(files: RunFolder) -> None:
-    """What a run that was killed after its last file of results had still to do."""
+def _finish_cleanup(files: RunFolder) -> None:
+    """Complete the housekeeping of a run that was killed after result.json was written."""
     files.drop_parts()
     if not files.report.exists():
         write_report([read(files.path)], files.report)
 
 
-@dataclass(frozen=True)
-class _Telling:
-    """What to tell of a run besides what it is.
+def _carry_out(run: RunContext, watchers: Sequence[Watcher]) -> Result:
+    """Perform a run from where its folder has it to its end, as often as clients' memories may be lost."""
+    lost: list[tuple[int, ...]] = []
+    while True:
+        heard_by = list(watchers)
+        try:
+            with _explaining(run):
+                return _attempt(run, heard_by, lost)
+        except BaseException as error:
+            if not isinstance(error, MemoryLostError) or _gives_up(run, len(lost)):
+                for watcher in heard_by:
+                    watcher.failed(error)
+                raise
+            lost.append(error.clients)
+        run = replace(run, clock=run.clock.anew("start:data"))
 
-    Attributes:
-        preset: name or file that the configuration came from.
-        differing: what differs from how the run began, by key.
-        clock: runs since the command began.
-    """
 
-    preset: str
-    differing: Mapping[str, str]
-    clock: PhaseClock
+def _gives_up(run: RunContext, losses: int) -> bool:
+    return run.config.failures.policy().decide("memory_lost", losses) == "stop"
 
 
-def _carried(
-    federation: Federation,
-    files: RunFolder,
-    telling: _Telling,
-    others: Sequence[Watcher],
-    lost: Sequence[tuple[int, ...]] = (),
-) -> Result:
-    """A run from where its folder has it to its end.
+def _attempt(run: RunContext, watchers: list[Watcher], lost: Sequence[tuple[int, ...]]) -> Result:
+    """Perform a run from where its folder has it, in the hope that nothing is lost that cannot be replaced.
 
     Args:
-        lost: for each time that clients' memories were lost and the run taken up again, whose they were.
+        watchers: MLflow's is added to them where the run has one.
+        lost: whose memories were lost, for each attempt that ended so.
     """
-    config, folder = federation.config, files.path
-    watchers: list[Watcher] = [FolderWatcher(files), ReportWatcher(files), *others]
+    config, checkpoints = run.config, run.files.checkpoints
+    _fetch_mlflow(config)
+    with logged_to(run.folder / "run.log"), hosted(run) as (run, runner):
+        if lost:
+            log.warning("%s; the run goes on from its last checkpoint", MemoryLostError(lost[-1]))
+        if config.mlflow.enabled:
+            run.clock.switch("start:mlflow")
+            watchers.insert(-1, tracking.connect(config.mlflow.tracking_uri, run.folder))
+        journal = Journal(runner, checkpoints)
+        if "rounds" in run.changes:
+            journal.drop()  # what a round asks for may depend on how many there are
+        keeper = Keeper(checkpoints, journal, Keep(config.checkpoint.last, config.checkpoint.every))
+        return simulate(run, journal, watchers, keeper, lost[-1] if lost else ())
+
+
+@contextmanager
+def _explaining(run: RunContext) -> Iterator[None]:
+    """A block whose errors say what a person can do: perform the failed step again, or make room and go on."""
     try:
-        _fetch_mlflow(config)
-        with logged_to(folder / "run.log"), _staged(federation, folder, telling.clock) as stage:
-            if lost:
-                log.warning("%s; the run goes on from its last checkpoint", MemoryLostError(lost[-1]))
-            if config.mlflow.enabled:
-                telling.clock.switch("start:mlflow")
-                watchers.insert(-1, tracking.connect(config.mlflow.tracking_uri, folder))
-            federation.partition.save(files.partition, federation.dataset.fingerprint)
-            journal = Journal(stage.runner, files.checkpoints, stage.distil)
-            if "rounds" in telling.differing:
-                journal.drop()  # what a round asks for may depend on how many there are
-            keep = Keep(config.checkpoint.last, config.checkpoint.every)
-            setting = Setting(telling.preset, stage.placement, stage.hosts, telling.clock)
-            start = _start(federation, folder, stage, telling)
-            keeper = Keeper(files.checkpoints, journal, keep)
-            return simulate(federation, journal, start, setting, watchers, keeper, lost[-1] if lost else ())
-    except MemoryLostError as error:
-        if config.failures.policy().decide("memory_lost", len(lost)) == "stop":
-            _tell_failed(watchers, error)
+        yield
+    except StepError as error:
+        command = save_failed_order(run.folder, error.failure)
+        raise StepError(error.failure, command and command + options(to_tree(run.config))) from None
+    except Exception as error:
+        if not is_full(error):
             raise
-        gone = error.clients
-    except BaseException as error:
-        _tell_failed(watchers, error)
-        if isinstance(error, StepError):
-            command = save_failed_order(folder, error.failure)
-            raise StepError(error.failure, command and command + options(to_tree(config))) from None
-        if isinstance(error, Exception) and is_full(error):
-            raise NoRoom(
-                f"there is no room left, on the disk of {folder} or of Ray's own files: {error}\n"
-                f"what was written whole stays; make room, {_go_on(folder, config)}"
-            ) from error
-        raise
-    again = replace(telling, clock=telling.clock.anew("start:data"))
-    return _carried(federation, files, again, others, (*lost, gone))
-
-
-def _tell_failed(watchers: Sequence[Watcher], error: BaseException) -> None:
-    for watcher in watchers:
-        watcher.failed(error)
-
-
-def _go_on(folder: Path, config: RunConfig) -> str:
-    return f"then go on with `{resume_command(folder, to_tree(config))}`"
+        raise NoRoom(
+            f"there is no room left, on the disk of {run.folder} or of Ray's own files: {error}\n"
+            f"what was written whole stays; make room, {run.way_on}"
+        ) from error
 
 
 def _fetch_mlflow(config: RunConfig) -> None:
@@ -274,66 +203,3 @@ def _discard(folder: Path, missing: Sequence[Path]) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in missing:
         path.rmdir()
-
-
-def _start(federation: Federation, folder: Path, stage: _Stage, telling: _Telling) -> RunStart:
-    facts = {**stage.facts, **{f"changed: {key}": words for key, words in telling.differing.items()}}
-    return run_start(federation, folder, facts, telling.preset)
-
-
-@contextmanager
-def _staged(federation: Federation, folder: Path, clock: PhaseClock) -> Iterator[_Stage]:
-    """The runner that the configuration asks for, closed at the end."""
-    if federation.config.runner.kind == "inline":
-        report = plan(federation, (this_machine(),), psutil.virtual_memory().available)
-        facts = {"runner": "inline: one step after another in this process", **report.facts()}
-        yield _Stage(federation.inline(), None, 0, facts, distil=lambda job, listener, _: distil_inline(job, listener))
-        return
-    clock.switch("start:ray")
-    with _on_ray(federation, folder, clock) as stage:
-        yield stage
-
-
-def _distilled(job: Distillation, listener: Listener, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
-    """A distillation on Ray; its checkpoints are kept until it is done."""
-    from actors.distillation.job import distil_on_ray
-
-    student = distil_on_ray(job, resources, storage, listener)
-    shutil.rmtree(storage, ignore_errors=True)
-    return student
-
-
-@contextmanager
-def _on_ray(federation: Federation, folder: Path, clock: PhaseClock) -> Iterator[_Stage]:
-    from actors.hosts.ray import RayRunner, full_store
-    from clusters.session import attach_or_start
-
-    runner = federation.config.runner
-    log = folder / "run.log"
-    free = psutil.virtual_memory().available
-    if _starts_its_own(runner.address):
-        plan(federation, (this_machine(),), free)  # what cannot run is refused before anything starts
-    with attach_or_start(runner.address, log=log, data_bytes=federation.shards.nbytes) as cluster:
-        clock.switch("start:hosts")
-        report = plan(federation, cluster.nodes, free)
-        placement = report.placement
-        assert placement is not None
-        policy = federation.config.failures.policy()
-        carried = RayRunner(federation.casting, federation.shards, placement, policy=policy)
-        pipeline = replace(runner.distillation.resources(), retries=policy.retries("worker_lost"))
-        try:
-            where = "started here" if cluster.started else cluster.address
-            facts = {"runner": f"Ray, {where}", **report.facts()}
-            yield _Stage(
-                carried,
-                placement.kind,
-                placement.hosts,
-                facts,
-                distil=lambda job, listener, storage: _distilled(job, listener, pipeline, storage),
-            )
-        except Exception as error:
-            if (words := full_store(error)) is not None:
-                raise NoRoom(f"{words}; {_go_on(folder, federation.config)}") from error
-            raise
-        finally:
-            carried.close()

@@ -75,18 +75,13 @@ def read_failed_order(folder: Path, round: int, step: str, client: int) -> Order
 
 
 def _order(tree: dict[str, Any], tensors: dict[str, Any]) -> Order:
-    parts = tree["received"]["parts"]
     return Order(
         step=tree["step"],
         client=tree["client"],
         seed=Seed(**tree["seed"]),
-        received=Payload({kind: _values(contents, tensors) for kind, contents in parts.items()}),
-        memory=_values(tree["memory"], tensors),
+        received=Payload(rebuild(dict[str, dict[str, Any]], tree["received"]["parts"], tensors)),
+        memory=rebuild(dict[str, Any], tree["memory"], tensors),
     )
-
-
-def _values(tree: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
-    return {name: rebuild(Any, value, tensors) for name, value in tree.items()}
 
 
 def replay(

@@ -49,11 +49,14 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 
 def _may_differ(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     if place == "rounds":
-        return bool(new[place] > old[place])
+        return bool(new[place] > old[place]) and old["clients.schedule.name"] != "cosine"
     return place.partition(".")[0] in FREE and place not in BOUND
 
 
 def _refused(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Problem:
+    if place == "rounds" and new[place] > old[place]:
+        reason = f"was {old[place]} when the run began, over which the cosine of clients.schedule falls; leave it so"
+        return Problem(place, new[place], reason)
     reason = (
         f"was {shown(old.get(place))} when the run began, and its result depends on it; what may differ are rounds "
         f"(more of them) and {', '.join(f'{section}.*' for section in FREE)} (but not {', '.join(BOUND)})"

@@ -6,23 +6,23 @@ import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from actors.clock import PhaseClock
 from actors.cohort.delivery import FaultEntry
 from actors.process import peak_rss_mb
 from actors.runner import Runner
 from algorithms.core.records import digest
 from algorithms.core.task import Shard
-from engine.config import to_tree
 from engine.planning.federation import Federation
-from engine.records import GLOBAL, GeneratedImages, Result, RunStart, Watcher
+from engine.records import GLOBAL, GeneratedImages, Result, Watcher
+from engine.run.context import RunContext
 from engine.run.keeping import Keeper
 from engine.run.rounds import Rounds, Schedule
+from engine.store.folder import FolderWatcher
+from engine.views.report import ReportWatcher
 
 PICTURES = 20
 """Generated and real images of each client that a report shows."""
@@ -30,62 +30,47 @@ PICTURES = 20
 CLIENTS_PICTURED = 12
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What result.json says of the circumstances.
-
-    Attributes:
-        preset: name or file that the run was started from.
-        placement: `dedicated` or `pooled` with Ray, None inline.
-        hosts: number of hosts, 0 inline.
-        clock: runs since the command began.
-    """
-
-    preset: str
-    placement: str | None
-    hosts: int
-    clock: PhaseClock
-
-
-def run_start(federation: Federation, folder: Path, facts: Mapping[str, str], preset: str) -> RunStart:
-    """What is known of a run before its first round."""
-    task = federation.dataset.task
-    return RunStart(
-        folder=folder,
-        config=to_tree(federation.config),
-        method=federation.config.method.name,
-        rounds=federation.config.rounds,
-        class_names=task.class_names,
-        label_counts=federation.partition.counts(federation.dataset.train_labels, task.classes),
-        headline=task.headline,
-        log=folder / "run.log",
-        facts=facts,
-        preset=preset,
-    )
-
-
 def simulate(
-    federation: Federation,
+    run: RunContext,
     runner: Runner,
-    start: RunStart,
-    setting: Setting,
     watchers: Sequence[Watcher],
     keeper: Keeper | None = None,
     lost: Collection[int] = (),
 ) -> Result:
-    """Play all rounds that are left and tell the watchers; the result is told to them too, and returned.
+    """Play all rounds of a run that are left, and write its folder.
 
     Args:
+        watchers: hear of the run as it goes, after those that write its folder.
         keeper: of the run's checkpoints; where there are some, the run goes on from the last one.
         lost: clients whose memory was lost, so that the run goes on from there.
     """
-    config = federation.config
+    federation = run.federation
+    federation.partition.save(run.files.partition, federation.dataset.fingerprint)
+    watchers = [FolderWatcher(run.files), ReportWatcher(run.files), *watchers]
+    rounds = _rounds(run, runner, watchers, keeper)
+    start = run.start()
+    if keeper:
+        keeper.bring_back(rounds)
+        for client in lost:
+            rounds.book.faults.append(FaultEntry(rounds.next, "memory", client, "memory_lost", "retry"))
+        start = replace(start, done=rounds.next, facts={**start.facts, **_refusals(keeper)})
+    for watcher in watchers:
+        watcher.started(start)
+    rounds.play()
+    result = Result(_values(run, runner, rounds), rounds.book, _pictures(federation, rounds))
+    for watcher in watchers:
+        watcher.finished(result)
+    return result
+
+
+def _rounds(run: RunContext, runner: Runner, watchers: Sequence[Watcher], keeper: Keeper | None) -> Rounds:
+    federation, config = run.federation, run.config
     schedule = Schedule(
         rounds=config.rounds,
         cohort=config.clients.cohort or len(federation.casting.clients),
         every=config.evaluate.every,
     )
-    rounds = Rounds(
+    return Rounds(
         federation.casting,
         schedule,
         runner,
@@ -94,41 +79,28 @@ def simulate(
         keeper,
         public=federation.public,
         policy=config.failures.policy(),
-        clock=setting.clock,
+        clock=run.clock,
     )
-    if keeper:
-        keeper.bring_back(rounds)
-        for client in lost:
-            rounds.book.faults.append(FaultEntry(rounds.next, "memory", client, "memory_lost", "retry"))
-        start = replace(start, done=rounds.next, facts={**start.facts, **_told(keeper)})
-    for watcher in watchers:
-        watcher.started(start)
-    rounds.play()
-    values = _values(federation, runner, setting, rounds)
-    result = Result(values, rounds.book, _pictures(federation, rounds))
-    for watcher in watchers:
-        watcher.finished(result)
-    return result
 
 
-def _told(keeper: Keeper) -> dict[str, str]:
+def _refusals(keeper: Keeper) -> dict[str, str]:
     return {"checkpoints refused": "; ".join(keeper.refused)} if keeper.refused else {}
 
 
-def _values(federation: Federation, runner: Runner, setting: Setting, rounds: Rounds) -> dict[str, Any]:
+def _values(run: RunContext, runner: Runner, rounds: Rounds) -> dict[str, Any]:
     """The contents of result.json; its keys are those of the design, section 8."""
-    config, last = federation.config, rounds.stages[GLOBAL]
+    config, last = run.config, rounds.stages[GLOBAL]
     up, down = rounds.book.bytes["up"], rounds.book.bytes["down"]
     hosts = runner.peak_rss_mb()
     return {
         "method": config.method.name,
-        "preset": setting.preset,
+        "preset": run.preset,
         "seed": config.seed,
         "runner": config.runner.kind,
-        "placement": setting.placement,
-        "hosts": setting.hosts,
+        "placement": run.placement.kind if run.placement else None,
+        "hosts": run.placement.hosts if run.placement else 0,
         "rounds": config.rounds,
-        "headline": {**dataclasses.asdict(federation.dataset.task.headline), "value": last.headline},
+        "headline": {**dataclasses.asdict(run.federation.dataset.task.headline), "value": last.headline},
         "figures": dict(last.figures),
         "accuracy": last.figures.get("accuracy"),
         "loss": last.figures.get("loss"),

@@ -374,7 +374,7 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FolderError(f"{path} is missing; the run's folder was changed after the run") from error
-    except (ValueError, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise FolderError(f"{path} is damaged: {error}") from error
 
 

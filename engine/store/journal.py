@@ -28,9 +28,6 @@ from engine.store.sealed import is_whole, seal, stem_of, unseal
 
 log = logging.getLogger(__name__)
 
-Distil = Callable[[Distillation, Listener, Path], dict[str, Tensor]]
-"""Performs a distillation; it may keep checkpoints in a folder, and finds there those of an unfinished one."""
-
 
 def worth_keeping(seconds: float, bytes: int) -> bool:
     """Whether to write down what took so long: writing it takes a few per cent of the time that it may save."""
@@ -44,17 +41,14 @@ class Journal:
         self,
         runner: Runner,
         folder: Path,
-        distil: Distil | None = None,
         worth: Callable[[float, int], bool] = worth_keeping,
     ) -> None:
         """
         Args:
             folder: of the run's checkpoints; each round has a folder of its own there.
-            distil: performs distillations in the runner's place.
             worth: whether something that took so many seconds and has so many bytes is written down.
         """
         self._runner, self._folder, self._worth = runner, folder, worth
-        self._distil: Distil = distil or (lambda job, listener, _: runner.distil(job, listener))
         self._round = folder
         self._found: dict[str, Path] = {}
         self._finished: Counter[str] = Counter()
@@ -126,9 +120,8 @@ class Journal:
         """What a file holds, looked at as if the client had just sent it; None where it cannot be used."""
         try:
             tree, tensors = unseal(path)
-            parts = {kind: _values(contents, tensors) for kind, contents in tree["payload"]["parts"].items()}
-            memory = None if tree["memory"] is None else _values(tree["memory"], tensors)
-            payload = Payload(parts)
+            payload = Payload(rebuild(dict[str, dict[str, Any]], tree["payload"]["parts"], tensors))
+            memory = rebuild(dict[str, Any] | None, tree["memory"], tensors)
             refuse_faults(payload, errand.message(client))
             outcome = Outcome(client, payload, None, tree["metrics"], tree["seconds"], tree["lost"])
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -138,14 +131,18 @@ class Journal:
             self._runner.remember(client, memory)
         return outcome
 
-    def distil(self, job: Distillation, listener: Listener = UNHEARD) -> dict[str, Tensor]:
+    def distil(self, job: Distillation, listener: Listener = UNHEARD, storage: Path | None = None) -> dict[str, Tensor]:
+        """A job done, or read where it was written down; unless told otherwise, its checkpoints lie with its round."""
         name = self._name("student")
         self._finished["student"] += 1
         path = self._whole(name)
         if path is not None:
-            return _values(*unseal(path))
+            tree, tensors = unseal(path)
+            return dict(rebuild(dict[str, Tensor], tree, tensors))
         begun = time.perf_counter()
-        student = self._distil(job, listener, self._round / name)
+        storage = storage or self._round / name
+        student = self._runner.distil(job, listener, storage)
+        shutil.rmtree(storage, ignore_errors=True)
         if self._worth(time.perf_counter() - begun, sum(t.nbytes for t in student.values())):
             tensors, tree = flatten(student)
             seal(self._round, name, tree, tensors)
@@ -165,7 +162,3 @@ class Journal:
 
     def close(self) -> None:
         self._runner.close()
-
-
-def _values(tree: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {name: rebuild(Any, value, tensors) for name, value in tree.items()}

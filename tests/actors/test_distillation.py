@@ -161,7 +161,7 @@ def test_two_train_workers_agree_with_the_loop_up_to_rounding(ray_cluster, tmp_p
     """Batches of nine: one worker has five rows and the other four, and both must count by rows."""
     job = toy_job()
     student = toy_net(0)
-    images, _ = Noise(batch=64).images(Noise(batch=64).latents(100))
+    images, _ = Noise(batch=64).inputs(Noise(batch=64).latents(100))
     student.load_state_dict(distilled(job, tmp_path, trainers=Actors(2, 0.5)))
     there = student.eval()(images)
     student.load_state_dict(distil_here(job))
@@ -259,7 +259,7 @@ def test_the_pipeline_keeps_the_order_and_runs_ahead_within_its_bound(ray_cluste
             ahead = settled(tally) - number - 1
             assert 1 <= ahead <= 3 + 2 * 4
     images, labels = generate(source, source.latents(39))
-    assert torch.equal(part.batch.images, images)
+    assert torch.equal(part.batch.inputs, images)
     assert torch.equal(part.batch.labels, labels)
     assert torch.equal(part.batch.logits, label(teacher, images))
 
@@ -271,7 +271,7 @@ def test_rows_are_dealt_out_in_shares_and_labelled_as_one_batch():
     assert [part.index for part in dealt] == [7, 7]
     assert [len(part.batch.labels) for part in dealt] == [5, 4]
     assert [part.share for part in dealt] == [5 / 9, 4 / 9]
-    assert torch.equal(torch.cat([part.batch.images for part in dealt]), images)
+    assert torch.equal(torch.cat([part.batch.inputs for part in dealt]), images)
     assert torch.equal(torch.cat([part.batch.logits for part in dealt]), label(toy_net(1), images))
 
 

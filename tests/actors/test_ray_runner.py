@@ -14,11 +14,12 @@ import torch
 ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
 from actors.cohort.delivery import Book, FaultEntry
+from actors.distillation.plan import DistilResources
 from actors.failures import FailurePolicy
+from actors.hosts import fleet as hosts_module
+from actors.hosts import ray as runner_module
 from actors.hosts.dispatch import HostLostError
 from actors.hosts.fleet import Host, HostStartError
-from actors.hosts.fleet import fleet as hosts_module
-from actors.hosts.fleet import ray as runner_module
 from actors.hosts.placement import Placement
 from actors.hosts.ray import RayRunner
 from actors.runner import Errand, InlineRunner, Listener
@@ -520,11 +521,23 @@ def test_a_runner_may_be_closed_twice(ray_cluster):
     assert runner.peak_rss_mb() == {}
 
 
-def test_distillation_is_done_by_whoever_was_given_for_it(ray_cluster):
-    asked, listener = [], Listener()
-    runner = RayRunner(toy(), SHARDS, pooled(1), distil=lambda *asking: asked.append(asking) or {"w": torch.ones(1)})
+def test_a_distillation_goes_to_the_cluster_with_its_resources_and_a_place_for_checkpoints(ray_cluster, monkeypatch):
+    asked, resources, listener = [], DistilResources(retries=5), Listener()
+
+    def on_cluster(job, resources, storage, listener):
+        asked.append((job, resources, storage, storage.is_dir(), listener))
+        return {"w": torch.ones(1)}
+
+    monkeypatch.setattr("actors.distillation.job.distil_on_ray", on_cluster)
+    runner = RayRunner(toy(), SHARDS, pooled(1), distillation=resources)
     try:
         assert runner.distil("a job", listener) == {"w": torch.ones(1)}
+        assert runner.distil("a job", listener, Path("checkpoints")) == {"w": torch.ones(1)}
     finally:
         runner.close()
-    assert asked == [("a job", listener)]
+    (_, _, temporary, _, _), _ = asked
+    assert asked == [
+        ("a job", resources, temporary, True, listener),
+        ("a job", resources, Path("checkpoints"), False, listener),
+    ]
+    assert not temporary.exists()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from actors.jobs.recall import FolderStore, RecallingLoop, RecallingRunner
+from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work, fit
@@ -101,6 +102,11 @@ def train(loop, net=None, shard=None, work=WORK, seed=SEED, position=0, task=Non
         {"seed": replace(SEED, run=4)},
         {"position": 1},
         {"work": replace(WORK, lr=0.2)},
+        {"work": replace(WORK, optimiser="adam")},
+        {"work": replace(WORK, betas=(0.8, 0.9))},
+        {"work": replace(WORK, eps=1e-3)},
+        {"work": replace(WORK, label_smoothing=0.1)},
+        {"work": replace(WORK, schedule=RateSchedule(warmup=2))},
         {"shard": tiny_shards(3)(2)},
         {"shard": tiny_shards(3, seed=8)(1)},
         {"task": replace(tiny_task(), mean=(0.5,))},
@@ -113,6 +119,13 @@ def test_anything_else_that_the_outcome_depends_on_is_trained_anew(store, change
     train(RecallingLoop(store, "tiny"))
     train(RecallingLoop(store, "tiny"), **change)
     assert (store.kept, store.given) == (2, 0)
+
+
+def test_a_rate_is_that_of_its_round_whatever_the_schedule_around_it(store):
+    """In round 0 a step schedule has not fallen yet."""
+    train(RecallingLoop(store, "tiny"))
+    train(RecallingLoop(store, "tiny"), work=replace(WORK, schedule=RateSchedule("step", every=1, factor=0.5)))
+    assert (store.kept, store.given) == (1, 1)
 
 
 def test_the_same_rows_of_other_data_are_trained_anew(store):

@@ -9,6 +9,7 @@ from actors.runner import InlineRunner
 from actors.steps.orders import Failure, Order
 from actors.steps.stacking import Crew
 from algorithms.core.payload import Payload
+from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.training import Work
 from algorithms.tasks.images import Augment
@@ -64,6 +65,13 @@ def test_clients_that_augment_their_images_are_trained_alone():
     assert alone == together
 
 
+@pytest.mark.parametrize("change", [{"optimiser": "adam"}, {"label_smoothing": 0.2}], ids=str)
+def test_clients_that_do_not_take_plain_steps_are_trained_alone(change):
+    work = Work(steps=3, epochs=None, batch=8, lr=0.1, **change)
+    alone, together = (play(casting(stack, work=work), shards=SHARDS).digest for stack in (False, True))
+    assert alone == together
+
+
 def test_clients_of_different_networks_and_widths_are_stacked_with_their_likes():
     mixed = tiny_casting("heterofl", clients=CLIENTS, nets=("mlp",))
     narrow = tuple(replace(c, width=0.5) if c.id % 2 else c for c in mixed.clients)
@@ -77,6 +85,17 @@ def orders(*clients):
 
 def weights(outcome):
     return [t.numpy().tobytes() for t in outcome.payload.tensors("weights").values()]
+
+
+def test_clients_that_are_trained_together_have_the_rate_of_their_round():
+    falling = Work(steps=3, epochs=None, batch=8, lr=0.4, schedule=RateSchedule("step", every=2, factor=0.5))
+
+    def ends(work):
+        of_round = [replace(order, seed=order.seed.at(round=2)) for order in orders(0, 1, 2)]
+        return [weights(outcome) for outcome in Crew(casting(True, work=work), SHARDS).perform(of_round)]
+
+    assert ends(falling) == ends(falling.at(2))
+    assert ends(falling) != ends(falling.at(0))
 
 
 def test_a_client_that_fails_fails_alone():

@@ -128,8 +128,10 @@ def test_a_method_is_found_by_its_file_or_as_a_class_of_ones_own():
 def test_shards_are_rows_of_shared_arrays_even_where_these_are_read_only():
     images = np.arange(5 * 4, dtype=np.uint8).reshape(5, 1, 2, 2)
     labels = np.array([0, 1, 0, 1, 2])
-    shards = ShardArrays.of(images, labels, [np.array([4, 0]), np.array([], dtype=np.int64), np.array([3])])
-    for array in (shards.images, shards.labels, shards.rows):
+    shards = ShardArrays.of(
+        {"image": images, "label": labels}, [np.array([4, 0]), np.array([], dtype=np.int64), np.array([3])]
+    )
+    for array in (shards.columns["image"], shards.columns["label"], shards.rows):
         array.flags.writeable = False
     torch.set_warn_always(True)
     try:
@@ -140,5 +142,5 @@ def test_shards_are_rows_of_shared_arrays_even_where_these_are_read_only():
         torch.set_warn_always(False)
     assert [shard.rows.tolist() for shard in held] == [[4, 0], [], [3]]
     assert held[0].own_labels.tolist() == [2, 0]
-    assert {shard.images.data_ptr() for shard in held} == {images.ctypes.data}
+    assert {shard.columns["image"].data_ptr() for shard in held} == {images.ctypes.data}
     assert shards.nbytes == 20 + 40 + 24 + 24

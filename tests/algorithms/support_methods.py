@@ -81,10 +81,10 @@ def regression(
     labels = np.array([y for _, y in flat], dtype=np.int64)
     ends = np.cumsum([len(own) for own in points])
     rows = [np.arange(end - len(own), end) for own, end in zip(points, ends, strict=True)]
-    task = Regression(class_names=("value",), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
+    task = Regression(names=("value",), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
     clients = tuple(ClientSpec(id=k, net=net) for k in range(len(points)))
     casting = Casting(method, find_method(method).Config(**config), task, work, clients, seed=3)
-    return casting, ShardArrays.of(pixels, labels, rows)
+    return casting, ShardArrays.of({"image": pixels, "label": labels}, rows)
 
 
 def sgd(steps: int, lr: float, batch: int = 100, **changes: Any) -> Work:
@@ -279,12 +279,14 @@ class WatchfulRunner(InlineRunner):
 def by_class(clients: int = 6) -> ShardArrays:
     """The tiny images, dealt so that every client holds one class."""
     whole = tiny_shards(1)
-    rows = [np.flatnonzero(whole.labels == k % 3)[k // 3 :: (clients + 2 - k % 3) // 3] for k in range(clients)]
-    return ShardArrays.of(whole.images, whole.labels, rows)
+    rows = [
+        np.flatnonzero(whole.columns["label"] == k % 3)[k // 3 :: (clients + 2 - k % 3) // 3] for k in range(clients)
+    ]
+    return ShardArrays.of({"image": whole.columns["image"], "label": whole.columns["label"]}, rows)
 
 
 def lone_example(clients: int = 6) -> ShardArrays:
     """The tiny images, dealt in turn, but client 0 keeps one example only."""
     dealt = tiny_shards(clients)
     rows = [dealt(k).rows.numpy() for k in range(clients)]
-    return ShardArrays.of(dealt.images, dealt.labels, [rows[0][:1], *rows[1:]])
+    return ShardArrays.of({"image": dealt.columns["image"], "label": dealt.columns["label"]}, [rows[0][:1], *rows[1:]])

@@ -16,7 +16,9 @@ CPU = torch.device("cpu")
 
 def shard(*pixels):
     images = torch.tensor(pixels, dtype=torch.uint8).reshape(-1, 1, 1, 1)
-    return Shard(images=images, labels=torch.zeros(len(pixels), dtype=torch.int64), rows=torch.arange(len(pixels)))
+    return Shard(
+        {"image": images, "label": torch.zeros(len(pixels), dtype=torch.int64)}, rows=torch.arange(len(pixels))
+    )
 
 
 def normed():

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.core.distillation import cosine
+from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
-from algorithms.methods.co_boosting import CoBoosting, cross_entropies, hard, stepped
+from algorithms.methods.co_boosting import CoBoosting, hard, stepped
 from algorithms.methods.dense import Dense
 from algorithms.methods.fedavg import FedAvg
 from algorithms.parts.bank import Expert
-from algorithms.parts.ensembles import Ensemble, WeightedLogits
+from algorithms.parts.ensembles import Ensemble, WeightedLogits, alike
 from algorithms.parts.losses import kl
 from algorithms.parts.synthesis import Pool
 from tests.algorithms.support_ensembles import ensemble_of, tiny_inputs, tiny_kit, tiny_net
@@ -54,16 +52,16 @@ def pool_of_real_images(count: int = 60) -> Pool:
 
 
 def test_an_image_weighs_by_how_unsure_the_ensemble_is_of_its_label():
-    logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0], [500.0, 0.0]])
-    labels = torch.tensor([0, 1, 0])
-    assert hard(logits, labels, 1.0).tolist() == pytest.approx([0.25, 0.75, 0.0], abs=1e-6)
-    assert hard(logits, labels, 2.0).tolist() == pytest.approx([0.0625, 0.5625, 0.0], abs=1e-6)
-    assert hard(logits, labels, 0.0).tolist() == [1.0, 1.0, 1.0]
+    errors = -torch.tensor([0.75, 0.25, 1.0]).log()
+    assert hard(errors, 1.0).tolist() == pytest.approx([0.25, 0.75, 0.0], abs=1e-6)
+    assert hard(errors, 2.0).tolist() == pytest.approx([0.0625, 0.5625, 0.0], abs=1e-6)
+    assert hard(errors, 0.0).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_no_gradient_passes_through_the_weight_of_an_image():
     logits = torch.tensor([[0.0, 0.0]], requires_grad=True)
-    (hard(logits, torch.tensor([0]), 1.0) * cross_entropies(logits, torch.tensor([0]))).sum().backward()
+    errors = F.cross_entropy(logits, torch.tensor([0]), reduction="none")
+    (hard(errors, 1.0) * errors).sum().backward()
     assert logits.grad.tolist() == [[-0.25, 0.25]]
 
 
@@ -144,7 +142,7 @@ def test_the_weights_stay_alike_until_the_second_epoch():
 
 def test_pixels_are_moved_by_eta_at_most_and_in_their_own_unit():
     method, images = boosting(eta=0.03), pool_of_real_images(12).images
-    teacher = WeightedLogits(ensemble_of("mlp", "small_cnn"))
+    teacher = WeightedLogits(ensemble_of("mlp", "small_cnn"), alike(2))
     moved = method.moved(images.clone(), teacher, torch.Generator().manual_seed(0))
     assert (moved - images).abs().max().item() == pytest.approx(0.03, abs=1e-6)
     still = boosting(eta=0.0).moved(images.clone(), teacher, torch.Generator().manual_seed(0))
@@ -153,7 +151,7 @@ def test_pixels_are_moved_by_eta_at_most_and_in_their_own_unit():
 
 def test_images_are_moved_up_the_gradient_of_a_drawn_direction():
     method, images = boosting(eta=0.01), pool_of_real_images(12).images
-    teacher = WeightedLogits(ensemble_of("mlp"))
+    teacher = WeightedLogits(ensemble_of("mlp"), alike(1))
 
     def answer(shown: torch.Tensor) -> torch.Tensor:
         direction = 2 * torch.rand(12, 3, generator=torch.Generator().manual_seed(4)) - 1

@@ -111,7 +111,7 @@ def test_the_clients_networks_stay_as_they_were_sent():
     method.kit.show = lambda stage, predictor: seen.append(predictor)
     state = method.start(tiny_casting("dense", nets=("small_cnn",)).clients)
     method.distilled(state, sent, Seed(0))
-    held = [snapshot(net) for net in seen[1].ensemble._nets]
+    held = [snapshot(net) for net in seen[1].voters._nets]
     for states in (held, [member.state for member in sent]):
         assert all(torch.equal(states[k][name], before[k][name]) for k in range(2) for name in before[k])
 

@@ -17,7 +17,7 @@ from algorithms.parts.ensembles import Ensemble
 from algorithms.parts.losses import kl, kl_each
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg
-from tests.support import play, tiny_casting, tiny_images, tiny_shards
+from tests.support import play, tiny_casting, tiny_columns, tiny_shards
 
 SMALLEST = {"generator_steps": 2, "student_steps": 2, "batch": 12, "latent": 4, "generator_width": 4}
 ON_DIGITS = {"generator_steps": 5, "student_steps": 5, "batch": 32}
@@ -192,7 +192,7 @@ def test_clients_count_the_examples_that_this_rounds_training_met(monkeypatch):
     seen = []
     monkeypatch.setattr(module, "shares_by_class", lambda counts: seen.append(counts) or torch.ones(1, 3))
     casting = tiny_casting("dfrd", clients=1, work=Work(steps=2, epochs=None, batch=8, lr=0.1), **SMALLEST)
-    shards = ShardArrays.of(*tiny_images(), [range(40)])
+    shards = ShardArrays.of(tiny_columns(), [range(40)])
     play(casting, shards=shards, rounds=2)
     assert [int(counts[0].sum()) for counts in seen] == [16, 16]
     assert seen[0][0].tolist() != seen[1][0].tolist()

@@ -90,7 +90,7 @@ def test_the_loss_gets_the_students_logits_the_teachers_and_the_asked_labels():
 
     job = toy_job(loss=loss, steps=1, distinct=1)
     distil_here(job)
-    images, labels = job.source.images(job.source.latents(0))
+    images, labels = job.source.inputs(job.source.latents(0))
     (student, teacher, asked), *others = calls
     assert not others
     assert torch.equal(student, toy_net(2).train()(images))
@@ -101,7 +101,7 @@ def test_the_loss_gets_the_students_logits_the_teachers_and_the_asked_labels():
 def test_labelling_puts_the_teacher_in_eval_mode_and_leaves_its_statistics():
     teacher = toy_net(1).train()
     before = copy_of(teacher).state_dict()
-    images, _ = Noise().images(Noise().latents(0))
+    images, _ = Noise().inputs(Noise().latents(0))
     logits = label(teacher, images)
     assert torch.equal(logits, toy_net(1).eval()(images))
     assert not logits.requires_grad
@@ -127,7 +127,7 @@ def test_frozen_normalisation_keeps_its_statistics():
 
 def test_normalisation_that_is_not_frozen_moves_by_a_tenth_towards_the_batch():
     job = toy_job(steps=1, distinct=1)
-    images, _ = job.source.images(job.source.latents(0))
+    images, _ = job.source.inputs(job.source.latents(0))
     inputs = toy_net(2).body[0](images).detach()
     state = distil_here(job)
     torch.testing.assert_close(state["body.1.running_mean"], 0.1 * inputs.mean((0, 2, 3)))
@@ -140,7 +140,7 @@ def test_the_first_step_is_adams():
     student = Classifier(nn.Flatten(), nn.Linear(36, 3))
     job = toy_job(student=student, steps=1, distinct=1, lr=0.25)
     batch = labelled(job, 0)
-    toy_loss(student(batch.images), batch.logits, batch.labels).backward()
+    toy_loss(student(batch.inputs), batch.logits, batch.labels).backward()
     gradient = student.head.weight.grad
     expected = student.head.weight - 0.25 * gradient / (gradient.abs() + 1e-8)
     torch.testing.assert_close(distil_here(job)["head.weight"], expected.detach())
@@ -205,7 +205,7 @@ def test_bfloat16_rounds_the_students_logits_and_hands_the_loss_float32():
     student = Classifier(nn.Flatten(), nn.Linear(36, 3))
     job = toy_job(student=student, loss=loss, steps=1, distinct=1, precision="bfloat16")
     state = distil_here(job)
-    images, _ = job.source.images(job.source.latents(0))
+    images, _ = job.source.inputs(job.source.latents(0))
     assert calls[0].dtype == torch.float32
     assert torch.equal(calls[0], calls[0].bfloat16().float())
     torch.testing.assert_close(calls[0], student(images), rtol=0.05, atol=0.05)

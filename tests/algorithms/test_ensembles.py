@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms.core.distillation import Distillation, Learner, cosine, labelled
+from algorithms.core.distillation import Distillation, Learner, labelled
+from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.nets import NetworkError
 from algorithms.nets.server_generators import ConditionalGenerator, MergedGenerator, UpsamplingGenerator
-from algorithms.parts.ensembles import Ensemble, WeightedLogits, mixed, normalised
+from algorithms.parts.ensembles import Ensemble, WeightedLogits, alike, mixed, normalised
 from algorithms.parts.losses import kl, kl_each
 from algorithms.parts.synthesis import Pool, SynthesisConfig, as_inputs, image_refusals, synthesised
 from algorithms.tasks.images import Augment, ImageTask
@@ -40,7 +41,7 @@ def test_the_mean_of_logits_does_not_know_the_order_of_the_clients():
 
 
 def test_the_teacher_of_one_client_is_that_client():
-    assert torch.allclose(WeightedLogits(ensemble_of("mlp"))(tiny_inputs()), tiny_net("mlp")(tiny_inputs()))
+    assert torch.allclose(WeightedLogits(ensemble_of("mlp"), alike(1))(tiny_inputs()), tiny_net("mlp")(tiny_inputs()))
 
 
 def test_weights_of_a_teacher_count_relative_to_their_sum():
@@ -48,7 +49,8 @@ def test_weights_of_a_teacher_count_relative_to_their_sum():
     logits = ensemble.logits(tiny_inputs())
     expected = 0.75 * logits[:, 0] + 0.25 * logits[:, 1]
     for scale in (1.0, 2.5):
-        assert torch.allclose(WeightedLogits(ensemble, scale * weights)(tiny_inputs()), expected, atol=1e-6)
+        teacher = WeightedLogits(ensemble, normalised(scale * weights))
+        assert torch.allclose(teacher(tiny_inputs()), expected, atol=1e-6)
 
 
 def test_weights_that_are_all_0_count_alike():
@@ -69,11 +71,11 @@ def test_gradients_reach_the_images_and_not_the_networks():
 
 
 def test_a_teacher_put_in_train_mode_leaves_its_networks_in_eval_mode():
-    teacher = WeightedLogits(ensemble_of("small_cnn"))
-    before = snapshot(teacher.ensemble._nets)
+    teacher = WeightedLogits(ensemble_of("small_cnn"), alike(1))
+    before = snapshot(teacher.voters._nets)
     teacher.train()(tiny_inputs())
     assert list(teacher.parameters()) == []
-    assert all(torch.equal(value, before[name]) for name, value in snapshot(teacher.ensemble._nets).items())
+    assert all(torch.equal(value, before[name]) for name, value in snapshot(teacher.voters._nets).items())
 
 
 def gap_on(ensemble: Ensemble, images: torch.Tensor) -> float:

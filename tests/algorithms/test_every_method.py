@@ -308,7 +308,9 @@ def test_it_learns_the_digits(name):
         task=task,
         work=Work(steps=25, epochs=None, batch=32, lr=0.1),
     )
-    shards = ShardArrays.of(images, labels, [np.arange(k, 1300, 4) for k in range(4)] + [np.arange(1300, 1797)])
+    shards = ShardArrays.of(
+        {"image": images, "label": labels}, [np.arange(k, 1300, 4) for k in range(4)] + [np.arange(1300, 1797)]
+    )
     federation = Federation.inline(casting, shards, rounds=6).play_all()
     assert accuracy(federation, shards, test=4) > LEARNT
 
@@ -326,7 +328,7 @@ def accuracy(federation: Federation, shards: ShardArrays, test: int) -> float:
     with one_thread():
         if not federation.method.personal:
             predictor = federation.method.predictor(federation.state)
-            return score(predictor, kit.task, shards(test), kit.device)["accuracy"]
+            return kit.task.report(score(predictor, kit.task, shards(test), kit.device))["accuracy"]
         return float(np.mean([reply.metrics["accuracy"] for reply in own_scores(federation, shards, test)]))
 
 

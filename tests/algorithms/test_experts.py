@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.seeds import Seed
-from algorithms.core.states import snapshot, weighted_mean
+from algorithms.core.states import snapshot
 from algorithms.methods.mosaic.experts import ClassWiseMeans, PlainSum, Teacher
 from algorithms.methods.mosaic.meta import Examples, MetaConfig, train_meta
 from algorithms.nets import Images, build
@@ -19,6 +19,7 @@ from algorithms.parts.bank import Bank, Expert
 from algorithms.parts.losses import DistillationObjective
 from algorithms.parts.submodels import SubModel, rescaled, scaled
 from tests.algorithms.support_ensembles import tiny_kit
+from tests.support import weighted_mean
 
 SHAPE, CLASSES = (1, 8, 8), 3
 META = MetaConfig(meta_width=12, meta_heads=3, meta_feedforward=16, meta_steps=5)
@@ -184,7 +185,7 @@ class RandomImages:
     def latents(self, index: int) -> dict[str, torch.Tensor]:
         return {"images": torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(index))}
 
-    def images(self, latents):
+    def inputs(self, latents):
         return latents["images"], torch.full((16,), -1)
 
 

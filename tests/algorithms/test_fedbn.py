@@ -113,7 +113,7 @@ def test_evaluation_needs_test_examples_and_leaves_the_memory_alone():
     reply = federation.method.evaluate_own(client_of(casting, tiny_shards(), 0, message, memory, test=1))
     assert reply.memory is None
     assert reply.payload.parts == {}
-    assert set(reply.metrics) == {"accuracy", "loss", "examples"}
+    assert set(reply.metrics) == {"accuracy", "macro_f1", "loss", "examples"}
     with pytest.raises(ValueError, match="no examples to evaluate on"):
         federation.method.evaluate_own(client_of(casting, tiny_shards(), 0, message, memory))
 
@@ -130,7 +130,7 @@ def test_clients_with_shifted_inputs_are_served_better_than_by_fedavg():
     images, labels = tiny_images(180)
     images[90:] = 255 - images[90:] // 2
     rows = [np.arange(60), np.arange(90, 150), np.arange(60, 90), np.arange(150, 180)]
-    shards = ShardArrays.of(images, labels, rows)
+    shards = ShardArrays.of({"image": images, "label": labels}, rows)
     work = Work(steps=6, epochs=None, batch=16, lr=0.1)
     fedbn, fedavg = (
         Federation.inline(tiny_casting(name, clients=2, nets=("small_cnn",), work=work), shards, 4).play_all()
@@ -149,7 +149,7 @@ def own_score(federation, shards, k, test):
 
 def global_score(federation, shards, test):
     kit = federation.method.kit
-    return score(federation.method.predictor(federation.state), kit.task, shards(test), kit.device)
+    return kit.task.report(score(federation.method.predictor(federation.state), kit.task, shards(test), kit.device))
 
 
 def test_weights_by_examples_are_offered_too():

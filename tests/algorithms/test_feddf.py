@@ -1,17 +1,19 @@
 """FedDF: averages of answers, unlabelled images from three places, one student for each architecture."""
 
-from __future__ import annotations
+import dataclasses
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from algorithms.core.distillation import Distillation, Learner, distil_here, labelled
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.methods.fedavg import FedAvg
-from algorithms.methods.feddf import Averaged, FedDF, Softened, by_accuracy
+from algorithms.methods.feddf import FedDF, Softened, by_accuracy
 from algorithms.parts.bank import Bank, Expert
+from algorithms.parts.ensembles import alike
 from algorithms.parts.losses import kl
 from algorithms.parts.unlabelled import Given, Noise
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
@@ -38,9 +40,9 @@ def bank_of(experts: list[Expert]) -> Bank:
     return Bank(experts, tiny_kit())
 
 
-def teacher_of(experts: list[Expert], average: str = "logits", weights=None, temperature: float = 1.0) -> Averaged:
-    shares = torch.full((len(experts),), 1 / len(experts)) if weights is None else torch.tensor(weights)
-    return Averaged(bank_of(experts), shares, average, temperature)
+def teacher_of(experts: list[Expert], average: str = "logits", weights=None, temperature: float = 1.0) -> nn.Module:
+    method = FedDF(FedDF.Config(average=average, temperature=temperature), tiny_kit())
+    return method.teacher(bank_of(experts), alike(len(experts)) if weights is None else torch.tensor(weights))
 
 
 # --- The teacher --------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def test_clients_count_by_their_accuracy_and_those_that_guess_not_at_all():
 def test_given_images_are_all_shown_in_every_pass_each_time_in_another_order():
     source = Given(torch.arange(6.0).view(6, 1, 1, 1), batch=2, seed=Seed(0))
     first, second = (
-        [value for index in turn for value in source.images(source.latents(index))[0].flatten().tolist()]
+        [value for index in turn for value in source.inputs(source.latents(index))[0].flatten().tolist()]
         for turn in (range(3), range(3, 6))
     )
     assert sorted(first) == sorted(second) == [0, 1, 2, 3, 4, 5]
@@ -124,14 +126,14 @@ def test_given_images_are_all_shown_in_every_pass_each_time_in_another_order():
 
 def test_fewer_images_than_a_batch_are_shown_all_at_once():
     source = Given(torch.zeros(3, 1, 2, 2), batch=8, seed=Seed(0))
-    images, labels = source.images(source.latents(5))
+    images, labels = source.inputs(source.latents(5))
     assert len(images) == 3
     assert labels.tolist() == [-1, -1, -1]
 
 
 def test_noise_fills_the_range_of_pixels_and_is_normalised_like_them():
     source = Noise(tiny_task(), batch=4, seed=Seed(0))
-    images, labels = source.images(source.latents(1))
+    images, labels = source.inputs(source.latents(1))
     assert images.shape == (4, 1, 8, 8)
     assert images.min().item() == pytest.approx((0 - 0.25) / 0.25, abs=1e-5)
     assert images.max().item() == pytest.approx((1 - 0.25) / 0.25, abs=1e-5)
@@ -150,13 +152,15 @@ def federation_with_public_images(rounds: int = 1, **changes) -> Federation:
 def test_the_servers_own_images_are_normalised_like_the_clients_data():
     federation = federation_with_public_images()
     source, public = federation.method.source([], Seed(0)), federation.method.kit.public
-    assert torch.equal(source.inputs, tiny_task().normalise(public.images[public.rows]))
+    assert torch.equal(source.examples, tiny_task().normalise(public.columns["image"][public.rows]))
 
 
 def test_labels_of_the_servers_own_images_change_nothing_where_clients_count_alike():
     plain, mixed_up = federation_with_public_images(), federation_with_public_images()
     public = mixed_up.method.kit.public
-    mixed_up.method.kit.public = type(public)(public.images, public.labels.flip(0), public.rows)
+    mixed_up.method.kit.public = dataclasses.replace(
+        public, columns={"image": public.columns["image"], "label": public.columns["label"].flip(0)}
+    )
     models = [federation.play(0).state.model for federation in (plain, mixed_up)]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
 
@@ -228,7 +232,7 @@ def test_every_architecture_is_taught_by_the_same_answers_on_the_same_images():
     jobs = jobs_of(small(("mlp", "small_cnn"), student="cnn2"))
     assert len(jobs) == 3
     for index in (0, 1):
-        batches = [job.source.images(job.source.latents(index))[0] for job in jobs]
+        batches = [job.source.inputs(job.source.latents(index))[0] for job in jobs]
         answers = [job.teacher(batch) for job, batch in zip(jobs, batches, strict=True)]
         assert all(torch.equal(batch, batches[0]) for batch in batches)
         assert all(torch.equal(answer, answers[0]) for answer in answers)
@@ -256,9 +260,9 @@ def test_the_students_optimiser_is_that_of_the_released_code():
 
 def test_the_clients_networks_stay_as_they_were_sent():
     (job,) = jobs_of(small())
-    before = [snapshot_of(expert) for expert in job.teacher.bank._experts]
+    before = [snapshot_of(expert) for expert in job.teacher.voters._experts]
     distil_here(job)
-    for expert, values in zip(job.teacher.bank._experts, before, strict=True):
+    for expert, values in zip(job.teacher.voters._experts, before, strict=True):
         assert all(torch.equal(value, values[name]) for name, value in expert.state.items())
 
 

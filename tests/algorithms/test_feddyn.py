@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from algorithms.core.payload import Payload, recalled
+from algorithms.core.schedules import RateSchedule
 from tests.algorithms.support_methods import (
     Federation,
     Sizes,
@@ -38,20 +39,33 @@ def moves(federation):
     return {k: recalled("moves", memory)["head.weight"].item() for k, memory in memories.items()}
 
 
-def paper(rounds, alpha=0.5, lr=0.05, steps=3):
-    """Algorithm 1 as printed: g_i at the clients, h at the server."""
+def plainly(seen, lr):
+    """The step against the last of these gradients, by SGD."""
+    return lr * seen[-1]
+
+
+def paper(rounds, alpha=0.5, lr=0.05, steps=3, fall=1.0, step=plainly):
+    """Algorithm 1 as printed: g_i at the clients, h at the server; `lr` falls by a factor from round to round."""
     theta, h, g = 0.0, 0.0, [0.0, 0.0]
-    for _ in range(rounds):
+    for number in range(rounds):
         ends = []
         for i, gradient in enumerate(GRADIENTS):
-            w = theta
+            w, seen = theta, []
             for _ in range(steps):
-                w -= lr * (gradient(w) - g[i] + alpha * (w - theta))
+                seen.append(gradient(w) - g[i] + alpha * (w - theta))
+                w -= step(seen, lr * fall**number)
             ends.append(w)
             g[i] -= alpha * (w - theta)
         h -= alpha / 2 * sum(w - theta for w in ends)
         theta = sum(ends) / 2 - h / alpha
     return theta, sum(ends) / 2
+
+
+def adam(seen, lr):
+    """The step against the last of these gradients, by Adam with its usual settings."""
+    m = sum(0.1 * 0.9 ** (len(seen) - 1 - k) * g for k, g in enumerate(seen)) / (1 - 0.9 ** len(seen))
+    v = sum(0.001 * 0.999 ** (len(seen) - 1 - k) * g * g for k, g in enumerate(seen)) / (1 - 0.999 ** len(seen))
+    return lr * m / (v**0.5 + 1e-8)
 
 
 def code(rounds, alpha=0.5, lr=0.05, steps=3):
@@ -77,6 +91,15 @@ def test_three_rounds_of_both_forms(form):
         theta, average = form(number + 1)
         assert weight_of(state) == pytest.approx(theta, rel=1e-5)
         assert state.average["head.weight"].item() == pytest.approx(average, rel=1e-5)
+
+
+@pytest.mark.parametrize(("optimiser", "step"), [("sgd", plainly), ("adam", adam)])
+def test_any_optimiser_at_any_rate_is_a_solver_of_the_papers_local_problem(optimiser, step):
+    work = sgd(3, 0.05, optimiser=optimiser, schedule=RateSchedule("step", every=1, factor=0.5))
+    federation = Federation.inline(*regression("feddyn", TWO, work, alpha=0.5))
+    for number in range(3):
+        theta, _ = paper(number + 1, fall=0.5, step=step)
+        assert weight_of(federation.play(number).state) == pytest.approx(theta, rel=1e-4)
 
 
 def test_the_first_rounds_clients_are_fedproxs_with_mu_alpha():

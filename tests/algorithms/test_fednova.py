@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algorithms.core.schedules import RateSchedule
 from algorithms.core.training import Work
-from algorithms.methods.fednova import normaliser
+from algorithms.methods.fednova import FedNova, normaliser
 from tests.algorithms.support_methods import NORMED_SCALAR, Federation, Sizes, Travel, regression, sgd, weight_of
 from tests.support import play, tiny_casting, tiny_shards
 
@@ -77,6 +78,30 @@ def test_one_and_three_steps_by_hand():
     run = play(casting, shards=shards, rounds=1)
     assert weight_of(run.state) == pytest.approx(2.5 * (0.25 * 0.4 + 0.75 * 0.271 / 3))
     assert run.metrics[0]["effective steps"] == 2.5
+
+
+def test_the_proximal_term_is_allowed_for_at_the_rate_of_the_round():
+    """mu 1, lr 0.1, a half of it in the second round: |a| of three steps is 1 + 0.95 + 0.95^2 then; p = 1/4, 3/4."""
+    work = Work(steps=None, epochs=1, batch=1, lr=0.1, schedule=RateSchedule("step", every=1, factor=0.5))
+    casting, shards = regression("fednova", [[(1, 4)], [(1, 1)] * 3], work, mu=1.0)
+    first, second = (metrics["effective steps"] for metrics in play(casting, shards=shards, rounds=2).metrics)
+    assert first == pytest.approx(0.25 * 1 + 0.75 * (1 + 0.9 + 0.81))
+    assert second == pytest.approx(0.25 * 1 + 0.75 * (1 + 0.95 + 0.9025))
+
+
+def test_one_client_under_a_schedule_is_fedprox():
+    work = Work(steps=4, epochs=None, batch=8, lr=0.1, schedule=RateSchedule("cosine", rounds=3, warmup=1))
+    nova, fedprox = (
+        play(tiny_casting(name, clients=1, work=work, mu=2.0), rounds=3, shards=tiny_shards(1)).state.model
+        for name in ("fednova", "fedprox")
+    )
+    assert all(torch.allclose(nova[name], fedprox[name], atol=1e-5) for name in fedprox)
+
+
+def test_steps_that_are_not_sgds_are_refused():
+    casting = tiny_casting("fednova", work=sgd(1, 0.1, optimiser="adamw"))
+    (reason,) = FedNova.refuse(casting.config, casting.task, casting.clients, casting.work)
+    assert reason == "weighs steps of SGD, but the clients' optimiser is adamw"
 
 
 def test_the_released_rule_counts_steps_where_there_is_a_proximal_term():

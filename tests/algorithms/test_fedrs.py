@@ -22,7 +22,7 @@ def one_pixel(alpha):
     task = ImageTask(("a", "b", "c"), (1, 1, 1), mean=(0.0,), std=(1 / 255,))
     casting = tiny_casting("fedrs", clients=1, nets=(LINEAR,), alpha=alpha)
     casting = dataclasses.replace(casting, task=task, work=Work(steps=1, epochs=None, batch=4, lr=1.0))
-    shards = ShardArrays.of(np.full((1, 1, 1, 1), 2, np.uint8), np.array([0]), [np.arange(1)])
+    shards = ShardArrays.of({"image": np.full((1, 1, 1, 1), 2, np.uint8), "label": np.array([0])}, [np.arange(1)])
     return play(casting, rounds=1, shards=shards).state.model
 
 

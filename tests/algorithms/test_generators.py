@@ -129,7 +129,7 @@ def test_over_many_batches_more_generators_than_images_all_have_their_turn():
 
 def test_images_come_with_the_labels_of_their_makers_mapped_to_inputs():
     source = mixture((1.0, 3.0), batch=8)
-    images, labels = source.images(source.latents(0))
+    images, labels = source.inputs(source.latents(0))
     assert labels.tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
     assert images.flatten().tolist() == [-float(label) for label in labels]
 
@@ -162,7 +162,7 @@ def test_each_batch_is_mixed_with_as_many_generated_samples_each_used_once():
             return torch.zeros(len(inputs), 3, requires_grad=True)
 
     made = torch.arange(10.0, 20.0).view(10, 1, 1, 1)
-    objective = beside(task, made, torch.zeros(10, dtype=torch.int64), SEED.torch("order"))
+    objective = beside(task.loss, made, torch.zeros(10, dtype=torch.int64), SEED.torch("order"))
     for count in (4, 3):
         objective(Watch(), torch.zeros(count, 1, 1, 1), torch.zeros(count, dtype=torch.int64))
     assert [len(row) for row in seen] == [8, 6]

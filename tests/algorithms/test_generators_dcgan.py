@@ -158,7 +158,7 @@ def test_only_small_clients_use_inversion_and_by_the_released_rule_none(games):
 def test_inversion_alone_has_a_gradient_and_falls_when_it_is_minimised():
     net, shard = kit().new_network("small_cnn").train(), client().shard
     for _ in range(20):
-        net(tiny_task().normalise(shard.images[shard.rows]))
+        net(tiny_task().normalise(shard.columns["image"][shard.rows]))
     net.eval().requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(0)

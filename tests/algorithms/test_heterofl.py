@@ -116,7 +116,9 @@ def one_pixel(**config):
     task = ImageTask(("a", "b", "c"), (1, 1, 1), mean=(0.0,), std=(1 / 255,))
     casting = tiny_casting("heterofl", clients=2, nets=(LINEAR,), **config)
     casting = dataclasses.replace(casting, task=task, work=Work(steps=1, epochs=None, batch=4, lr=1.0))
-    shards = ShardArrays.of(np.full((2, 1, 1, 1), 2, np.uint8), np.array([0, 1]), [np.arange(1), np.arange(1, 2)])
+    shards = ShardArrays.of(
+        {"image": np.full((2, 1, 1, 1), 2, np.uint8), "label": np.array([0, 1])}, [np.arange(1), np.arange(1, 2)]
+    )
     return play(casting, rounds=1, shards=shards).state.model["head.weight"][:, 0].tolist()
 
 

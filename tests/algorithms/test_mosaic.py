@@ -19,6 +19,7 @@ from algorithms.core.distillation import distil_here, labelled
 from algorithms.core.kit import Kit
 from algorithms.core.payload import Payload
 from algorithms.core.records import digest, flatten, rebuild
+from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work, fit
@@ -216,13 +217,13 @@ def test_there_is_an_expert_for_each_class_or_client_or_one_or_none(experts, cou
     assert len(played(rounds=2, clients=4, experts=experts, meta_data="images").state.experts) == count
 
 
-def rates(**config) -> list[tuple[str, float, int]]:
+def rates(work: Work | None = None, **config) -> list[tuple[str, float, int]]:
     """Phase, learning rate and batch of every local update of the first client."""
-    seen, cast = [], casting(3, **config)
+    seen, cast = [], casting(3, work=work, **config)
 
     def watched(net, task, shard, work, seed, **rest):
         if seed.client == 0:
-            seen.append((seed.phase, work.lr, work.batch))
+            seen.append((seed.phase, work.at(seed.round).lr, work.batch))
         return fit(net, task, shard, work, seed, **rest)
 
     play(cast, InlineRunner(cast, tiny_shards(3), watched), rounds=3)
@@ -231,6 +232,11 @@ def rates(**config) -> list[tuple[str, float, int]]:
 
 def test_fine_tuning_uses_its_own_rate():
     assert rates(finetune_lr=1e-4) == [("train", 0.1, 8), ("train", 0.1, 8), ("fine_tune", 1e-4, 8)]
+
+
+def test_the_schedule_goes_on_over_fine_tuning():
+    halved = Work(steps=3, epochs=None, batch=8, lr=0.5, schedule=RateSchedule("step", every=1, factor=0.5))
+    assert rates(halved, finetune_lr=0.1) == [("train", 0.5, 8), ("train", 0.25, 8), ("fine_tune", 0.025, 8)]
 
 
 def test_fine_tuning_without_a_rate_of_its_own_uses_that_of_the_warm_up():
@@ -258,7 +264,7 @@ def uneven_shards(*sizes: int) -> ShardArrays:
     """Client k holds `sizes[k]` examples, all of class k modulo 3 but for the last client, who holds all classes."""
     pixels, labels = tiny_images()
     rows = [np.flatnonzero(labels == k % CLASSES)[:size] for k, size in enumerate(sizes[:-1])]
-    return ShardArrays.of(pixels, labels, [*rows, np.arange(90, 90 + sizes[-1])])
+    return ShardArrays.of({"image": pixels, "label": labels}, [*rows, np.arange(90, 90 + sizes[-1])])
 
 
 @pytest.mark.parametrize("recipe", ["dcgan", "conditional dcgan", "pca", "mixed", "features", "an expert per client"])
@@ -390,7 +396,7 @@ def test_the_student_comes_to_agree_with_its_teacher(monkeypatch):
     def gap(state) -> float:
         student = copy.deepcopy(job.student)
         student.load_state_dict(state)
-        return float((student.eval()(batch.images).softmax(1) - batch.logits.softmax(1)).detach().abs().mean())
+        return float((student.eval()(batch.inputs).softmax(1) - batch.logits.softmax(1)).detach().abs().mean())
 
     assert gap(distil_here(job)) < 0.5 * gap(job.student.state_dict())
 
@@ -417,7 +423,7 @@ def test_pictures_are_drawn_client_by_client_and_features_have_none():
     run = played(rounds=2)
     sources = run.method.sources(run.state)
     assert list(sources) == [0, 1, 2]
-    images, labels = sources[1].images(sources[1].latents(0))
+    images, labels = sources[1].inputs(sources[1].latents(0))
     assert images.shape == (16, 1, 8, 8)
     assert set(labels.tolist()) <= {0, 1, 2}
     features = played(rounds=2, **RECIPES["features"])

@@ -6,11 +6,9 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
-from actors.distillation.job import distil_on_ray
 from actors.distillation.plan import DistilResources
 from actors.hosts.placement import Placement
 from actors.hosts.ray import RayRunner
-from actors.runner import distil_inline
 from tests.algorithms.test_mosaic import RECIPES, casting
 from tests.support import play, tiny_shards
 
@@ -19,9 +17,9 @@ def place(kind: str, hosts: int) -> Placement:
     return Placement(kind, hosts, cpus=0.1, gpus=0, reason="")
 
 
-def on_ray(recipe: str, placement: Placement, distil=distil_inline):
+def on_ray(recipe: str, placement: Placement, distillation: DistilResources | None = None):
     settings = casting(clients=4, **RECIPES[recipe])
-    runner = RayRunner(settings, tiny_shards(4), placement, distil=distil)
+    runner = RayRunner(settings, tiny_shards(4), placement, distillation=distillation)
     try:
         return play(settings, runner, rounds=3)
     finally:
@@ -46,8 +44,5 @@ def test_mosaics_steps_on_ray_give_the_digests_of_the_inline_run(ray_cluster, re
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["dcgan", "mixed", "features"])
-def test_with_its_distillation_as_a_ray_job_too_mosaic_has_the_digests_of_the_inline_run(ray_cluster, tmp_path, recipe):
-    def distil(job, listener):
-        return distil_on_ray(job, DistilResources(), tmp_path, listener)
-
-    assert on_ray(recipe, place("pooled", 2), distil).digests == inline(recipe).digests
+def test_with_its_distillation_as_a_ray_job_too_mosaic_has_the_digests_of_the_inline_run(ray_cluster, recipe):
+    assert on_ray(recipe, place("pooled", 2), DistilResources()).digests == inline(recipe).digests

@@ -5,6 +5,7 @@ import torch
 
 from actors.runner import InlineRunner
 from algorithms.core.payload import recalled
+from algorithms.core.schedules import CONSTANT, RateSchedule
 from algorithms.core.states import clipped
 from algorithms.core.training import Work
 from algorithms.methods.scaffold import Scaffold
@@ -41,9 +42,11 @@ def test_the_first_round_is_fedavg_to_the_bit():
     assert all(torch.equal(scaffold[name], fedavg[name]) for name in fedavg)
 
 
-def test_two_rounds_by_hand():
-    """A client's new control is the mean of its uncorrected gradients; the next round's steps use g - c_i + c."""
-    federation = two()
+@pytest.mark.parametrize(("schedule", "fall"), [(CONSTANT, 1.0), (RateSchedule("step", every=1, factor=0.5), 0.5)])
+def test_three_rounds_by_hand(schedule, fall):
+    """A client's new control is the mean of its uncorrected gradients, whatever the rate of the round; the next round's
+    steps use g - c_i + c."""
+    federation = two(work=sgd(2, 0.1, schedule=schedule))
     w, c, own = 0.0, 0.0, [0.0, 0.0]
     gradients = [lambda w: w - 4, lambda w: 2 * (2 * w - 2)]
     for number in range(3):
@@ -52,7 +55,7 @@ def test_two_rounds_by_hand():
             y, seen = w, []
             for _ in range(2):
                 seen.append(gradient(y))
-                y -= 0.1 * (seen[-1] - own[i] + c)
+                y -= 0.1 * fall**number * (seen[-1] - own[i] + c)
             ends.append(y)
             own[i] = sum(seen) / 2
         w, c = sum(ends) / 2, sum(own) / 2
@@ -147,7 +150,10 @@ def test_no_step_leaves_the_control():
     assert controls(federation)[0] != 0
 
 
-def test_momentum_is_refused():
-    casting = tiny_casting("scaffold", work=Work(steps=1, epochs=None, batch=8, lr=0.1, momentum=0.9))
+@pytest.mark.parametrize(
+    ("change", "found"), [({"momentum": 0.9}, "momentum is 0.9"), ({"optimiser": "adam"}, "optimiser is adam")]
+)
+def test_anything_but_plain_sgd_is_refused(change, found):
+    casting = tiny_casting("scaffold", work=sgd(1, 0.1, **change))
     (reason,) = Scaffold.refuse(casting.config, casting.task, casting.clients, casting.work)
-    assert "momentum is 0.9" in reason
+    assert reason == f"needs plain SGD, but the clients' {found}"

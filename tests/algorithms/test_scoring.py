@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from algorithms.core.scoring import score
-from algorithms.core.task import Shard
+from algorithms.core.task import Shard, add
 from algorithms.tasks.images import ImageTask
 
 TASK = ImageTask(names=("a", "b"), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
@@ -22,22 +24,54 @@ class Fixed(nn.Module):
 
 def shard(*labels):
     count = len(labels)
-    return Shard(
-        torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.tensor(labels, dtype=torch.int64), torch.arange(count)
-    )
+    columns = {
+        "image": torch.zeros(count, 1, 1, 1, dtype=torch.uint8),
+        "label": torch.tensor(labels, dtype=torch.int64),
+    }
+    return Shard(columns, torch.arange(count))
 
 
-def test_accuracy_and_mean_loss_by_hand():
-    found = score(Fixed(), TASK, shard(1, 0, 1, 1), torch.device("cpu"))
-    assert found["accuracy"] == 3 / 4
-    assert found["loss"] == pytest.approx((3 * math.log(4 / 3) + math.log(4)) / 4)
-    assert found["examples"] == 4
+def report(*labels, batch=256):
+    sums = score(Fixed(), TASK, shard(*labels), torch.device("cpu"), batch)
+    return TASK.report(sums), sums
+
+
+def test_figures_by_hand():
+    """Class 1 is always predicted. Its F1 is 2 * 3 / (2 * 3 + 1), that of class 0 is 0."""
+    figures, sums = report(1, 0, 1, 1)
+    assert figures["accuracy"] == 3 / 4
+    assert figures["macro_f1"] == pytest.approx((6 / 7 + 0) / 2)
+    assert figures["loss"] == pytest.approx((3 * math.log(4 / 3) + math.log(4)) / 4)
+    assert int(sums["examples"]) == 4
+    assert TASK.confusion(sums).tolist() == [[0, 1], [0, 3]]
+    assert TASK.by_class(sums)["accuracy"].tolist() == [0.0, 1.0]
+
+
+def test_a_class_without_examples_is_not_a_number_and_does_not_count():
+    figures, sums = report(1, 1)
+    assert figures["macro_f1"] == 1.0
+    assert math.isnan(TASK.by_class(sums)["accuracy"][0])
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=20), st.data())
+def test_sums_of_two_sets_of_examples_add_up_to_those_of_both(labels, data):
+    cut = data.draw(st.integers(0, len(labels)))
+    (_, one), (_, other), (_, both) = report(*labels[:cut]), report(*labels[cut:]), report(*labels)
+    together = add(one, other) if other else one
+    assert together.keys() == both.keys()
+    assert all(torch.allclose(together[name], both[name]) for name in both)
 
 
 def test_more_examples_than_fit_a_batch_are_all_counted():
-    found = score(Fixed(), TASK, shard(*[1] * 300, *[0] * 100), torch.device("cpu"))
-    assert (found["accuracy"], found["examples"]) == (3 / 4, 400)
+    figures, sums = report(*[1] * 300, *[0] * 100)
+    assert (figures["accuracy"], int(sums["examples"])) == (3 / 4, 400)
 
 
-def test_no_examples_have_no_accuracy():
-    assert math.isnan(score(Fixed(), TASK, shard(), torch.device("cpu"))["accuracy"])
+def test_no_examples_have_no_figures():
+    figures, _ = report()
+    assert all(map(math.isnan, figures.values()))
+
+
+def test_the_predictor_is_put_in_eval_mode():
+    predictor = nn.Sequential(Fixed(), nn.Dropout(0.9)).train()
+    assert TASK.report(score(predictor, TASK, shard(1, 1), torch.device("cpu")))["accuracy"] == 1.0

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from actors.steps.shards import ShardArrays
+from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.stacking import Asked, fit_together, stackable
 from algorithms.core.training import Work, fit
@@ -33,7 +34,7 @@ nine), and so does the number of steps in an epoch."""
 @pytest.fixture(scope="module")
 def shards():
     pixels, labels = tiny_images()
-    return ShardArrays.of(pixels, labels, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]))
+    return ShardArrays.of({"image": pixels, "label": labels}, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]))
 
 
 def deep():
@@ -130,8 +131,11 @@ def test_networks_with_anything_else_in_them_are_not(body):
 
 def test_what_cannot_be_trained_together_is_refused(net, shards):
     mirrored = replace(TASK, augment=Augment(flip=True))
-    with pytest.raises(ValueError, match=r"(?s)cannot be trained together.*flip=True"):
+    with pytest.raises(ValueError, match=r"(?s)cannot be trained together"):
         fit_together(net, mirrored, WORK, [asked(net, shards, 0)])
+    for change in ({"optimiser": "adam"}, {"label_smoothing": 0.1}, {"schedule": RateSchedule(warmup=2)}):
+        with pytest.raises(ValueError, match=f"(?s)cannot be trained together.*{next(iter(change))}="):
+            fit_together(net, TASK, replace(WORK, **change), [asked(net, shards, 0)])
     with pytest.raises(ValueError, match=r"(?s)cannot be trained together.*Conv2d"):
         fit_together(build("small_cnn", Images(TASK.shape), TASK.classes), TASK, WORK, [asked(net, shards, 0)])
 

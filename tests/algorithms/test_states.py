@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.core.states import WeightedMean, weighted_mean
+from algorithms.core.states import WeightedMean
+from tests.support import weighted_mean
 
 
 def state(value, count=0):

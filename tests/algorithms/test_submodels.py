@@ -8,12 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.core.seeds import torch_seeded
-from algorithms.core.states import weighted_mean
-from algorithms.nets import Images, build
+from algorithms.nets import Images, Signals, Tables, Texts, build
 from algorithms.parts.submodels import PartialMean, SubModel, rescaled, scaled, sub_model
+from tests.support import weighted_mean
 
 SHAPE = (1, 8, 8)
-NETS = ["mlp", "cnn2", "small_cnn", "resnet8"]
+FORMS = {
+    **dict.fromkeys(["mlp", "cnn2", "small_cnn", "resnet8", "resnet50"], Images(SHAPE)),
+    **dict.fromkeys(["cnn1d", "resnet1d"], Signals((2, 24))),
+    **dict.fromkeys(["fasttext", "textcnn"], Texts(20, 9)),
+    "rows": Tables(3, (4, 9)),
+}
+NETS = ["mlp", "cnn2", "small_cnn", "resnet8", "cnn1d", "resnet1d", "fasttext", "textcnn", "rows"]
 EVERY = pytest.mark.parametrize("name", NETS)
 WINDOWS = pytest.mark.parametrize(("width", "offset"), [(0.5, 0), (0.25, 3), (1 / 16, 1000), (0.3, 31), (1.0, 7)])
 
@@ -21,13 +27,16 @@ WINDOWS = pytest.mark.parametrize(("width", "offset"), [(0.5, 0), (0.25, 3), (1 
 def made(name, width=1.0, seed=1):
     """A network whose statistics of batch normalisation are not the initial ones."""
     with torch_seeded(seed):
-        net = build(name, Images(SHAPE), 5, width)
-        net(torch.randn(8, *SHAPE))
+        net = build("mlp" if name == "rows" else name, FORMS[name], 5, width)
+        net(inputs(name, 8))
         return net
 
 
-def inputs():
-    return torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(2))
+def inputs(name="mlp", count=3):
+    """Draws from torch's global generator nothing."""
+    if not isinstance(FORMS[name], Images):
+        return FORMS[name].probe(count)
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(2))
 
 
 def same(one, other):
@@ -38,7 +47,7 @@ def same(one, other):
 @WINDOWS
 def test_extract_and_put_back_change_nothing(name, width, offset):
     full, narrow = made(name), made(name, width)
-    part = sub_model(full, narrow, inputs(), offset)
+    part = sub_model(full, narrow, inputs(name), offset)
     state = full.state_dict()
     extracted = part.extract(state)
     assert same(part.put_back(extracted, state), state)
@@ -50,22 +59,31 @@ def test_extract_and_put_back_change_nothing(name, width, offset):
 def test_what_is_extracted_computes_what_the_full_network_does_without_the_other_channels(name, width, offset):
     """The other channels are removed from the full network by zeros where layers read them."""
     full, narrow = made(name), made(name, width)
-    part = sub_model(full, narrow, inputs(), offset)
+    part = sub_model(full, narrow, inputs(name), offset)
     narrow.load_state_dict(part.extract(full.state_dict()))
     without = copy.deepcopy(full)
     for entry, value in without.state_dict().items():
-        if value.dim() > 1:
+        if value.dim() > 1 and part.indices[entry][1].numel() < value.shape[1]:
             gone = torch.ones(value.shape[1], dtype=torch.bool)
             gone[part.indices[entry][1]] = False
             value[:, gone] = 0
     with torch.no_grad():
-        expected, found = without.eval()(inputs()), narrow.eval()(inputs())
+        expected, found = without.eval()(inputs(name)), narrow.eval()(inputs(name))
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_bottlenecks_and_their_shortcuts_fit_too():
     full, narrow = made("resnet50"), made("resnet50", 0.125)
     narrow.load_state_dict(sub_model(full, narrow, inputs(), 5).extract(full.state_dict()))
+
+
+def test_filters_of_several_windows_are_taken_whole():
+    """Each filter has a feature for each of three windows: filter f is inputs 3f, 3f + 1, 3f + 2 of the head."""
+    part = sub_model(made("textcnn"), made("textcnn", 1 / 16), inputs("textcnn"), offset=31)
+    assert part.indices["body.convolutions.2.weight"][0].tolist() == [31, 0]
+    assert part.indices["body.convolutions.2.weight"][1].tolist() == part.indices["body.embedding.weight"][1].tolist()
+    assert part.indices["body.embedding.weight"][0].tolist() == list(range(20))
+    assert part.indices["head.weight"][1].tolist() == [93, 94, 95, 0, 1, 2]
 
 
 def test_a_window_goes_on_around_the_end():
@@ -204,12 +222,12 @@ def test_the_scaler_is_off_in_evaluation_and_gone_after_the_block():
         assert torch.equal(net.train()(inputs()), plain)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn2"])
+@pytest.mark.parametrize("name", ["mlp", "cnn2", "fasttext", "textcnn", "rows"])
 def test_a_rescaled_network_answers_outside_as_it_did_inside_the_scaler(name):
-    """Neither network has batch normalisation, so train mode and eval mode differ by the scaler alone."""
+    """None of them has batch normalisation, so train mode and eval mode differ by the scaler alone."""
     net, other = made(name, 0.5), made(name, 0.5)
     other.load_state_dict(rescaled(net, net.state_dict(), 0.5))
     with scaled(net.train(), 0.5), torch.no_grad():
-        inside = net(inputs())
-    assert torch.allclose(other.eval()(inputs()), inside, atol=1e-6)
+        inside = net(inputs(name))
+    assert torch.allclose(other.eval()(inputs(name)), inside, atol=1e-6)
     assert torch.equal(other.head.weight, net.head.weight)

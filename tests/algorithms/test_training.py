@@ -1,5 +1,7 @@
 """Local training: the order of batches, and SGD by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,9 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.task import Shard
-from algorithms.core.training import Batches, Work, drawn, fit, pair_if_single
+from algorithms.core.training import Batches, Work, drawn, fit, pair_if_single, training_loss
 from algorithms.tasks.images import Augment, ImageTask
 
 SEED = Seed(3, round=0, phase="train", client=1)
@@ -19,7 +22,7 @@ TASK = ImageTask(names=("a", "b"), shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
 
 def shard(count):
     images = torch.arange(count * 4).to(torch.uint8).reshape(count, 1, 2, 2)
-    return Shard(images=images, labels=torch.arange(count) % 2, rows=torch.arange(count))
+    return Shard({"image": images, "label": torch.arange(count) % 2}, rows=torch.arange(count))
 
 
 def linear():
@@ -69,11 +72,8 @@ def test_steps_go_on_where_the_last_round_ended():
 
 def test_one_step_is_gradient_descent_on_cross_entropy():
     """Zero weights give p = 1/2 for both classes, so d loss / d logit_c = mean over the batch of (1/2 - [y = c])."""
-    data = Shard(
-        images=torch.tensor([[255, 0, 0, 0], [0, 255, 0, 0]], dtype=torch.uint8).reshape(2, 1, 2, 2),
-        labels=torch.tensor([0, 1]),
-        rows=torch.arange(2),
-    )
+    images = torch.tensor([[255, 0, 0, 0], [0, 255, 0, 0]], dtype=torch.uint8).reshape(2, 1, 2, 2)
+    data = Shard({"image": images, "label": torch.tensor([0, 1])}, rows=torch.arange(2))
     net = linear()
     done = fit(net, TASK, data, work(lr=0.5), SEED)
     expected = -0.5 * torch.tensor([[-0.5, 0.5, 0, 0], [0.5, -0.5, 0, 0]]) / 2
@@ -143,6 +143,78 @@ def test_the_gradients_norm_is_clipped():
     fit(net, TASK, shard(4), work(lr=1.0, clip=0.1), SEED, correct=ones)
     moved = torch.cat([p.detach().flatten() for p in net.parameters()])
     assert moved.norm().item() == pytest.approx(0.1, rel=1e-4)
+
+
+def moved(gradients, start=1.0, **changes):
+    """Where a weight ends that starts at 1, by steps with these gradients."""
+    net, coming = linear(), iter(gradients)
+    nn.init.constant_(net[1].weight, start)
+
+    def given(parameters):
+        gradient = next(coming)
+        for p in parameters:
+            p.grad.fill_(gradient)
+
+    fit(net, TASK, shard(4), work(steps=len(gradients), **changes), SEED, correct=given)
+    return net[1].weight[0, 0].item()
+
+
+def test_one_step_of_adam_by_hand():
+    """Its moments are corrected for their start at 0, so that after one step they are g and g^2."""
+    assert moved([2.0], optimiser="adam", lr=0.5, eps=0.5) == pytest.approx(1 - 0.5 * 2 / (2 + 0.5))
+
+
+def test_two_steps_of_adam_by_hand():
+    """beta 0.5 and 0.75: m = 0.5 * 1 - 0.5 = 0, v = 0.75 * 1 + 0.25 = 1 with g = 2, then -1."""
+    first = 0.1 * 2 / 2
+    m, v = 0.5 * (0.5 * 2) + 0.5 * -1, 0.75 * (0.25 * 4) + 0.25 * 1
+    second = 0.1 * (m / (1 - 0.5**2)) / (v / (1 - 0.75**2)) ** 0.5
+    assert moved([2.0, -1.0], optimiser="adam", lr=0.1, betas=(0.5, 0.75)) == pytest.approx(1 - first - second)
+    assert moved([2.0, -3.0], optimiser="adam", lr=0.1, betas=(0.5, 0.75)) == pytest.approx(
+        1 - first + 0.1 * (1 / 0.75) / ((0.75 * 1 + 0.25 * 9) / (1 - 0.75**2)) ** 0.5
+    )
+
+
+def test_weight_decay_is_a_part_of_adams_gradient_and_apart_from_adamws():
+    """w = 1, g = -1: with decay 2 Adam's gradient is 1, where AdamW's stays -1 and the weight loses 0.1 * 2 of 1."""
+    assert moved([-1.0], optimiser="adam", lr=0.1, weight_decay=2.0) == pytest.approx(1 - 0.1)
+    assert moved([-1.0], optimiser="adamw", lr=0.1, weight_decay=2.0) == pytest.approx(1 - 0.1 * 2 + 0.1)
+
+
+def test_the_optimiser_of_a_round_remembers_nothing_of_the_last():
+    """Going on, Adam's second step of a gradient of 0 would still move the weight."""
+    assert moved([2.0, 0.0], optimiser="adam", lr=0.1) < moved([2.0], optimiser="adam", lr=0.1)
+    assert moved([0.0], start=moved([2.0], optimiser="adam", lr=0.1), optimiser="adam", lr=0.1) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
+def test_training_has_the_rate_of_the_seeds_round(optimiser):
+    falling = work(lr=0.8, optimiser=optimiser, steps=3, schedule=RateSchedule("step", every=2, factor=0.25))
+    scheduled, plain = linear(), linear()
+    fit(scheduled, TASK, shard(8), falling, SEED.at(round=2))
+    fit(plain, TASK, shard(8), work(lr=0.2, optimiser=optimiser, steps=3), SEED.at(round=2))
+    assert torch.equal(scheduled[1].weight, plain[1].weight)
+
+
+@given(st.floats(0.0, 0.99))
+def test_the_loss_of_smoothed_labels_is_torchs(share):
+    logits, labels = torch.randn(6, 5), torch.tensor([0, 4, 2, 2, 1, 3])
+    found = training_loss(TASK, work(label_smoothing=share))(logits, labels)
+    torch.testing.assert_close(found, nn.functional.cross_entropy(logits, labels, label_smoothing=share))
+
+
+def test_smoothed_labels_are_what_is_learnt_and_not_what_is_evaluated():
+    """Logits ln 3 and 0 are probabilities 3/4 and 1/4; the labels are 0 and a share of 0.4, half of it for each."""
+    net = linear()
+    with torch.no_grad():
+        net[1].bias[0] = torch.log(torch.tensor(3.0))
+    data = replace(shard(2), columns={**shard(2).columns, "label": torch.zeros(2, dtype=torch.int64)})
+    done = fit(net, TASK, data, work(lr=1.0, label_smoothing=0.4), SEED)
+    three, four = torch.tensor([3.0, 4.0]).log().tolist()
+    assert done.loss == pytest.approx(0.8 * (four - three) + 0.2 * four)
+    # The gradient by the logits is what is predicted less what is asked: 3/4 - 0.8.
+    assert net[1].bias.tolist() == pytest.approx([three + 0.05, -0.05])
+    assert TASK.loss(torch.tensor([[three, 0.0]]), torch.tensor([0])).item() == pytest.approx(four - three)
 
 
 def test_a_client_with_one_example_trains_a_network_with_batch_normalisation():

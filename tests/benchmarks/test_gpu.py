@@ -25,7 +25,7 @@ def plainly_trained(problem, variant):
     """Loss and state after the plain loop, on the batches that Tessera's own loop draws."""
     net, shard = problem.kit("cpu").new_network(problem.net), problem.shards()(1)
     picks = problem.picks(shard, Seed(0, client=1), range(problem.steps))
-    return PlainLoop(net, shard.images, shard.labels, variant).train(picks), net.state_dict()
+    return PlainLoop(net, shard.columns["image"], shard.columns["label"], variant).train(picks), net.state_dict()
 
 
 def fitted(problem):
@@ -67,7 +67,7 @@ def test_what_a_processor_can_do_is_tried_there():
 
 def test_the_plain_rounds_are_those_of_fedavg():
     casting, plain = casting_of(SMALL, "cpu"), PlainRounds(SMALL, "cpu", SMALL.shards())
-    unseen = Evaluation(accuracy=0.0, loss=0.0, per_class=np.zeros(TASK.classes))
+    unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(TASK.classes)})
     ours = Rounds(casting, Schedule(2, 2, 2), InlineRunner(casting, SMALL.shards()), lambda _: unseen, [])
     ours.play()
     for number in range(2):

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 
 from actors.cohort.delivery import Book, ClientMetric, Entry
+from algorithms.core.task import Figure
 from engine.records import Evaluation, GeneratedImages, Result, RoundRecord, RunStart, StageRecord, Watcher
 from engine.store import tables
 from engine.store.folder import RESULT_KEYS, FolderWatcher, RunFolder, StoredRun, read
 
+ACCURACY = Figure("accuracy", "higher", "%")
+
 
 def evaluation(accuracy: float, classes: int = 3, loss: float = 0.5) -> Evaluation:
     """The same accuracy in every class."""
-    return Evaluation(accuracy, loss, np.full(classes, accuracy))
+    return Evaluation({"accuracy": accuracy, "loss": loss}, {"accuracy": np.full(classes, accuracy)})
 
 
 def round_record(number: int, clients: int = 2) -> RoundRecord:
@@ -43,11 +46,9 @@ def start_of(folder: Path, clients: int = 2, class_names: tuple[str, ...] = ("ca
     return RunStart(
         folder=folder,
         config={"method": {"name": "fedavg"}, "rounds": 3, "seed": 7},
-        method="fedavg",
-        rounds=3,
         class_names=class_names,
         label_counts=counts.astype(np.int64),
-        log=folder / "ray.log",
+        headline=ACCURACY,
         facts={"runner": "inline", "placement": "in this process"},
         preset="fedavg-digits",
     )
@@ -57,6 +58,7 @@ def result_values(**changes: Any) -> dict[str, Any]:
     """A whole result.json; keywords replace its values."""
     values: dict[str, Any] = dict.fromkeys(RESULT_KEYS)
     values |= {
+        "figures": {"accuracy": 0.75, "loss": 0.5},
         "method": "fedavg",
         "preset": "fedavg-digits",
         "seed": 7,
@@ -103,7 +105,7 @@ def grown(share: float, classes: int, seed: int) -> Evaluation:
     """An evaluation near a share of right answers, uneven over the classes."""
     noise = np.random.default_rng(seed).normal(0, 0.12, classes)
     per_class = np.clip(share + noise - noise.mean(), 0, 1)
-    return Evaluation(float(per_class.mean()), float(-np.log(share)), per_class)
+    return Evaluation({"accuracy": float(per_class.mean()), "loss": float(-np.log(share))}, {"accuracy": per_class})
 
 
 def telling(
@@ -131,7 +133,7 @@ def telling(
     rng = np.random.default_rng(5)
     shares = rng.dirichlet(np.full(clients, 0.2), classes).T
     last = [s for s in stages if s.stage == "global"][-1].evaluation
-    shown = {s.stage: s.evaluation.accuracy for s in stages if s.stage != "global"} | {"final": last.accuracy}
+    shown = {s.stage: s.evaluation.headline for s in stages if s.stage != "global"} | {"final": last.headline}
     return StoredRun(
         folder=folder,
         config={
@@ -148,13 +150,16 @@ def telling(
         if classes <= 10
         else tuple(f"class {c}" for c in range(classes)),
         label_counts=np.rint(shares * 500).astype(np.int64),
+        headline=ACCURACY,
         result=result_values(
             method=method,
             preset=f"{method}-digits",
             seed=0,
             rounds=rounds,
-            accuracy=last.accuracy,
-            loss=last.loss,
+            accuracy=last.headline,
+            loss=last.figures["loss"],
+            figures=dict(last.figures),
+            headline={"name": "accuracy", "better": "higher", "unit": "%", "value": last.headline},
             stages=shown,
             bytes_up=up,
             bytes_down=sum(e.bytes for e in entries) - up,

@@ -227,15 +227,18 @@ def test_the_list_names_all_that_a_configuration_may_name():
         "dirichlet_balanced",
         "classes",
         "quantity",
+        "power_law",
+        "log_normal",
         "column",
         "file",
     }
+    assert set(found["shifts"]) == {"noise", "rotation", "colour", "labels"}
     assert "mosaic-digits" in found["presets"]
 
 
 def test_everything_in_the_list_has_a_sentence():
     found = json.loads(tessera("list", "--json").stdout)
-    for section in ("nets", "data", "partitions", "presets"):
+    for section in ("nets", "data", "partitions", "shifts", "presets"):
         assert all(found[section].values()), section
     assert all(s["about"] for method in found["methods"] for s in method["settings"])
     assert "method mosaic: " in tessera("list").output

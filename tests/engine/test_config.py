@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from algorithms.core.contract import ClientSpec
+from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.training import Work
 from algorithms.methods.fedprox import FedProx
@@ -62,8 +63,13 @@ def test_every_key_is_described():
 
 
 def test_clients_work_as_the_section_says():
-    work = resolve(changed(clients={"momentum": 0.9, "clip": 1.0})).clients.work()
+    work = resolve(changed(clients={"momentum": 0.9, "clip": 1.0})).clients.work(rounds=1)
     assert work == Work(steps=2, epochs=None, batch=8, lr=0.1, momentum=0.9, weight_decay=0.0, clip=1.0)
+    settings = {"optimiser": "adamw", "betas": [0.8, 0.9], "eps": 0.1, "label_smoothing": 0.2}
+    schedule = {"name": "step", "warmup": 1, "every": 2, "factor": 0.5}
+    given = resolve(changed(clients={**settings, "schedule": schedule})).clients.work(rounds=7)
+    assert (given.optimiser, given.betas, given.eps, given.label_smoothing) == ("adamw", (0.8, 0.9), 0.1, 0.2)
+    assert given.schedule == RateSchedule("step", rounds=7, warmup=1, every=2, factor=0.5)
 
 
 def test_networks_are_dealt_in_turn_or_in_blocks():
@@ -187,10 +193,50 @@ def test_a_wrong_value_is_named_with_its_place_and_what_would_be_right(change, p
     assert words in found[place]
 
 
+OF_ADAM = "is a setting of adam and adamw, but clients.optimiser is sgd, which has momentum; leave it out, or set"
+OF_SGD = "is a setting of sgd, but clients.optimiser is adamw, which has betas and eps; leave it out, or set"
+OF_STEP = "is a setting of step, but clients.schedule.name is cosine; leave it out"
+PLAIN = "is for sgd on the plain loss, but {} = {}; set it false, and clients train one by one"
+
+
+@pytest.mark.parametrize(
+    ("clients", "expected"),
+    [
+        ({"optimiser": "rmsprop"}, {"optimiser": "must be one of sgd, adam, adamw"}),
+        ({"optimiser": "adamw", "momentum": 0.9, "lr": 0}, {"momentum": OF_SGD, "lr": "must be larger than 0"}),
+        ({"betas": [0.9, 0.99], "eps": 0.1, "cohort": 9}, {"betas": OF_ADAM, "eps": OF_ADAM, "cohort": "at most"}),
+        ({"optimiser": "adam", "nesterov": True}, {"nesterov": "unknown key; known here are net, "}),
+        ({"optimiser": "adam", "betas": [0.9]}, {"betas": "two numbers, each at least 0 and less than 1"}),
+        ({"optimiser": "adam", "betas": [0.9, 1], "momentum": 0.5}, {"betas": "less than 1", "momentum": "of sgd"}),
+        ({"schedule": "cosine"}, {"schedule": "must be a mapping"}),
+        ({"schedule": {"name": "linear"}}, {"schedule.name": "must be one of constant, step, cosine"}),
+        (
+            {"schedule": {"name": "step", "every": 2}},
+            {"schedule.factor": "is needed where clients.schedule.name is step"},
+        ),
+        (
+            {"schedule": {"name": "step", "factor": 1.5}},
+            {"schedule.factor": "at most 1", "schedule.every": "is needed"},
+        ),
+        ({"schedule": {"name": "cosine", "every": 2}}, {"schedule.every": OF_STEP}),
+        ({"schedule": {"warmup": 4}}, {"schedule.warmup": "must be at most rounds = 3, or lr is never reached"}),
+        ({"label_smoothing": 1}, {"label_smoothing": "must be less than 1"}),
+        ({"stack": True, "optimiser": "adam"}, {"stack": PLAIN.format("clients.optimiser", "adam")}),
+        ({"stack": True, "label_smoothing": 0.1}, {"stack": PLAIN.format("clients.label_smoothing", "0.1")}),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_go_with_the_optimiser_or_the_schedule_are_refused_with_all_else(clients, expected):
+    found = problems(changed(clients=clients))
+    assert found.keys() == {f"clients.{place}" for place in expected}
+    for place, words in expected.items():
+        assert words in found[f"clients.{place}"]
+
+
 def test_a_missing_section_is_named_with_its_meaning():
     found = problems({"method": {"name": "fedavg"}, "rounds": 1, "clients": {"net": "mlp", "steps": 1}})
-    assert found["partition"] == "is needed: how the training images are dealt to clients"
-    assert found["clients.lr"] == "is needed: learning rate of local SGD"
+    assert found["partition"] == "is needed: how the training examples are dealt to clients"
+    assert found["clients.lr"] == "is needed: learning rate of local training, before the schedule"
     assert set(found) == {"data", "partition", "clients.batch", "clients.lr"}
 
 
@@ -233,7 +279,11 @@ def trees(draw):
     nets = draw(st.one_of(words, st.lists(words, min_size=1, max_size=3), st.just({"mlp": clients})))
     return {
         "method": draw(st.sampled_from([{"name": "fedavg"}, {"name": "fedprox", "mu": 1e-05}, {"name": "mosaic"}])),
-        "data": {"source": "digits", "augment": {"crop": draw(st.integers(0, 4)), "flip": draw(st.booleans())}},
+        "data": {"source": "digits"},
+        "task": draw(
+            st.none()
+            | st.fixed_dictionaries({"name": st.just("images"), "crop": st.integers(0, 4), "flip": st.booleans()})
+        ),
         "partition": {"kind": "dirichlet", "alpha": draw(numbers), "clients": clients},
         "clients": {
             "net": nets,

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from algorithms.tasks.images import Augment
+from algorithms.tasks.images import Augment, ImageTask, pixel_statistics
 from engine.data import DataConfig, DataError, load
-from engine.data.load import pixel_statistics
+from engine.data.task import TaskChoice
 
 REAL = pytest.mark.skipif(not os.environ.get("TESSERA_DATA"), reason="TESSERA_DATA names no folder of real data")
 
@@ -48,18 +48,18 @@ def test_a_torchvision_source_needs_a_root():
 
 
 def test_augmentation_reaches_the_task():
-    config = DataConfig(source="digits", augment={"crop": 1, "flip": True})
-    assert load(config).task.augment == Augment(crop=1, flip=True)
+    choice = TaskChoice("images", ImageTask.Settings(crop=1, flip=True))
+    assert load(DataConfig(source="digits"), choice).task.augment == Augment(crop=1, flip=True)
 
 
 def test_digits_are_split_once_and_for_all():
     data = load(DataConfig(source="digits"))
     assert data.name == "digits"
-    assert data.train_images.shape == (1297, 1, 8, 8)
-    assert data.test_images.shape == (500, 1, 8, 8)
-    assert (data.train_images.dtype, data.train_labels.dtype) == (np.uint8, np.int64)
+    assert data.train["image"].shape == (1297, 1, 8, 8)
+    assert data.test["image"].shape == (500, 1, 8, 8)
+    assert (data.train["image"].dtype, data.train_labels.dtype) == (np.uint8, np.int64)
     assert data.task.class_names == tuple("0123456789")
-    both = np.concatenate([data.train_images, data.test_images]).reshape(-1, 64)
+    both = np.concatenate([data.train["image"], data.test["image"]]).reshape(-1, 64)
     whole = np.rint(load_digits().data * 255 / 16)
     assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, whole.tolist()))
     assert load(DataConfig(source="digits")).fingerprint == data.fingerprint
@@ -67,7 +67,7 @@ def test_digits_are_split_once_and_for_all():
 
 def test_limits_keep_the_first_rows():
     whole, few = load(DataConfig(source="digits")), load(DataConfig(source="digits", limit=30, test_limit=7))
-    assert np.array_equal(few.train_images, whole.train_images[:30])
+    assert np.array_equal(few.train["image"], whole.train["image"][:30])
     assert np.array_equal(few.test_labels, whole.test_labels[:7])
     assert few.fingerprint != whole.fingerprint
 
@@ -76,20 +76,20 @@ def test_held_out_rows_are_training_rows_and_replace_the_test_set():
     whole = load(DataConfig(source="digits", limit=100))
     data = load(DataConfig(source="digits", limit=100, validation=0.25))
     assert (len(data.train_labels), len(data.test_labels)) == (75, 25)
-    images = np.concatenate([data.train_images, data.test_images]).reshape(-1, 64)
-    assert sorted(map(tuple, images.tolist())) == sorted(map(tuple, whole.train_images.reshape(-1, 64).tolist()))
+    images = np.concatenate([data.train["image"], data.test["image"]]).reshape(-1, 64)
+    assert sorted(map(tuple, images.tolist())) == sorted(map(tuple, whole.train["image"].reshape(-1, 64).tolist()))
 
 
 @pytest.mark.parametrize(("validation", "learnt"), [(0.0, 80), (0.25, 55)])
 def test_public_rows_are_training_rows_that_no_client_can_come_to_hold(validation, learnt):
     whole = load(DataConfig(source="digits", limit=100, validation=validation))
     data = load(DataConfig(source="digits", limit=100, validation=validation, public=0.2))
-    assert (len(data.train_labels), len(data.public.labels)) == (learnt, 20)
-    parts = np.concatenate([data.train_images, data.public.images]).reshape(-1, 64)
-    assert sorted(map(tuple, parts.tolist())) == sorted(map(tuple, whole.train_images.reshape(-1, 64).tolist()))
-    assert np.array_equal(data.test_images, whole.test_images)
+    assert (len(data.train_labels), len(data.public["label"])) == (learnt, 20)
+    parts = np.concatenate([data.train["image"], data.public["image"]]).reshape(-1, 64)
+    assert sorted(map(tuple, parts.tolist())) == sorted(map(tuple, whole.train["image"].reshape(-1, 64).tolist()))
+    assert np.array_equal(data.test["image"], whole.test["image"])
     assert len(data.task.mean) == 1
-    assert data.task.mean == pytest.approx([(data.train_images / 255).mean()])
+    assert data.task.mean == pytest.approx([(data.train["image"] / 255).mean()])
     assert data.fingerprint != whole.fingerprint
     assert whole.public is None
 
@@ -116,7 +116,7 @@ def test_a_share_of_less_than_a_row_is_refused():
 
 def test_mean_and_deviation_come_from_training_rows_alone():
     data = load(DataConfig(source="digits", limit=100, validation=0.25))
-    pixels = data.train_images / 255
+    pixels = data.train["image"] / 255
     assert data.task.mean == pytest.approx([pixels.mean()])
     assert data.task.std == pytest.approx([pixels.std()])
 

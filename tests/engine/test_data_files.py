@@ -54,7 +54,7 @@ def refusal(folder, kind="parquet", **fields):
 
 def test_images_labels_and_names_are_read(folder):
     data = read(folder)
-    assert data.train_images[:, 0, 0, 0].tolist() == [0, 100, 255]
+    assert data.train["image"][:, 0, 0, 0].tolist() == [0, 100, 255]
     assert data.train_labels.tolist() == [0, 1, 2]
     assert data.test_labels.tolist() == [2]
     assert data.task.class_names == ("a", "b", "c")
@@ -68,7 +68,7 @@ def test_columns_of_words_and_numbers_are_kept_and_nested_ones_left(folder):
 
 def test_columns_follow_their_rows_when_some_are_held_out(folder):
     data = read(folder, validation=0.4)
-    rows = [[0, 100, 255].index(image[0, 0, 0]) for image in data.train_images]
+    rows = [[0, 100, 255].index(image[0, 0, 0]) for image in data.train["image"]]
     assert list(data.columns["domain"]) == ["xyx"[row] for row in rows]
 
 
@@ -87,23 +87,23 @@ def owned(tmp_path):
 
 def test_a_folder_gives_public_images_without_labels(folder, owned):
     data = read(folder, public=str(owned))
-    assert data.public.images[:, 0, 0, 0].tolist() == [7, 9]
-    assert data.public.labels is None
+    assert data.public["image"][:, 0, 0, 0].tolist() == [7, 9]
+    assert "label" not in data.public
     assert data.train_labels.tolist() == [0, 1, 2]
     assert data.fingerprint != read(folder).fingerprint
 
 
 def test_grey_public_images_become_coloured_where_those_to_learn_from_are(folder, owned):
     write(folder / "train.parquet", [picture((1, 2, 3), mode="RGB")], [0])
-    assert read(folder, public=str(owned)).public.images.shape == (2, 3, 4, 4)
+    assert read(folder, public=str(owned)).public["image"].shape == (2, 3, 4, 4)
 
 
 def test_public_images_of_another_shape_are_refused(folder, owned):
     write(owned / "train.parquet", [picture(7, side=5)], [0])
-    assert "holds 1 images of 1x5x5, but those to learn from are 1x4x4" in refusal(folder, public=str(owned))
-    assert read(folder, public=str(owned), size=4).public.images.shape == (1, 1, 4, 4)
+    assert "training images are 1x4x4 but others are 1x5x5" in refusal(folder, public=str(owned))
+    assert read(folder, public=str(owned), size=4).public["image"].shape == (1, 1, 4, 4)
     write(owned / "train.parquet", [picture((1, 2, 3), mode="RGB")], [0])
-    assert "images of 3x4x4, but those to learn from are 1x4x4" in refusal(folder, public=str(owned))
+    assert "training images are 1x4x4 but others are 3x4x4" in refusal(folder, public=str(owned))
 
 
 def test_a_public_folder_that_is_not_there_is_named_under_its_own_key(folder):
@@ -142,13 +142,13 @@ def test_classes_without_names_are_numbered_over_the_whole_file(folder):
 def test_grey_images_among_coloured_ones_become_coloured(folder):
     write(folder / "train.parquet", [picture(7), picture((1, 2, 3), mode="RGB")], [0, 1])
     data = read(folder)
-    assert data.train_images[:, :, 0, 0].tolist() == [[7, 7, 7], [1, 2, 3]]
-    assert data.test_images.shape == (1, 3, 4, 4)
+    assert data.train["image"][:, :, 0, 0].tolist() == [[7, 7, 7], [1, 2, 3]]
+    assert data.test["image"].shape == (1, 3, 4, 4)
 
 
 def test_transparency_is_dropped(folder):
     write(folder / "train.parquet", [picture((1, 2, 3, 0), mode="RGBA")], [0])
-    assert read(folder).train_images[0, :, 0, 0].tolist() == [1, 2, 3]
+    assert read(folder).train["image"][0, :, 0, 0].tolist() == [1, 2, 3]
 
 
 def test_a_missing_file_is_named(folder):
@@ -210,17 +210,17 @@ def test_images_of_two_sizes_are_refused_with_both_unless_scaled(folder):
     message = refusal(folder)
     assert "row 1 is 6x6 pixels" in message
     assert "row 0 is 4x4" in message
-    assert read(folder, size=5).train_images.shape == (2, 1, 5, 5)
+    assert read(folder, size=5).train["image"].shape == (2, 1, 5, 5)
 
 
 def test_halves_of_two_sizes_are_refused(folder):
     write(folder / "test.parquet", [picture(9, side=6)], [0])
-    assert "training images are 1x4x4 but test images are 1x6x6" in refusal(folder)
+    assert "training images are 1x4x4 but others are 1x6x6" in refusal(folder)
 
 
 def test_a_coloured_test_set_does_not_fit_a_grey_training_set(folder):
     write(folder / "test.parquet", [picture((1, 2, 3), mode="RGB")], [0])
-    assert "training images are 1x4x4 but test images are 3x4x4" in refusal(folder)
+    assert "training images are 1x4x4 but others are 3x4x4" in refusal(folder)
 
 
 def test_halves_of_other_classes_are_refused(folder):
@@ -252,7 +252,7 @@ def tree(tmp_path):
 
 def test_a_folder_of_images_names_its_classes_in_order(tree):
     data = read(tree, "imagefolder")
-    pairs = zip(data.train_images[:, 0, 0, 0].tolist(), data.train_labels.tolist(), strict=True)
+    pairs = zip(data.train["image"][:, 0, 0, 0].tolist(), data.train_labels.tolist(), strict=True)
     assert sorted(pairs) == [(1, 0), (2, 0), (3, 1)]
     assert data.task.class_names == ("ant", "bee")
     assert data.test_labels.tolist() == [1]
@@ -292,4 +292,4 @@ def test_the_fingerprint_moves_with_a_single_pixel(folder):
     before = read(folder).fingerprint
     write(folder / "train.parquet", [GREY[0], picture(101), GREY[2]], [0, 1, 2])
     assert read(folder).fingerprint != before
-    assert np.array_equal(read(folder).train_images[1], np.full((1, 4, 4), 101))
+    assert np.array_equal(read(folder).train["image"][1], np.full((1, 4, 4), 101))

@@ -40,8 +40,8 @@ def refusal(name, root):
 def test_sets_of_mnists_format_are_read_from_a_local_root(tmp_path, name):
     write_mnist(tmp_path / name / "raw", [3, 1, 9], [7])
     data = read(name, tmp_path)
-    assert data.train_images[:, 0, 0, 0].tolist() == [30, 10, 90]
-    assert data.train_images.shape == (3, 1, 28, 28)
+    assert data.train["image"][:, 0, 0, 0].tolist() == [30, 10, 90]
+    assert data.train["image"].shape == (3, 1, 28, 28)
     assert data.train_labels.tolist() == [3, 1, 9]
     assert data.test_labels.tolist() == [7]
     assert data.task.classes == 10
@@ -51,7 +51,7 @@ def test_sets_of_mnists_format_are_read_from_a_local_root(tmp_path, name):
 def test_limits_and_sizes_hold_for_arrays_too(tmp_path):
     write_mnist(tmp_path / "MNIST" / "raw", [3, 1, 9], [7])
     data = read("MNIST", tmp_path, limit=2, size=8)
-    assert data.train_images.shape == (2, 1, 8, 8)
+    assert data.train["image"].shape == (2, 1, 8, 8)
     assert data.train_labels.tolist() == [3, 1]
 
 
@@ -78,7 +78,7 @@ def test_sets_without_arrays_are_read_image_by_image(tmp_path):
             folder.mkdir(parents=True)
             Image.new("RGB", (5, 5), value).save(folder / "0.png")
     data = read("RenderedSST2", tmp_path)
-    pairs = zip(data.train_images[:, :, 0, 0].tolist(), data.train_labels.tolist(), strict=True)
+    pairs = zip(data.train["image"][:, :, 0, 0].tolist(), data.train_labels.tolist(), strict=True)
     assert sorted(pairs) == [([1, 2, 3], 0), ([4, 5, 6], 1)]
     assert data.task.class_names == ("negative", "positive")
 

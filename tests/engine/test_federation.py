@@ -10,10 +10,9 @@ import pytest
 from actors.runner import InlineRunner
 from algorithms.core.records import digest
 from engine.config.loading import resolve
-from engine.data.load import Public
 from engine.errors import ConfigError
 from engine.partition import PartitionError
-from engine.planning.checking import check
+from engine.planning.checking import _labels, check
 from engine.planning.federation import Federation
 from engine.records import GLOBAL
 from engine.run.rounds import Rounds, Schedule
@@ -59,6 +58,16 @@ def test_a_partition_file_of_other_origin_is_taken_for_any_data(tmp_path):
     pq.write_table(pa.table({"row": [7, 3, 5], "client": [1, 0, 1]}), path)
     for limit in (None, 100):
         assert [rows.tolist() for rows in from_file(path, limit).partition.rows] == [[3], [5, 7]]
+
+
+def test_smoothed_labels_are_refused_where_there_are_no_classes():
+    federation = gathered(clients={"label_smoothing": 0.1})
+    check(federation, free=2**34)
+    task = replace(federation.casting.task, names=())
+    without = replace(federation, casting=replace(federation.casting, task=task))
+    assert [str(problem) for problem in _labels(without)] == [
+        "clients.label_smoothing = 0.1: is for tasks with classes, and this one has none; leave it 0"
+    ]
 
 
 def test_methods_with_one_global_model_deal_no_test_examples():
@@ -109,7 +118,7 @@ def test_a_personal_method_is_evaluated_client_by_client_and_weighted_by_example
     rounds.play()
     sizes = [len(federation.shards.test(k)) for k in range(4)]
     expected = sum(k / 10 * n for k, n in enumerate(sizes)) / sum(sizes)
-    assert rounds.stages[GLOBAL].accuracy == pytest.approx(expected)
+    assert rounds.stages[GLOBAL].headline == pytest.approx(expected)
     assert not [entry for entry in ledger.entries if entry.phase == "evaluate_own"]
 
 
@@ -179,16 +188,20 @@ def test_the_server_owns_the_public_rows_and_no_client_holds_one():
     federation = gathered(FEDDF, data={"public": 0.1})
     kit = played(federation, rounds=1).method.kit
     assert len(kit.public) == round(0.1 * 1297)
-    dealt = {image.tobytes() for k in range(4) for image in federation.shards.images[federation.shards(k).rows.numpy()]}
+    dealt = {
+        image.tobytes()
+        for k in range(4)
+        for image in federation.shards.columns["image"][federation.shards(k).rows.numpy()]
+    }
     whole = gathered().shards
-    assert dealt.isdisjoint(image.tobytes() for image in kit.public.images.numpy())
+    assert dealt.isdisjoint(image.tobytes() for image in kit.public.columns["image"].numpy())
     assert len(federation.shards.rows) == len(whole.rows) - len(kit.public)
 
 
 def test_a_method_that_does_not_ask_for_labels_gets_none():
     alike, by_accuracy = (gathered({**FEDDF, "teachers": t}, data={"public": 0.1}) for t in ("alike", "accuracy"))
-    assert set(alike.public.labels.tolist()) == {-1}
-    assert by_accuracy.public.labels.tolist() == by_accuracy.dataset.public.labels.tolist()
+    assert set(alike.public.columns["label"].tolist()) == {-1}
+    assert by_accuracy.public.columns["label"].tolist() == by_accuracy.dataset.public["label"].tolist()
     assert gathered().public is None
 
 
@@ -207,7 +220,7 @@ def test_a_method_that_needs_images_which_the_server_does_not_own_is_refused():
 
 def test_labels_of_a_folder_are_not_to_be_had():
     federation = gathered({**FEDDF, "teachers": "accuracy"}, data={"public": 0.1})
-    unlabelled = replace(federation, dataset=replace(federation.dataset, public=Public(np.zeros((2, 1, 8, 8)), None)))
+    unlabelled = replace(federation, dataset=replace(federation.dataset, public={"image": np.zeros((2, 1, 8, 8))}))
     (reason,) = reasons(unlabelled)
     assert "labels, which are not looked at in a folder" in reason
     (reason,) = reasons(gathered({**FEDDF, "teachers": "accuracy"}))

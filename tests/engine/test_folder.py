@@ -61,7 +61,7 @@ def test_what_was_told_is_what_is_read(tmp_path):
     assert run.class_names == ("cat", "dog", "owl")
     assert run.label_counts.tolist() == [[0, 1, 2], [1, 2, 3]]
     assert run.facts == {"runner": "inline", "placement": "in this process"}
-    assert [(s.round, s.stage, s.evaluation.accuracy) for s in run.stages] == [
+    assert [(s.round, s.stage, s.evaluation.headline) for s in run.stages] == [
         (0, "global", 0.25),
         (1, "global", 0.5),
         (2, "global", 0.75),
@@ -128,13 +128,16 @@ def test_a_stage_may_not_pose_as_the_server():
     )
 )
 def test_stages_come_back_in_order_even_when_one_is_shown_twice(shown):
-    stages = [StageRecord(0, name, Evaluation(a, loss, np.array(by))) for name, a, loss, by in shown]
+    stages = [
+        StageRecord(0, name, Evaluation({"accuracy": a, "loss": loss}, {"accuracy": np.array(by)}))
+        for name, a, loss, by in shown
+    ]
     back = tables.stages_of(tables.metric_rows(round_record(0), stages))
     assert [(s.round, s.stage) for s in back] == [(s.round, s.stage) for s in stages]
     for one, other in zip(stages, back, strict=True):
-        np.testing.assert_array_equal([one.evaluation.accuracy], [other.evaluation.accuracy])
-        np.testing.assert_array_equal([one.evaluation.loss], [other.evaluation.loss])
-        np.testing.assert_array_equal(one.evaluation.per_class, other.evaluation.per_class)
+        np.testing.assert_array_equal([one.evaluation.headline], [other.evaluation.headline])
+        np.testing.assert_array_equal([one.evaluation.figures["loss"]], [other.evaluation.figures["loss"]])
+        np.testing.assert_array_equal(one.evaluation.by_class["accuracy"], other.evaluation.by_class["accuracy"])
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 4), (2, 2, 2)])
@@ -158,8 +161,8 @@ def test_a_run_that_may_show_no_images_has_no_file_of_them(tmp_path):
 def test_result_json_has_the_keys_of_the_design_in_their_order(tmp_path):
     result = json.loads((written(tmp_path / "run") / "result.json").read_text())
     assert " ".join(result) == (
-        "method preset seed runner placement hosts rounds accuracy loss metrics stages bytes_up bytes_down "
-        "bytes_by_kind seconds virtual_seconds peak_rss_mb digest versions"
+        "method preset seed runner placement hosts rounds headline figures accuracy loss metrics stages "
+        "bytes_up bytes_down bytes_by_kind seconds virtual_seconds peak_rss_mb digest versions"
     )
 
 

@@ -181,8 +181,8 @@ def cifar(tmp_path, monkeypatch):
 def test_cifar_is_read_as_it_is_published(cifar):
     pixels = np.arange(2 * 3072).astype(np.uint8).reshape(2, 3072)
     data = load(DataConfig(source="torchvision:CIFAR10", root=cifar({"data": pixels, "labels": [1, 0]})))
-    assert data.train_images.shape == (10, 3, 32, 32)
-    assert np.array_equal(data.test_images, pixels.reshape(2, 3, 32, 32))
+    assert data.train["image"].shape == (10, 3, 32, 32)
+    assert np.array_equal(data.test["image"], pixels.reshape(2, 3, 32, 32))
     assert data.test_labels.tolist() == [1, 0]
     assert data.task.class_names == ("cat", "dog")
 

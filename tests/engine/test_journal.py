@@ -32,7 +32,7 @@ class Asked(InlineRunner):
         self.clients += [(errand.step, client) for client in clients]
         return super()._perform(errand, clients)
 
-    def distil(self, job, told=None):
+    def distil(self, job, listener=None, storage=None):
         self.distilled += 1
         return {"b": torch.tensor([job]), "a": torch.tensor([2 * job])}
 
@@ -127,21 +127,25 @@ def test_a_student_is_kept_with_the_order_of_its_entries(tmp_path):
 
 
 def test_an_unfinished_distillation_finds_its_folder_again(tmp_path):
-    places = []
+    found = []
 
-    def distil(job, told, storage):
-        places.append(storage)
-        raise KeyboardInterrupt
+    class Killed(Asked):
+        """Keeps one checkpoint more of a distillation each time, and does not live to finish it before the third."""
+
+        def distil(self, job, listener, storage):
+            storage.mkdir(parents=True, exist_ok=True)
+            found.append(sorted(path.name for path in storage.iterdir()))
+            (storage / f"checkpoint-{len(found)}").touch()
+            if len(found) < 3:
+                raise KeyboardInterrupt
+            return super().distil(job)
 
     for _ in range(2):
-        kept = Journal(Asked(), tmp_path, distil)
-        kept.begin(7)
-        try:
-            kept.distil(1)
-        except KeyboardInterrupt:
-            continue
-    assert places[0] == places[1]
-    assert places[0].parent == tmp_path / "round-000007"
+        with pytest.raises(KeyboardInterrupt):
+            journal(Killed(), tmp_path, round=7).distil(1)
+    journal(Killed(), tmp_path, round=7).distil(1)
+    assert found == [[], ["checkpoint-1"], ["checkpoint-1", "checkpoint-2"]]
+    assert [path.suffix for path in (tmp_path / "round-000007").iterdir()] == [".safetensors"]
 
 
 def test_rounds_are_dropped_up_to_a_checkpoint_or_all(tmp_path):

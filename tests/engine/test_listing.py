@@ -34,7 +34,7 @@ def test_what_must_be_set_for_unrelated_networks_is_said():
 
 
 def test_a_person_reads_paper_kinds_and_heterogeneity():
-    sections = ("nets", "data", "partitions", "presets", "comparisons")
+    sections = ("nets", "data", "partitions", "shifts", "presets", "comparisons")
     described = {"methods": [describe_method("mosaic")], **{section: {} for section in sections}}
     assert list(lines(described))[:4] == [
         "method mosaic: Mosaic, 2025, arXiv 2505.19699",

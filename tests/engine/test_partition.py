@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from algorithms.core.seeds import Seed
 from engine.partition import Partition, PartitionConfig, PartitionError, divide
-from engine.partition.picture import draw, table
+from engine.partition.picture import draw, size_bars, table
 
 LABELS = np.repeat(np.arange(4), [6, 5, 4, 3])
 DOMAINS = ["photo", "sketch", "art"] * 6
@@ -19,7 +19,13 @@ DOMAINS = ["photo", "sketch", "art"] * 6
 
 def dealt(labels=LABELS, seed=0, columns=None, **fields):
     """A partition of 18 rows, or of other labels."""
-    return divide(PartitionConfig(**fields), labels, int(labels.max()) + 1, columns or {"domain": DOMAINS}, Seed(seed))
+    classes = int(labels.max()) + 1
+    return divide(PartitionConfig(**fields), len(labels), labels, classes, columns or {"domain": DOMAINS}, Seed(seed))
+
+
+def without_classes(examples=18, **fields):
+    """A partition of examples that have no class."""
+    return divide(PartitionConfig(**fields), examples, None, 0, {"domain": DOMAINS}, Seed(0))
 
 
 def mistakes(**fields):
@@ -48,6 +54,8 @@ def test_alpha_is_a_number_above_zero(alpha):
         ("dirichlet_balanced", {"alpha", "clients"}),
         ("classes", {"classes_per_client", "clients"}),
         ("quantity", {"alpha", "clients"}),
+        ("power_law", {"exponent", "clients"}),
+        ("log_normal", {"sigma", "clients"}),
         ("column", {"column"}),
         ("file", {"path"}),
     ],
@@ -79,6 +87,8 @@ CONFIGS = st.one_of(
         alpha=ALPHAS,
         min_examples=st.integers(1, 5),
     ),
+    st.builds(dict, kind=st.just("power_law"), clients=COUNTS, exponent=ALPHAS, min_examples=st.integers(1, 5)),
+    st.builds(dict, kind=st.just("log_normal"), clients=COUNTS, sigma=ALPHAS, min_examples=st.integers(1, 5)),
     st.builds(dict, kind=st.just("classes"), clients=COUNTS, classes_per_client=st.integers(1, 4)),
     st.builds(dict, kind=st.just("column"), column=st.just("domain"), clients=st.none() | COUNTS),
 )
@@ -131,6 +141,51 @@ def test_a_minimum_that_cannot_be_met_is_refused_with_the_numbers():
     with pytest.raises(PartitionError, match="4 clients cannot have 5 examples each, out of 18") as caught:
         dealt(kind="dirichlet", alpha=1.0, clients=4, min_examples=5)
     assert caught.value.remedy == "use at most 4"
+
+
+@pytest.mark.parametrize("fields", [{"kind": "power_law", "exponent": 1.5}, {"kind": "log_normal", "sigma": 1.0}])
+def test_laws_of_quantity_repeat_by_seed_and_mix_the_classes(fields):
+    prints = [dealt(seed=seed, clients=4, **fields).fingerprint for seed in (0, 0, 1)]
+    assert prints[0] == prints[1] != prints[2]
+    partition = dealt(np.arange(2).repeat(500), clients=2, **fields)
+    counts = partition.counts(np.arange(2).repeat(500), 2)
+    assert np.abs(counts - partition.sizes[:, None] / 2).max() < 40
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "dirichlet", "alpha": 0.1},
+        {"kind": "dirichlet_balanced", "alpha": 0.1},
+        {"kind": "classes", "classes_per_client": 2},
+    ],
+)
+def test_rows_without_a_class_are_not_dealt_by_class(fields):
+    with pytest.raises(PartitionError) as caught:
+        without_classes(clients=3, **fields)
+    assert str(caught.value) == (
+        f'partition.kind = "{fields["kind"]}": deals rows by their class, and these examples have none; '
+        "use one of iid, quantity, power_law, log_normal, column, file"
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "iid", "clients": 3},
+        {"kind": "quantity", "alpha": 0.5, "clients": 3},
+        {"kind": "power_law", "exponent": 1.0, "clients": 3},
+        {"kind": "log_normal", "sigma": 1.0, "clients": 3},
+        {"kind": "column", "column": "domain"},
+    ],
+)
+def test_other_kinds_deal_rows_without_a_class_as_those_with_one(fields):
+    assert without_classes(**fields).fingerprint == dealt(**fields).fingerprint
+
+
+def test_a_file_deals_rows_without_a_class(tmp_path):
+    path = written(tmp_path / "p.parquet", [5, 2, 9], [1, 0, 1])
+    assert [rows.tolist() for rows in without_classes(kind="file", path=path).rows] == [[2], [5, 9]]
 
 
 def test_another_seed_deals_otherwise():
@@ -287,11 +342,33 @@ def test_the_table_of_many_classes_keeps_to_three_columns():
     assert lines[0].split() == ["client", "examples", "classes"]
 
 
+def test_the_table_without_classes_shows_sizes():
+    assert table(PAIR, None, ()).splitlines() == [
+        "client  examples",
+        "     0         3",
+        "     1         3",
+        "   all         6",
+        "examples moved to clients that file had left short: 1",
+    ]
+
+
+def test_the_picture_without_classes_has_a_bar_for_each_client_as_high_as_its_size(tmp_path):
+    partition = without_classes(kind="power_law", exponent=1.0, clients=4)
+    (axes,) = size_bars(partition.sizes, partition.kind).axes
+    assert [bar.get_height() for bar in axes.patches] == partition.sizes.tolist()
+    assert axes.get_title(loc="left") == "power_law: 4 clients, 18 examples"
+    draw(partition, None, (), tmp_path / "sizes.png")
+    with Image.open(tmp_path / "sizes.png") as image:
+        assert image.format == "PNG"
+
+
 @pytest.mark.parametrize(("clients", "classes"), [(10, 10), (100, 100)])
 def test_the_picture_is_a_png_whose_cells_are_white_where_a_client_lacks_the_class(tmp_path, clients, classes):
     labels = np.arange(classes).repeat(200)
-    everywhere = divide(PartitionConfig(kind="iid", clients=clients), labels, classes, {}, Seed(0))
-    somewhere = divide(PartitionConfig(kind="dirichlet", alpha=0.001, clients=clients), labels, classes, {}, Seed(0))
+    everywhere, somewhere = (
+        dealt(labels, kind=kind, clients=clients, **alpha)
+        for kind, alpha in (("iid", {}), ("dirichlet", {"alpha": 0.001}))
+    )
     shares = []
     for name, partition in (("iid.png", everywhere), ("skewed.png", somewhere)):
         draw(partition, labels, [f"class {number}" for number in range(classes)], tmp_path / name)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.core.seeds import Seed
-from engine.partition import PartitionConfig, PartitionError, divide, rules
+from engine.partition import PartitionConfig, PartitionError, divide, divide_tests, rules
 
 SEED = Seed(0, phase="partition")
 
@@ -94,7 +94,7 @@ def test_the_partition_says_how_many_rows_were_moved():
     """Two classes of 50 go whole to one or two clients; the others have one row each moved to them."""
     labels = np.arange(2).repeat(50)
     config = PartitionConfig(kind="dirichlet", alpha=1e-6, clients=5)
-    partition = divide(config, labels, 2, {}, Seed(0))
+    partition = divide(config, len(labels), labels, 2, {}, Seed(0))
     assert partition.moved == 5 - len(np.flatnonzero(partition.sizes > 1))
 
 
@@ -102,7 +102,7 @@ def test_the_partition_says_how_many_rows_were_moved():
 def test_balanced_clients_have_ten_examples_or_half_an_equal_share(rows, least):
     config = PartitionConfig(kind="dirichlet_balanced", alpha=1e-6, clients=10)
     for seed in range(5):
-        sizes = divide(config, np.zeros(rows, np.int64), 1, {}, Seed(seed)).sizes
+        sizes = divide(config, rows, np.zeros(rows, np.int64), 1, {}, Seed(seed)).sizes
         assert sizes.min() == least
 
 
@@ -118,9 +118,9 @@ def test_classes_per_client_is_exact_and_a_class_is_shared_equally(sizes, each, 
     config = PartitionConfig(kind="classes", classes_per_client=each, clients=clients)
     if clients * each < len(sizes):
         with pytest.raises(PartitionError, match=f"hold {clients * each} classes at most, but there are {len(sizes)}"):
-            divide(config, labels, len(sizes), {}, Seed(seed))
+            divide(config, len(labels), labels, len(sizes), {}, Seed(seed))
         return
-    counts = divide(config, labels, len(sizes), {}, Seed(seed)).counts(labels, len(sizes))
+    counts = divide(config, len(labels), labels, len(sizes), {}, Seed(seed)).counts(labels, len(sizes))
     assert (np.count_nonzero(counts, axis=1) == each).all()
     for held in counts.T:
         assert np.ptp(held[held > 0]) <= 1
@@ -129,7 +129,7 @@ def test_classes_per_client_is_exact_and_a_class_is_shared_equally(sizes, each, 
 def test_ten_clients_with_two_of_ten_equal_classes_are_equal():
     labels = np.arange(10).repeat(60)
     config = PartitionConfig(kind="classes", classes_per_client=2, clients=10)
-    assert divide(config, labels, 10, {}, Seed(3)).sizes.tolist() == [60] * 10
+    assert divide(config, len(labels), labels, 10, {}, Seed(3)).sizes.tolist() == [60] * 10
 
 
 def test_a_large_class_is_cut_into_more_shards():
@@ -145,19 +145,20 @@ def test_a_class_has_no_more_shards_than_examples_or_clients():
 def test_more_classes_per_client_than_there_are_is_refused():
     config = PartitionConfig(kind="classes", classes_per_client=3, clients=2)
     with pytest.raises(PartitionError, match="the data has examples of 2 classes"):
-        divide(config, np.array([0, 0, 3, 3]), 4, {}, Seed(0))
+        divide(config, 4, np.array([0, 0, 3, 3]), 4, {}, Seed(0))
 
 
 def test_fewer_examples_than_shards_are_refused_with_both_numbers():
     config = PartitionConfig(kind="classes", classes_per_client=2, clients=4)
     with pytest.raises(PartitionError, match="ask for 8 shards, but the examples of 2 classes make 5 at most"):
-        divide(config, np.array([0, 0, 0, 0, 1]), 2, {}, Seed(0))
+        divide(config, 5, np.array([0, 0, 0, 0, 1]), 2, {}, Seed(0))
 
 
 def test_quantity_mixes_classes_at_random_and_sizes_by_alpha():
     labels = np.arange(2).repeat(500)
     even, uneven = (
-        divide(PartitionConfig(kind="quantity", alpha=alpha, clients=4), labels, 2, {}, Seed(0)) for alpha in (1e9, 0.1)
+        divide(PartitionConfig(kind="quantity", alpha=alpha, clients=4), 1000, labels, 2, {}, Seed(0))
+        for alpha in (1e9, 0.1)
     )
     assert even.sizes.tolist() == [250] * 4
     assert uneven.sizes.max() > 400
@@ -194,3 +195,62 @@ def test_a_tally_draws_as_a_running_sum_over_all_numbers_does(numbers, share, da
 
     assert sum(numbers[:found]) <= share * sum(numbers) < sum(numbers[: found + 1])
     assert [tally[i] for i in range(len(numbers))] == numbers
+
+
+@given(
+    total=st.integers(0, 500),
+    clients=st.integers(1, 40),
+    exponent=st.sampled_from([1e-9, 0.5, 1.0, 2.5, 300.0, 1e300]),
+    seed=st.integers(0, 50),
+)
+@settings(deadline=None)
+def test_numbers_of_a_power_law_sum_to_the_whole_and_are_a_permutation_of_the_law(total, clients, exponent, seed):
+    """Cumulated shares are rounded, so that a number is off by less than one."""
+    counts = rules.power_law(total, clients, exponent, Seed(seed))
+    law = np.arange(1, clients + 1) ** -exponent
+    assert counts.min() >= 0
+    assert counts.sum() == total
+    assert np.abs(np.sort(counts)[::-1] - total * law / law.sum()).max() <= 1
+
+
+def test_a_power_law_of_exponent_one_gives_a_half_a_third_and_a_quarter_of_the_largest():
+    """1 + 1/2 + 1/3 + 1/4 = 25/12, so that 250 examples make 120, 60, 40 and 30."""
+    assert sorted(rules.power_law(250, 4, 1.0, SEED).tolist()) == [30, 40, 60, 120]
+    largest = {int(rules.power_law(250, 4, 1.0, Seed(seed)).argmax()) for seed in range(20)}
+    assert largest == {0, 1, 2, 3}
+
+
+@given(
+    total=st.integers(0, 500),
+    clients=st.integers(1, 40),
+    sigma=st.sampled_from([1e-9, 0.3, 2.0, 50.0, 1e300]),
+    seed=st.integers(0, 50),
+)
+@settings(deadline=None)
+def test_log_normal_numbers_sum_to_the_whole(total, clients, sigma, seed):
+    counts = rules.log_normal(total, clients, sigma, 0, Seed(seed))
+    assert counts.min() >= 0
+    assert counts.sum() == total
+
+
+def test_logarithms_of_log_normal_numbers_have_the_deviation_asked_for():
+    """Of 2,000 clients the estimate's own deviation is sigma / sqrt(4,000), 0.008; this allows five of them."""
+    counts = rules.log_normal(10**9, 2000, 0.5, 1, SEED)
+    assert np.log(counts).std() == pytest.approx(0.5, abs=0.04)
+    assert rules.log_normal(1000, 4, 1e-9, 1, SEED).tolist() == [250] * 4
+
+
+def test_a_power_law_leaves_nobody_below_the_minimum():
+    """At exponent 3 the last of 20 clients has a share of 0.0001."""
+    config = PartitionConfig(kind="power_law", exponent=3.0, clients=20, min_examples=4)
+    partition = divide(config, 100, None, 0, {}, Seed(0))
+    assert partition.sizes.min() == 4
+    assert partition.sizes.sum() == 100
+    assert partition.moved > 0
+
+
+def test_test_rows_without_classes_are_dealt_in_proportion_to_sizes():
+    partition = divide(PartitionConfig(kind="power_law", exponent=1.0, clients=4), 250, None, 0, {}, Seed(0))
+    dealt = divide_tests(partition, 25, None, None, 0, Seed(0))
+    assert np.abs(np.array([len(rows) for rows in dealt]) - partition.sizes / 10).max() <= 1
+    assert sorted(np.concatenate(dealt).tolist()) == list(range(25))

@@ -21,6 +21,7 @@ from engine.planning.memory import (
     OPTIMISER_BYTES,
     RAY_BYTES,
     activation_bytes,
+    column_bytes,
 )
 from engine.planning.report import holdings_of, lines, plan
 from engine.units import size
@@ -101,7 +102,7 @@ def test_activations_are_the_outputs_of_the_layers_and_their_gradients():
     net = build("mlp", Images((1, 8, 8)), 10)
     leaves = [m for m in net.modules() if not list(m.children())]
     assert len(leaves) == 4
-    assert activation_bytes(net, (1, 8, 8)) == 2 * 4 * (64 + 64 + 64 + 10)
+    assert activation_bytes(net, Images((1, 8, 8))) == 2 * 4 * (64 + 64 + 64 + 10)
 
 
 def test_mosaic_plans_its_generators_and_experts():
@@ -137,7 +138,7 @@ def test_more_generators_than_memory_allows_are_refused_with_the_number_that_fit
     federation = gathered(method={"name": "mosaic", "warmup": 2, "gan_width": 512, "inversion": 0.0})
     check(federation, 16 * GIB)
     (each,) = {h.bytes for h in holdings_of(federation) if h.name == "generators"}
-    base = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + federation.dataset.test_images.nbytes
+    base = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + column_bytes(federation.dataset.test)
     experts = 10 * 4 * 4 * PARAMETERS
     for room, fitting in (3 * each, 3), (3 * each - 1, 2):
         reason = refused(federation, base + experts + room)["partition.clients"]
@@ -295,11 +296,11 @@ def test_batches_that_do_not_fit_into_this_process_are_refused_with_the_size_tha
 
 def test_data_that_the_driver_cannot_hold_are_refused_with_the_number_of_images_that_fit():
     federation = gathered()
-    needed = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + federation.dataset.test_images.nbytes
-    rows = len(federation.shards.images)
+    needed = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + column_bytes(federation.dataset.test)
+    rows = len(federation.shards.columns["image"])
     each = federation.shards.nbytes / rows
     reason = refused(federation, int(needed - 10.5 * each))["data.limit"]
-    assert reason.endswith(f": {rows - 11} images would fit")
+    assert reason.endswith(f": {rows - 11} rows would fit")
 
 
 def test_the_start_of_a_run_tells_of_memory():

@@ -78,7 +78,7 @@ def test_a_run_that_ends_early_says_how_to_go_on(monkeypatch):
 def test_a_run_that_goes_on_says_after_which_round_and_counts_only_what_is_left(monkeypatch):
     console, clock = screen(monkeypatch), Clock()
     terminal = Terminal(console, clock)
-    terminal.started(replace(start_of(Path("here")), done=1, rounds=3))
+    terminal.started(replace(start_of(Path("here")), done=1))
     assert "goes on after round 1 of 3" in written(console)
     pace = Pace(3, clock, done=1)
     clock.now = 10.0
@@ -138,7 +138,7 @@ def test_the_default_store_of_mlflow_lies_beside_the_folder(monkeypatch, tmp_pat
     console = screen(monkeypatch)
     terminal = Terminal(console, Clock())
     start = start_of(tmp_path / "run")
-    terminal.started(replace(start, config={"mlflow": {"enabled": True, "tracking_uri": None}}))
+    terminal.started(replace(start, config={**start.config, "mlflow": {"enabled": True, "tracking_uri": None}}))
     terminal.finished(Result(result_values(), Book()))
     assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in written(console)
 

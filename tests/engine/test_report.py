@@ -143,7 +143,10 @@ def test_names_from_the_data_stay_text(tmp_path):
 
 def test_per_class_the_teacher_stands_against_fedavg(tmp_path):
     shown = {"fedavg": [0.5, 0.25, math.nan], "teacher": [0.75, 0.125, math.nan], "distilled": [1.0, 1.0, 1.0]}
-    stages = tuple(StageRecord(1, name, Evaluation(0.5, 1.0, np.array(values))) for name, values in shown.items())
+    stages = tuple(
+        StageRecord(1, name, Evaluation({"accuracy": 0.5, "loss": 1.0}, {"accuracy": np.array(values)}))
+        for name, values in shown.items()
+    )
     page = report(tmp_path, stored(tmp_path / "run", stages=stages))
     assert "Of 2 classes, 1 are better with teacher and 1 worse." in page.text
     assert "50 → 75" in page.text

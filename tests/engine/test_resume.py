@@ -9,9 +9,10 @@ from click.testing import CliRunner
 
 from actors.runner import InlineRunner, MemoryLostError
 from engine.commands.cli import cli
-from engine.config import load
+from engine.config import load, to_yaml
 from engine.errors import ConfigError, UserError
 from engine.run.launch import launch, resume
+from engine.run.resuming import changed
 from engine.store.folder import FolderError, RunFolder
 from engine.store.tables import faults_of
 from engine.views.tracking import connect
@@ -154,6 +155,13 @@ def test_a_finished_run_goes_on_for_more_rounds(tmp_path, undisturbed):
     assert gone_on(folder, ("rounds=3",)) == 0
     assert_same_run(folder, undisturbed["fedavg-digits"][0])
     assert json.loads((folder / "start.json").read_text())["facts"]["changed: rounds"] == "2 -> 3"
+
+
+def test_a_run_whose_rate_falls_over_its_rounds_has_no_more_of_them(tmp_path):
+    falling = load(FEDAVG[0], (*FEDAVG[1], "clients.schedule.name=cosine"))
+    (tmp_path / "config.yaml").write_text(to_yaml(falling))
+    with pytest.raises(ConfigError, match=r"rounds = 5: was 3 when the run began, over which the cosine"):
+        changed(RunFolder(tmp_path), ("rounds=5",))
 
 
 def test_what_the_result_depends_on_may_not_differ_and_is_named(tmp_path):

@@ -54,7 +54,7 @@ class Ear:
 
 def played(ear, **schedule):
     casting = tiny_casting(clients=4)
-    known = Evaluation(accuracy=0.5, loss=1.0, per_class=np.array([0.5, 0.5, 0.5]))
+    known = Evaluation({"accuracy": 0.5, "loss": 1.0}, {"accuracy": np.array([0.5, 0.5, 0.5])})
     runner = InlineRunner(casting, tiny_shards(4))
     rounds = Rounds(casting, Schedule(**schedule), runner, lambda predictor: known, [ear])
     rounds.play()
@@ -82,7 +82,7 @@ def test_watchers_hear_how_far_a_distillation_has_come():
     casting = tiny_casting(
         "mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8
     )
-    known = Evaluation(accuracy=0.5, loss=1.0, per_class=np.array([0.5, 0.5, 0.5]))
+    known = Evaluation({"accuracy": 0.5, "loss": 1.0}, {"accuracy": np.array([0.5, 0.5, 0.5])})
     Rounds(casting, Schedule(1, 4, 1), InlineRunner(casting, tiny_shards(4)), lambda predictor: known, [ear]).play()
     told = [event[1:] for event in ear.heard if event[:1] == ("step",) and event[2] == "distillation"]
     assert told == [(0, "distillation", done, 4) for done in (0, 1, 2, 3, 4)]
@@ -97,7 +97,7 @@ def test_a_process_of_the_distillation_that_was_lost_and_replaced_is_written_dow
     casting = tiny_casting(
         "mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8
     )
-    known = Evaluation(accuracy=0.5, loss=1.0, per_class=np.array([0.5, 0.5, 0.5]))
+    known = Evaluation({"accuracy": 0.5, "loss": 1.0}, {"accuracy": np.array([0.5, 0.5, 0.5])})
     ear = Ear()
     Rounds(casting, Schedule(1, 4, 1), Losing(casting, tiny_shards(4)), lambda predictor: known, [ear]).play()
     assert ear.faults == [FaultEntry(0, "distillation", -1, "worker_lost", "retry")]

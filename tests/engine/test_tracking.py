@@ -149,7 +149,9 @@ def test_a_run_that_ended_early_is_marked_so(runs, error, status):
 def test_numbers_that_are_not_finite_and_odd_names_are_taken(runs, caplog):
     watcher = connect(None, runs / "odd")
     watcher.started(start_in(runs / "odd"))
-    watcher.stage(StageRecord(0, "global", Evaluation(0.1, math.nan, np.array([0.1]))))
+    watcher.stage(
+        StageRecord(0, "global", Evaluation({"accuracy": 0.1, "loss": math.nan}, {"accuracy": np.array([0.1])}))
+    )
     watcher.round(replace(round_record(0), metrics={"gap[%]": math.inf}))
     metrics = watcher._client.get_run(watcher.run_id).data.metrics
     assert math.isnan(metrics["test/global/loss"])

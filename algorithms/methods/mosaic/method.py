@@ -27,11 +27,11 @@ from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
 from algorithms.core.task import Task, Trait
-from algorithms.core.training import Batches, Objective, Work
+from algorithms.core.training import Batches, Objective, Work, steps_of_work
 from algorithms.methods.mosaic.experts import ClassWiseMeans, PlainSum, Teacher
 from algorithms.methods.mosaic.generators import FAMILIES, CellConfig, GanConfig, Mixture, Shares
 from algorithms.methods.mosaic.generators.lean import features_of
-from algorithms.methods.mosaic.generators.mixed import beside, samples_needed, steps_of
+from algorithms.methods.mosaic.generators.mixed import beside, samples_needed
 from algorithms.methods.mosaic.generators.shelf import Sent, packed, recalled_from, remembered
 from algorithms.methods.mosaic.holdings import holdings, teaching
 from algorithms.methods.mosaic.meta import Examples, MetaConfig, train_meta
@@ -381,7 +381,7 @@ class Mosaic(Method[MosaicState]):
         net = self.kit.network(client.spec.net)
         net.load_state_dict(client.received.tensors("weights"))
         batches = Batches(len(client.shard), self.kit.work.batch, client.seed)
-        count, place = steps_of(self.kit.work, batches), 0
+        count, place = steps_of_work(self.kit.work, batches), 0
         if "shared_batches" in released:
             place = int(client.memory.get("position", 0))
         else:
@@ -409,7 +409,7 @@ class Mosaic(Method[MosaicState]):
 
     @client_side
     def fine_tune(self, client: Client) -> Reply:
-        """Local SGD at the rate of fine-tuning; where mixed, half of each batch is generated."""
+        """Local training at the rate of fine-tuning, and the schedule; where mixed, half of each batch is generated."""
         work = replace(self.kit.work, lr=self.config.finetune_lr or self.kit.work.lr)
         if not self.config.mixed:
             return self._trained(client, work)
@@ -420,7 +420,7 @@ class Mosaic(Method[MosaicState]):
         net = self.kit.network(client.spec.net, client.spec.width)
         net.load_state_dict(client.received.tensors("weights"))
         position = int(client.memory.get("position", 0))
-        objective = scaled_objective(self.kit.task, client.spec.width, objective)
+        objective = scaled_objective(self.kit.loss, client.spec.width, objective)
         fitted = self.kit.fit(
             net, self.kit.task, client.shard, work, client.seed, position=position, objective=objective
         )
@@ -437,7 +437,7 @@ class Mosaic(Method[MosaicState]):
         needed = samples_needed(work, Batches(len(client.shard), work.batch, client.seed))
         source = self._source(recalled_from(client.memory), seed, batch=needed)
         images, labels = source.inputs(source.latents(client.spec.id))
-        return beside(self.kit.task, images, labels, seed.torch("order", client.spec.id))
+        return beside(self.kit.loss, images, labels, seed.torch("order", client.spec.id))
 
 
 def form_of(client: ClientSpec) -> tuple[str, float]:

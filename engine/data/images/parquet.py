@@ -53,7 +53,7 @@ def _opened(config: DataConfig, path: Path) -> pq.ParquetFile:
         )
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise _damaged(config, path, error) from error
 
 
@@ -67,7 +67,7 @@ def _first_rows(config: DataConfig, path: Path, file: pq.ParquetFile, limit: int
     groups = [group for group, start in enumerate(before) if limit is None or start < limit]
     try:
         return file.read_row_groups(groups).slice(0, limit)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise _damaged(config, path, error) from error
 
 

@@ -132,7 +132,7 @@ class DCGan:
         return self.kit.task.classes if self.config.conditional else None
 
     def _classifier(self, client: Client) -> nn.Module:
-        """f_k: a network of the client's own, trained from scratch with the run's batch, rate and decay; frozen."""
+        """f_k: a network of the client's own, trained from scratch as clients train in this round; frozen."""
         net = self.kit.new_network(client.spec.net, client.spec.width)
         steps, epochs = self.config.classifier_steps, self.config.classifier_epochs
         work = replace(self.kit.work, steps=steps, epochs=None if steps is not None else epochs)

@@ -5,22 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from algorithms.core.task import Task
-from algorithms.core.training import Batches, Objective, Work
-
-
-def steps_of(work: Work, batches: Batches) -> int:
-    """Mini-batches in a round."""
-    return work.steps if work.steps is not None else (work.epochs or 0) * batches.per_epoch
+from algorithms.core.training import Batches, Loss, Objective, Work, steps_of_work
 
 
 def samples_needed(work: Work, batches: Batches) -> int:
     """Most examples that a round of training meets: the last batch of an epoch may hold one more than `work.batch`."""
-    return steps_of(work, batches) * (work.batch + 1)
+    return steps_of_work(work, batches) * (work.batch + 1)
 
 
-def beside(task: Task, images: Tensor, labels: Tensor, draws: torch.Generator) -> Objective:
-    """The task's loss on each batch with as many generated samples put beside it, each sample once.
+def beside(loss: Loss, images: Tensor, labels: Tensor, draws: torch.Generator) -> Objective:
+    """A loss on each batch with as many generated samples put beside it, each sample once.
 
     Args:
         images: network inputs, (n, C, H, W), of at least `samples_needed`.
@@ -34,6 +28,6 @@ def beside(task: Task, images: Tensor, labels: Tensor, draws: torch.Generator) -
         picks = order[place : place + len(inputs)]
         place += len(inputs)
         both = torch.cat([inputs, images[picks].to(inputs.device)])
-        return task.loss(net(both), torch.cat([answers, labels[picks].to(answers.device)]))
+        return loss(net(both), torch.cat([answers, labels[picks].to(answers.device)]))
 
     return objective

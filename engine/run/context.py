@@ -1,0 +1,66 @@
+"""A run and its circumstances, in one record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from actors.clock import PhaseClock
+from actors.hosts.placement import Placement
+from engine.config import RunConfig, to_tree
+from engine.config.own_code import resume_command
+from engine.planning.federation import Federation
+from engine.records import RunStart
+from engine.store.folder import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class RunContext:
+    """What everyone who takes part in a run is given.
+
+    Attributes:
+        federation: what is run.
+        files: the run's folder, already made.
+        preset: name or file that the configuration came from.
+        clock: runs since the command began.
+        changes: what differs from how the run began, by key, in words; empty for a new run.
+        placement: the hosts of its clients; None where there are none, since all is done in one process.
+        facts: what the plan says, in words: runner, placement and why, memory.
+    """
+
+    federation: Federation
+    files: RunFolder
+    preset: str
+    clock: PhaseClock
+    changes: Mapping[str, str] = field(default_factory=dict)
+    placement: Placement | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> RunConfig:
+        """Complete and resolved."""
+        return self.federation.config
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of the run is kept."""
+        return self.files.path
+
+    @property
+    def way_on(self) -> str:
+        """How to go on with the run once it was ended, as the end of a sentence."""
+        return f"then go on with `{resume_command(self.folder, to_tree(self.config))}`"
+
+    def start(self) -> RunStart:
+        """What watchers hear of the run before its first round."""
+        dataset = self.federation.dataset
+        return RunStart(
+            folder=self.folder,
+            config=to_tree(self.config),
+            class_names=dataset.task.class_names,
+            label_counts=self.federation.partition.counts(dataset.train_labels, dataset.task.classes),
+            headline=dataset.task.headline,
+            facts={**self.facts, **{f"changed: {key}": words for key, words in self.changes.items()}},
+            preset=self.preset,
+        )

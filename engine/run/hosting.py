@@ -1,0 +1,128 @@
+"""Where a run is performed: in this process, or by hosts on a cluster. The plan decides, and the runner follows it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from actors.runner import Runner
+from clusters.nodes import Node, usable_cpus
+from engine.config import RunConfig
+from engine.errors import NoRoom
+from engine.planning.checking import check
+from engine.planning.federation import Federation
+from engine.planning.report import PlanReport, plan
+from engine.run.context import RunContext
+
+if TYPE_CHECKING:
+    from clusters.session import Cluster
+
+
+def predicted_plan(config: RunConfig) -> PlanReport:
+    """What a run would need, on the cluster of its address, or else on this machine. Nothing starts but the look.
+
+    Raises:
+        ConfigError, DataError, PartitionError, PlacementError, ClusterError: what cannot run, and what would.
+    """
+    federation = Federation.gather(config)
+    check(federation)
+    if config.runner.kind == "inline" or _starts_its_own(config.runner.address):
+        return _planned_here(federation)
+    from clusters.session import attach_or_start
+
+    with (
+        tempfile.TemporaryDirectory() as place,
+        attach_or_start(config.runner.address, log=Path(place) / "ray.log") as cluster,
+    ):
+        return plan(federation, cluster.nodes, _free_memory())
+
+
+@contextmanager
+def hosted(run: RunContext) -> Iterator[tuple[RunContext, Runner]]:
+    """The runner that a run's configuration asks for, closed at the end, and the context with what the plan says."""
+    if run.config.runner.kind == "inline":
+        facts = {"runner": "inline: one step after another in this process", **_planned_here(run.federation).facts()}
+        yield replace(run, facts=facts), run.federation.inline()
+        return
+    run.clock.switch("start:ray")
+    with _on_cluster(run) as (cluster, report):
+        where = "started here" if cluster.started else cluster.address
+        facts = {"runner": f"Ray, {where}", **report.facts()}
+        run = replace(run, placement=report.placement, facts=facts)
+        with _hosts(run) as runner:
+            yield run, runner
+
+
+@contextmanager
+def _on_cluster(run: RunContext) -> Iterator[tuple[Cluster, PlanReport]]:
+    """The cluster of the run's address, or one started here, with what the run takes of it.
+
+    One that is started counts what was planned with, so that what cannot run is refused before anything starts.
+    """
+    from clusters.session import attach_or_start
+
+    address, log, data_bytes = run.config.runner.address, run.folder / "run.log", run.federation.shards.nbytes
+    if _starts_its_own(address):
+        report, machine = _planned_here(run.federation), this_machine()
+        with attach_or_start(
+            address, log=log, cpus=int(machine.cpus), gpus=int(machine.gpus), data_bytes=data_bytes
+        ) as cluster:
+            run.clock.switch("start:hosts")
+            yield cluster, report
+        return
+    with attach_or_start(address, log=log) as cluster:
+        run.clock.switch("start:hosts")
+        yield cluster, plan(run.federation, cluster.nodes, _free_memory())
+
+
+@contextmanager
+def _hosts(run: RunContext) -> Iterator[Runner]:
+    """The run's hosts, on the cluster that this process is attached to."""
+    from actors.hosts.ray import RayRunner, full_store
+
+    assert run.placement is not None
+    policy = run.config.failures.policy()
+    runner = RayRunner(
+        run.federation.casting,
+        run.federation.shards,
+        run.placement,
+        distillation=replace(run.config.runner.distillation.resources(), retries=policy.retries("worker_lost")),
+        policy=policy,
+    )
+    try:
+        yield runner
+    except Exception as error:
+        if (words := full_store(error)) is not None:
+            raise NoRoom(f"{words}; {run.way_on}") from error
+        raise
+    finally:
+        runner.close()
+
+
+def _planned_here(federation: Federation) -> PlanReport:
+    return plan(federation, (this_machine(),), _free_memory())
+
+
+def _free_memory() -> int:
+    return psutil.virtual_memory().available
+
+
+def _starts_its_own(address: str | None) -> bool:
+    """Whether a run on Ray starts a cluster, as `clusters.session.attach_or_start` does where there is none."""
+    import ray
+
+    return not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
+
+
+def this_machine() -> Node:
+    """The node that a cluster started here would have."""
+    import torch
+
+    return Node(float(usable_cpus()), float(torch.cuda.device_count()), _free_memory())
