@@ -127,11 +127,10 @@ class LanguageTask(Task):
     def sums(self, outputs: Tensor, targets: Tensor) -> Sums:
         """`examples` (windows), `tokens` that were to be predicted, `hits` among them, and `nll`, their summed
         cross-entropy."""
-        counted = targets != NO_TARGET
         return {
             "examples": torch.tensor(len(targets)),
-            "tokens": counted.sum().cpu(),
-            "hits": ((outputs.argmax(2) == targets) & counted).sum().cpu(),
+            "tokens": (targets != NO_TARGET).sum().cpu(),
+            "hits": (outputs.argmax(2) == targets).sum().cpu(),
             "nll": _nll(outputs, targets).detach().double().sum().cpu(),
         }
 
