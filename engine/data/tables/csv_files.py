@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 @dataclass(frozen=True)
 class _Sheet:
-    """A file's header and rows, as words without blanks around them; and the line on which each row ends."""
+    """A file's header and rows, as words without blanks around them; and the line on which each row begins."""
 
     path: Path
     header: list[str]
@@ -91,26 +91,25 @@ def _read(config: DataConfig, path: Path) -> _Sheet:
     reader = csv.reader(io.StringIO(_text(config, path), newline=""), strict=True)
     header: list[str] = []
     rows, lines = [], []
+    began = 1
     try:
         for row in reader:
+            line, began = began, reader.line_num + 1
             if not row:
                 continue
             if not header:
                 header = _header(config, path, [name.strip() for name in row])
                 continue
             if len(row) != len(header):
-                problem = (
-                    f"{path} line {reader.line_num} has {len(row)} values, but the header has {len(header)} columns"
-                )
+                problem = f"{path} line {line} has {len(row)} values, but the header has {len(header)} columns"
                 remedy = "give every row one value a column; a value with a comma stands in double quotes"
                 raise DataError("data.source", config.source, problem, remedy)
             rows.append([value.strip() for value in row])
-            lines.append(reader.line_num)
+            lines.append(line)
     except csv.Error as error:
-        problem = f"{path} line {reader.line_num} is no CSV ({error})"
-        raise DataError(
-            "data.source", config.source, problem, 'close every double quote, and write "" for one'
-        ) from error
+        problem = f"{path} line {began} is no CSV ({error})"
+        remedy = 'close every double quote, and write "" for one inside'
+        raise DataError("data.source", config.source, problem, remedy) from error
     if not header:
         raise DataError("data.source", config.source, f"{path} is empty", "begin it with a line of column names")
     return _Sheet(path, header, rows, lines)

@@ -1,0 +1,68 @@
+"""Wrong data at the command line: one screen with key, value and way out, exit code 2, nothing written."""
+
+import pytest
+import yaml
+
+from tests.engine.test_cli import elsewhere, refusal, tessera  # noqa: F401
+
+CSV = "height,colour,label\n1.5,red,yes\n2.5,blue,no\n3.5,red,yes\n"
+
+
+def configuration(folder, text=CSV, task=None, net="mlp", **data):
+    """A file that runs FedAvg on a small table."""
+    (folder / "table").mkdir()
+    for half in ("train", "test"):
+        (folder / "table" / f"{half}.csv").write_text(text)
+    tree = {
+        "method": {"name": "fedavg"},
+        "data": {"source": "csv:table", **data},
+        "task": task,
+        "partition": {"kind": "iid", "clients": 2},
+        "clients": {"net": net, "steps": 1, "batch": 2, "lr": 0.1},
+        "rounds": 1,
+        "mlflow": {"enabled": False},
+    }
+    (folder / "own.yaml").write_text(yaml.safe_dump(tree))
+    return "own.yaml"
+
+
+def test_a_table_runs(tmp_path):
+    result = tessera("run", configuration(tmp_path), "--out", "here")
+    assert result.exit_code == 0, result.output
+    assert "accuracy" in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "words"),
+    [
+        ({"columns": {"label": "colours"}}, "data.columns.label = ", "did you mean colour?"),
+        ({"columns": {"image": "height"}}, "data.columns.image = ", "holds number values, not image"),
+        ({"columns": {"label": "height"}}, "data.columns.label = ", "height"),
+        ({"columns": {"label": []}}, "data.columns = ", "label must name a column, or a list of columns"),
+        ({"columns": "label"}, "data.columns = ", "must be a mapping"),
+        ({"columns": {"target": "colour"}, "task": {"name": "regression"}}, "data.columns.target = ", "colour"),
+        ({"text": CSV + "4.5,red\n"}, "data.source = ", "train.csv line 5 has 2 values, but the header has 3 columns"),
+        ({"text": CSV + "4.5,red,\n"}, "data.source = ", "train.csv line 5 has no label"),
+        (
+            {"text": CSV + ",red,no\n", "columns": {"target": "height"}, "task": {"name": "regression"}},
+            "data.columns.target = ",
+            "train.csv line 5",
+        ),
+        ({"text": CSV + "4.5,red,perhaps,\n"}, "data.source = ", "train.csv line 5"),
+        ({"source": "csv:none.csv"}, "data.source = ", "there is no file"),
+        ({"source": "sklearn:wines"}, "data.source = ", "did you mean wine?"),
+        ({"source": "generated:poems"}, "data.source = ", "use generated:sentences"),
+    ],
+)
+def test_wrong_data_are_refused_by_key_value_and_way_out(tmp_path, monkeypatch, given, key, words):
+    monkeypatch.delenv("TESSERA_DATA", raising=False)
+    said = " ".join(refusal("run", configuration(tmp_path, **given), "--out", "here").split())
+    assert key in said
+    assert words in said
+
+
+def test_numbers_of_many_digits_that_are_classes_are_said_in_the_plan(tmp_path):
+    text = "x,label\n" + "".join(f"{n}.5,{8589934592 if n % 2 else 7}\n" for n in range(8))
+    result = tessera("plan", configuration(tmp_path, text))
+    assert result.exit_code == 0, result.output
+    assert "its 2 different values 7, 8589934592 are the classes" in " ".join(result.output.split())
