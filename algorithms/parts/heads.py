@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from algorithms.core.task import ImageTask
+from algorithms.core.task import Task
 from algorithms.nets import NetworkError, require_head
 from algorithms.parts.ensembles import network_of
 
 
-def head_refusal(nets: Iterable[str], task: ImageTask, use: str, otherwise: str = "") -> list[str]:
+def head_refusal(nets: Iterable[str], task: Task, use: str, otherwise: str = "") -> list[str]:
     """Why something that needs features and a head cannot be had of some of these networks.
 
     Args:
