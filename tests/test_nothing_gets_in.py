@@ -93,6 +93,7 @@ IMPORTERS = {
     "actors/steps/orders.py": "methods: modules of `algorithms.methods`, or pkg.module:Class",
     "algorithms/nets/registry.py": "networks: pkg.module:function",
     "algorithms/nets/vision.py": "torchvision",
+    "engine/data/task.py": "tasks: modules of `algorithms.tasks`, or pkg.module:Class",
 }
 """The only files that import by a name they are given, and what."""
 
