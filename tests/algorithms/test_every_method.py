@@ -123,6 +123,16 @@ def test_a_run_on_ray_hosts_is_the_run_in_this_process(name, ray_cluster):
     assert remote.book.entries == play(casting, rounds=ROUNDS).book.entries
 
 
+@METHODS
+def test_a_network_without_a_last_linear_layer_is_served_or_refused_before_the_start(name):
+    casting = casting_of(name, "tests.algorithms.test_nets:noisy")
+    reasons = find_method(name).refuse(casting.config, casting.task, casting.clients, casting.work)
+    if reasons:
+        assert all("in one; let it end in an nn.Linear" in reason for reason in reasons)
+    else:
+        play(casting, rounds=ROUNDS)
+
+
 # --- What travels -------------------------------------------------------------------------------------------------
 
 
