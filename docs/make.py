@@ -54,6 +54,7 @@ _FIGURES = (
     (re.compile(r"\b[0-9a-f]{16,64}\b"), "#"),
     (re.compile(r"[+-]?\d[\d.,]*"), "#"),
     (re.compile(r"[ ─]+"), " "),
+    (re.compile(r"\*\*"), ""),
 )
 
 
@@ -65,11 +66,13 @@ class Shown:
         command: as it is typed.
         options: what its mark says besides.
         text: the block as it stands on the page, its fence included.
+        start: its place on the page.
     """
 
     command: str
     options: str
     text: str
+    start: int = 0
 
     def block(self, printed: str) -> str:
         """The block that shows this output."""
@@ -122,9 +125,9 @@ def shown_on(page: str) -> Iterator[Shown]:
     for found in _MARK.finditer(page):
         options, text = found["options"], found["shown"]
         if found["kind"] == "table":
-            yield Shown(options.removeprefix(":").strip(), "", text)
+            yield Shown(options.removeprefix(":").strip(), "", text, found.start("shown"))
         else:
-            yield Shown(text.splitlines()[1].removeprefix("$ "), options, text)
+            yield Shown(text.splitlines()[1].removeprefix("$ "), options, text, found.start("shown"))
 
 
 def printed_now(page: str) -> Iterator[tuple[Shown, str]]:
@@ -136,10 +139,13 @@ def printed_now(page: str) -> Iterator[tuple[Shown, str]]:
 
 def rewritten(page: str) -> str:
     """The page with the blocks replaced that differ from what their commands print now."""
+    kept = 0
+    parts = []
     for shown, block in printed_now(page):
         if not shown.agrees_with(block):
-            page = page.replace(shown.text, block)
-    return page
+            parts += [page[kept : shown.start], block]
+            kept = shown.start + len(shown.text)
+    return "".join([*parts, page[kept:]])
 
 
 @contextlib.contextmanager
