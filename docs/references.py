@@ -21,6 +21,7 @@ from engine.config.schema import RunConfig
 
 HEAD = "<!-- Written by `python -m docs.make` from the code; change it there. -->\n"
 _WORDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false", "Path": "path"}
+_PLURALS = {"whole number": "whole numbers", "number": "numbers"}
 _BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))
 
 
@@ -140,7 +141,7 @@ def _type_words(hint: Any) -> Iterator[str]:
     elif origin is typing.Literal:
         yield from (f"`{word}`" for word in arguments)
     elif origin is tuple:
-        yield f"list of {' or '.join(_type_words(arguments[0]))}"
+        yield f"list of {' or '.join(_PLURALS.get(word, word) for word in _type_words(arguments[0]))}"
     elif origin in (typing.Union, types.UnionType):
         for argument in arguments:
             yield from _type_words(argument)
