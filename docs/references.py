@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -15,9 +16,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from actors.steps.orders import find_method
-from engine.commands.listing import catalogue, with_settings
+from algorithms.core.settings import Config
+from engine.commands.listing import catalogue, describe_setting, with_settings
 from engine.config.method import MethodChoice
 from engine.config.schema import RunConfig
+from engine.data.task import TaskChoice, find_task, task_names
 
 HEAD = "<!-- Written by `python -m docs.make` from the code; change it there. -->\n"
 _WORDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false", "Path": "path"}
@@ -37,7 +40,7 @@ def configuration() -> str:
         "",
         "- [Sections](#sections)",
         *(f"- [`{name}`](#{_anchor(name)})" for name, _ in sections(RunConfig)),
-        "- [Networks](#networks), [presets](#presets), [comparisons](#comparisons)",
+        "- [Tasks](#tasks), [networks](#networks), [presets](#presets), [comparisons](#comparisons)",
         "",
         "## Sections",
         "",
@@ -45,6 +48,9 @@ def configuration() -> str:
     ]
     for name, section in sections(RunConfig):
         lines += ["", f"## {name}", "", inspect.getdoc(section) or "", "", *_keys(section)]
+    lines += ["", "## Tasks", "", "`task.name` takes one of these names, or one's own as `pkg.module:Class`."]
+    for name in task_names():
+        lines += ["", *_task(name)]
     for title, key in (("Networks", "nets"), ("Presets", "presets"), ("Comparisons", "comparisons")):
         rows = ((f"`{name}`", about) for name, about in found[key].items())
         lines += ["", f"## {title}", "", *_table(("name", "what it is"), rows)]
@@ -71,6 +77,32 @@ def methods() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _task(name: str) -> Iterator[str]:
+    task = find_task(name)
+    figures = ", ".join(f"`{figure.name}`" for figure in task.figures)
+    yield f"### {name}"
+    yield ""
+    yield f"{task.title.capitalize()}. It reports {figures}; the first is the headline."
+    settings = _settings(task.Settings)
+    if settings:
+        yield ""
+        yield from _settings_table(settings)
+
+
+def _settings(config: type[Config]) -> list[Mapping[str, Any]]:
+    return [describe_setting(config, field) for field in dataclasses.fields(config)]
+
+
+def _settings_table(settings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from _table(
+        ("setting", "type", "default", "range", "meaning"),
+        (
+            (f"`{s['name']}`", s["type"].replace(" | ", ", "), f"`{_value(s['default'])}`", _range(s), s["about"])
+            for s in settings
+        ),
+    )
+
+
 def _method(described: Mapping[str, Any]) -> Iterator[str]:
     citation = (inspect.getdoc(find_method(described["name"])) or "").split("\n\n")[0]
     yield f"## {described['name']}"
@@ -84,13 +116,7 @@ def _method(described: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Serves: {'; '.join(with_settings(*item) for item in described['serves'].items())}."
     if described["settings"]:
         yield ""
-        yield from _table(
-            ("setting", "type", "default", "range", "meaning"),
-            (
-                (f"`{s['name']}`", s["type"].replace(" | ", ", "), f"`{_value(s['default'])}`", _range(s), s["about"])
-                for s in described["settings"]
-            ),
-        )
+        yield from _settings_table(described["settings"])
 
 
 def sections(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
@@ -131,6 +157,8 @@ def _type(field: FieldInfo) -> str:
         return "section"
     if field.annotation is MethodChoice:
         return "[a method](methods.md) and its settings"
+    if TaskChoice in typing.get_args(field.annotation):
+        return "[a task](#tasks) and its settings, null"
     return ", ".join(dict.fromkeys(_type_words(field.annotation)))
 
 

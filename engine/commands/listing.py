@@ -58,7 +58,7 @@ def describe_method(name: str) -> dict[str, Any]:
         "up": sorted(kinds.up),
         "down": sorted(kinds.down),
         "serves": heterogeneity(method),
-        "settings": [_describe_setting(method.Config, field) for field in dataclasses.fields(method.Config)],
+        "settings": [describe_setting(method.Config, field) for field in dataclasses.fields(method.Config)],
     }
 
 
@@ -96,7 +96,7 @@ def _changes(own: Any, other: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(own, name)}
 
 
-def _describe_setting(config: type, field: dataclasses.Field[Any]) -> dict[str, Any]:
+def describe_setting(config: type, field: dataclasses.Field[Any]) -> dict[str, Any]:
     return {
         "name": field.name,
         "type": type_in_words(typing.get_type_hints(config)[field.name]),
