@@ -213,7 +213,7 @@ class FedGen(Ensembling[FedGenState]):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD, guided by generated features once there is a generator; and the examples by class it has met."""
+        """Local training, guided by generated features once there is one; and the examples it has met by class."""
         net = self.received_network(client)
         guided = "generator" in client.received.parts
         fitted = self.fit(client, net, objective=self.guided(client) if guided else None)

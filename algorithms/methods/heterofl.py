@@ -119,7 +119,7 @@ class HeteroFL(Averaging[HeteroFLState]):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD of the client's part."""
+        """Local training of the client's part."""
         net = self.kit.network(client.spec.net, client.spec.width)
         # Buffers that were not sent stay what they are: training does not read them.
         buffers = only(net.state_dict(), sorted(norm_buffers(net)))
