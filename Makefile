@@ -6,7 +6,7 @@ STAMP := $(shell date +%Y%m%d-%H%M%S)
 OUT ?= runs/$(STAMP)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint types check bench clean
+.PHONY: help install run test lint types check bench docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ check: lint types test  ## what CI runs
 
 bench: install  ## the suite of benchmarks beside its last run; needs TESSERA_DATA
 	$(BIN)/python -m benchmarks.suite
+
+docs: install  ## what README.md and docs/ show of the program, written anew
+	$(BIN)/python -m docs.make
 
 clean:  ## remove the virtual environment and caches, not the runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

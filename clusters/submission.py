@@ -31,6 +31,7 @@ EXCLUDES = (
     "/mlruns/",
     "/mlartifacts/",
     "mlflow.db",
+    "/docs/",
     "/tests/",
     "/benchmarks/",
 )

@@ -93,6 +93,7 @@ IMPORTERS = {
     "actors/steps/orders.py": "methods: modules of `algorithms.methods`, or pkg.module:Class",
     "algorithms/nets/registry.py": "networks: pkg.module:function",
     "algorithms/nets/vision.py": "torchvision",
+    "engine/data/task.py": "tasks: modules of `algorithms.tasks`, or pkg.module:Class",
 }
 """The only files that import by a name they are given, and what."""
 
@@ -351,6 +352,8 @@ def test_modules_are_found_wherever_a_configuration_can_name_one():
     }
     assert own_code.named(tree) == {"clients.net.mine.nets:small": "mine.nets", "method.student": "other"}
     assert own_code.named({"clients": {"net": ["mlp", "torchvision:resnet18", "a:b"]}}) == {"clients.net.2": "a"}
+    own_task = {"task": {"name": "mine.tasks:Density", "ignore": ["a:b"]}}
+    assert own_code.named(own_task) == {"task.name": "mine.tasks"}
     assert own_code.options(tree) == " --code mine.nets --code other"
     assert own_code.resume_command(Path("my run"), tree) == "tessera resume 'my run' --code mine.nets --code other"
 

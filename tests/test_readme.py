@@ -1,4 +1,7 @@
-"""What the README shows is run here: its method, its configuration, its list of commands, the names it gives."""
+"""What README and the pages in docs/ show is tried here: methods, configurations, commands, links, the names they give.
+
+Whether shown outputs and references are those of the program now is held in tests/test_docs.py.
+"""
 
 import importlib
 import re
@@ -13,28 +16,32 @@ from algorithms import methods
 from tests.support import play, tiny_casting, tiny_shards
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]}
+TOP = {**PAGES, **{name: (ROOT / name).read_text() for name in ("SECURITY.md", "CHANGELOG.md")}}
 
 
-def block(language, first_line=""):
-    """The first fenced block of a language that begins with a line."""
-    for found in re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL):
-        if found.startswith(first_line):
-            return found
-    raise AssertionError(f"README has no {language} block that begins with {first_line!r}")
+def blocks(language):
+    """Every fenced block of a language, with its page."""
+    found = rf"^```{language}\n(.*?)^```$"
+    return [(page, text) for page in PAGES for text in re.findall(found, PAGES[page], flags=re.DOTALL | re.MULTILINE)]
+
+
+METHODS = {
+    re.search(r"(\w+)\.py", text)[1]: text for _, text in blocks("python") if text.startswith("# algorithms/methods/")
+}
 
 
 @pytest.fixture
-def fedmedian(tmp_path, monkeypatch):
-    """The README's method, where methods are found."""
-    (tmp_path / "fedmedian.py").write_text(block("python", "# algorithms/methods/fedmedian.py"))
+def shown_methods(tmp_path, monkeypatch):
+    """The methods of the pages, where methods are found."""
+    for name, text in METHODS.items():
+        (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.setattr(methods, "__path__", [str(tmp_path), *methods.__path__])
     importlib.invalidate_caches()
-    return "fedmedian"
 
 
-def test_the_method_of_the_readme_is_found_by_its_file_and_takes_the_lower_median(fedmedian):
-    casting = tiny_casting(fedmedian, clients=3)
+def test_the_method_of_the_readme_is_found_by_its_file_and_takes_the_lower_median(shown_methods):
+    casting = tiny_casting("fedmedian", clients=3)
     sent = []
 
     class Ear(InlineRunner):
@@ -49,26 +56,81 @@ def test_the_method_of_the_readme_is_found_by_its_file_and_takes_the_lower_media
         assert torch.equal(median, middle), name
 
 
-def test_the_configuration_of_the_readme_is_right():
+def test_the_method_that_shrinks_the_average_shrinks_what_is_trained_and_nothing_else(shown_methods):
+    shrunk, plain = (
+        play(casting, InlineRunner(casting, tiny_shards(3)), rounds=1)
+        for casting in (tiny_casting(name, clients=3, nets=["small_cnn"]) for name in ("feddecay", "fedavg"))
+    )
+    trained = plain.method.trainable("small_cnn", plain.state.model)
+    assert set(trained) < set(plain.state.model)
+    for name, value in plain.state.model.items():
+        assert torch.equal(shrunk.state.model[name], (1 - 0.01) * value if name in trained else value), name
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("python"))
+def test_every_python_example_runs(page, text):
+    exec(compile(text, page, "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("yaml"))
+def test_every_configuration_shown_resolves(page, text, tmp_path):
+    from engine.compare import plan
     from engine.config.loading import resolve
 
-    config = resolve(yaml.safe_load(block("yaml")))
-    assert (config.method.name, config.rounds, config.partition.alpha) == ("mosaic", 16, 0.1)
+    tree = yaml.safe_load(text)
+    if "methods" in tree:
+        (tmp_path / "shown.yaml").write_text(text)
+        assert plan([], str(tmp_path / "shown.yaml"), (), 1).labels == tuple(tree["methods"])
+    else:
+        assert resolve(tree).rounds == tree["rounds"]
 
 
 def test_the_readme_lists_every_command():
     from engine.commands.cli import cli
 
-    listed = set(re.findall(r"^\| `tessera (\w+)", README, flags=re.MULTILINE))
+    listed = set(re.findall(r"^\| `tessera (\w+)", PAGES["README.md"], flags=re.MULTILINE))
     assert listed == set(cli.commands)
 
 
-def test_every_file_and_folder_that_the_readme_names_is_there():
-    named = re.findall(r"`((?:algorithms|actors|clusters|engine|tests|benchmarks)/[\w./]*)`", README)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_and_folder_that_a_page_names_is_there(page):
+    named = re.findall(r"`((?:algorithms|actors|clusters|engine|docs|tests|benchmarks)/[\w./-]*)`", PAGES[page])
     missing = [path for path in named if not (ROOT / path).exists()]
-    assert named
     assert missing == []
 
 
-def test_nothing_in_the_readme_waits_to_be_filled_in():
-    assert not re.findall(r"^[A-Z]+(?:_[A-Z]+)*$", README, flags=re.MULTILINE)
+@pytest.mark.parametrize("page", TOP)
+def test_every_link_leads_to_a_page_and_a_heading_that_are_there(page):
+    prose = re.sub(r"^```.*?^```$", "", TOP[page], flags=re.DOTALL | re.MULTILINE)
+    broken = [link for link in re.findall(r"\]\(([^)\s]+)\)", prose) if not leads_somewhere(page, link)]
+    assert broken == []
+
+
+def leads_somewhere(page, link):
+    if link.startswith("https://"):
+        return True
+    name, _, heading = link.partition("#")
+    target = (ROOT / page).parent / name if name else ROOT / page
+    return target.exists() and (not heading or heading in anchors(target.read_text()))
+
+
+def anchors(text):
+    """What GitHub makes of headings: lower case, hyphens for spaces, nothing but letters, digits, - and _."""
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles}
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, new = set(), {"README.md"}
+    while new:
+        reached |= new
+        links = {(page, link) for page in new for link in re.findall(r"\]\(([\w./-]+\.md)[)#]", PAGES.get(page, ""))}
+        ends = {str(((ROOT / page).parent / link).resolve().relative_to(ROOT)) for page, link in links}
+        new = ends - reached
+    assert set(PAGES) <= reached
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_waits_to_be_filled_in(page):
+    assert not re.findall(r"^[A-Z]+(?:_[A-Z]+)*$", PAGES[page], flags=re.MULTILINE)
+    assert "| table |" not in PAGES[page]

@@ -211,7 +211,7 @@ class DFRD(Averaging[DFRDState]):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD as in FedAvg, and the examples by class that it has met."""
+        """Local training as in FedAvg, and the examples by class that it has met."""
         net = self.kit.network(client.spec.net, client.spec.width)
         net.load_state_dict(client.received.tensors("weights"))
         fitted = self.fit(client, net)

@@ -58,7 +58,7 @@ class FedBN(FedAvg):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD of (A, B_k); A for the server, B_k for the client's next round."""
+        """Local training of (A, B_k); A for the server, B_k for the client's next round."""
         net = self.received_network(client)
         fitted = self.fit(client, net)
         own, state = norm_entries(net), snapshot(net)

@@ -125,7 +125,7 @@ class FedDyn(Averaging[FedDynState]):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD on the regularised objective; h_i gains what the parameters have moved."""
+        """Local training on the regularised objective; h_i gains what the parameters have moved."""
         net = self.received_network(client)
         theta = self.trainable(client.spec.net, client.received.tensors("weights"))
         h = recalled("moves", client.memory) or combine(torch.zeros_like, theta)

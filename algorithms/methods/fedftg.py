@@ -144,7 +144,7 @@ class FedFTG(Averaging[FedFTGState]):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD as in FedAvg, and the client's examples by class."""
+        """Local training as in FedAvg, and the client's examples by class."""
         net = self.received_network(client)
         fitted = self.fit(client, net)
         counts = client.shard.label_counts(self.kit.task.classes)

@@ -20,6 +20,7 @@ from algorithms.core.training import Batches, Objective, Work
 from algorithms.nets import require_head
 from algorithms.nets.server_generators import LatentGenerator
 from algorithms.parts.ensembles import Ensembling, GroupedModels, network_of
+from algorithms.parts.heads import head_refusal
 from algorithms.parts.label_counts import seen_counts, shares_by_class
 from algorithms.parts.losses import distances, kl, sameness
 
@@ -113,6 +114,9 @@ class FedGen(Ensembling[FedGenState]):
         nets = sorted({client.net for client in clients})
         if config.student is not None and config.student not in nets:
             reasons.append(f"student: {config.student} is trained by no client; the clients have {', '.join(nets)}")
+        headless = head_refusal(nets, task, "the generator of features")
+        if headless:
+            return reasons + headless
         sizes = {net: require_head(network_of(net, task)).head.in_features for net in nets}
         if len(set(sizes.values())) > 1:
             found = ", ".join(f"{net} {size}" for net, size in sizes.items())
@@ -209,7 +213,7 @@ class FedGen(Ensembling[FedGenState]):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD, guided by generated features once there is a generator; and the examples by class it has met."""
+        """Local training, guided by generated features once there is one; and the examples it has met by class."""
         net = self.received_network(client)
         guided = "generator" in client.received.parts
         fitted = self.fit(client, net, objective=self.guided(client) if guided else None)

@@ -35,7 +35,7 @@ class FedProx(FedAvg):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD on the proximal objective."""
+        """Local training on the proximal objective."""
         net = self.received_network(client)
         fitted = self.fit(client, net, correct=proximal(self.config.mu, self.received_parameters(client)))
         return self.reply(client, fitted, weights=snapshot(net))

@@ -49,7 +49,7 @@ class FedRS(FedAvg):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD on the cross-entropy of scaled logits."""
+        """Local training on the cross-entropy of scaled logits."""
         net = self.received_network(client)
         factors = self.factors(client.shard.label_counts(self.kit.task.classes)).to(self.kit.device)
 

@@ -16,6 +16,7 @@ from algorithms.core.task import Task, Trait
 from algorithms.core.training import Objective, Work
 from algorithms.parts.averaging import Averaging, GlobalModel
 from algorithms.parts.calibration import measure_norm
+from algorithms.parts.heads import head_refusal
 from algorithms.parts.submodels import PartialMean, part_of, scaled_objective, width_refusals
 
 
@@ -73,7 +74,8 @@ class HeteroFL(Averaging[HeteroFLState]):
     @classmethod
     def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
         reasons = net_mixture([replace(client, width=1.0) for client in clients])
-        return reasons + width_refusals(clients[0].net, [client.width for client in clients], task)
+        reasons += width_refusals(clients[0].net, [client.width for client in clients], task)
+        return reasons + (head_refusal([clients[0].net], task, "mask: true", "set mask: false") if config.mask else [])
 
     def start(self, clients: Sequence[ClientSpec]) -> HeteroFLState:
         return HeteroFLState(*self.initial_model(clients))
@@ -117,7 +119,7 @@ class HeteroFL(Averaging[HeteroFLState]):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD of the client's part."""
+        """Local training of the client's part."""
         net = self.kit.network(client.spec.net, client.spec.width)
         # Buffers that were not sent stay what they are: training does not read them.
         buffers = only(net.state_dict(), sorted(norm_buffers(net)))

@@ -97,7 +97,7 @@ class Averaging(Method[ModelT]):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD from the received weights on the client's own examples: what clients do unless a method differs."""
+        """Local training from the received weights on the client's own examples: what clients do by default."""
         net = self.received_network(client)
         fitted = self.fit(client, net)
         return self.reply(client, fitted, weights=snapshot(net))

@@ -58,7 +58,7 @@ def describe_method(name: str) -> dict[str, Any]:
         "up": sorted(kinds.up),
         "down": sorted(kinds.down),
         "serves": heterogeneity(method),
-        "settings": [_describe_setting(method.Config, field) for field in dataclasses.fields(method.Config)],
+        "settings": [describe_setting(method.Config, field) for field in dataclasses.fields(method.Config)],
     }
 
 
@@ -96,7 +96,7 @@ def _changes(own: Any, other: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(own, name)}
 
 
-def _describe_setting(config: type, field: dataclasses.Field[Any]) -> dict[str, Any]:
+def describe_setting(config: type, field: dataclasses.Field[Any]) -> dict[str, Any]:
     return {
         "name": field.name,
         "type": type_in_words(typing.get_type_hints(config)[field.name]),
@@ -122,7 +122,7 @@ def type_in_words(hint: Any) -> str:
     )
 
 
-def _with(difference: str, settings: Mapping[str, Any]) -> str:
+def with_settings(difference: str, settings: Mapping[str, Any]) -> str:
     """`unrelated networks (student: NET, meta_data: images)`."""
     values = {name: "NET" if value == STUDENT else shown(value).strip('"') for name, value in settings.items()}
     needed = ", ".join(f"{name}: {value}" for name, value in sorted(values.items()))
@@ -152,7 +152,7 @@ def lines(found: Catalogue) -> Iterator[str]:
         yield f"method {method['name']}: {method['paper']}"
         yield f"    leaves a client: {', '.join(method['up'])}"
         yield f"    goes to clients: {', '.join(method['down'])}"
-        yield f"    serves: {'; '.join(_with(*item) for item in method['serves'].items())}"
+        yield f"    serves: {'; '.join(with_settings(*item) for item in method['serves'].items())}"
         for setting in method["settings"]:
             yield f"    {setting['name']} = {shown(setting['default'])} ({setting['type']}): {setting['about']}"
     for section in ("nets", "data", "partitions", "shifts", "presets", "comparisons"):

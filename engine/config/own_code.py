@@ -12,7 +12,12 @@ from engine.errors import ConfigError, Problem
 
 def named(tree: Mapping[str, Any]) -> dict[str, str]:
     """Modules that a configuration, as a tree, has imported, by the key that names each."""
-    found = [*_names("clients.net", tree.get("clients", {}).get("net")), *_names("method", tree.get("method"))]
+    task = tree.get("task")
+    found = [
+        *_names("clients.net", tree.get("clients", {}).get("net")),
+        *_names("method", tree.get("method")),
+        *_names("task.name", task.get("name") if isinstance(task, Mapping) else None),
+    ]
     return {place: name.partition(":")[0] for place, name in found if _is_own(name)}
 
 

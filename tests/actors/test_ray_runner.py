@@ -26,7 +26,9 @@ from actors.runner import Errand, InlineRunner, Listener
 from actors.steps.folding import Groups
 from actors.steps.orders import Outcome, StepError
 from algorithms.core.payload import Payload, PayloadError
+from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
+from algorithms.core.training import Work
 from tests import bounded
 from tests.support import play, tiny_casting, tiny_shards
 from tests.toys import place_in_store
@@ -127,6 +129,18 @@ def test_means_are_those_of_an_inline_run_and_whole_groups_travel_as_sums(ray_cl
     assert remote.book.metrics == inline.book.metrics
     updates = sum(outcome is not None and outcome.payload is not None for outcome in took)
     assert updates == (3 * 7 if step == "stumble" else 0)
+
+
+def test_adam_under_a_schedule_on_smoothed_labels_is_the_run_that_it_is_inline(ray_cluster):
+    schedule = RateSchedule("cosine", rounds=3, warmup=1)
+    work = Work(3, None, batch=8, lr=0.01, optimiser="adam", schedule=schedule, label_smoothing=0.1)
+    casting, shards = tiny_casting("fedprox", clients=4, nets=("small_cnn",), work=work), tiny_shards(4)
+    runner = RayRunner(casting, shards, pooled(2))
+    try:
+        remote = play(casting, runner, rounds=3)
+    finally:
+        runner.close()
+    assert remote.digests == play(casting, InlineRunner(casting, shards), rounds=3).digests
 
 
 @pytest.mark.parametrize("hosts", [1, 3])

@@ -14,14 +14,16 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from actors.runner import InlineRunner
 from actors.steps.orders import Casting, find_method, method_names
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
 from algorithms.core.payload import KINDS
 from algorithms.core.records import digest
+from algorithms.core.schedules import RateSchedule
 from algorithms.core.scoring import score
 from algorithms.core.settings import out_of_range
-from algorithms.core.training import Work
+from algorithms.core.training import Work, fit, training_loss
 from algorithms.tasks.images import ImageTask
 from tests.algorithms.support_methods import (
     BackwardsRunner,
@@ -121,6 +123,62 @@ def test_a_run_on_ray_hosts_is_the_run_in_this_process(name, ray_cluster):
         runner.close()
     assert remote.digest == played(name)
     assert remote.book.entries == play(casting, rounds=ROUNDS).book.entries
+
+
+@METHODS
+def test_a_network_without_a_last_linear_layer_is_served_or_refused_before_the_start(name):
+    casting = casting_of(name, "tests.algorithms.test_nets:noisy")
+    reasons = find_method(name).refuse(casting.config, casting.task, casting.clients, casting.work)
+    if reasons:
+        assert all("in one; let it end in an nn.Linear" in reason for reason in reasons)
+    else:
+        play(casting, rounds=ROUNDS)
+
+
+# --- Local work ---------------------------------------------------------------------------------------------------
+
+
+@METHODS
+def test_clients_train_by_adam_under_a_schedule_or_the_method_says_why_not(name):
+    schedule = RateSchedule("cosine", rounds=ROUNDS, warmup=1)
+    work = Work(steps=3, epochs=None, batch=8, lr=0.01, optimiser="adam", schedule=schedule)
+    casting = dataclasses.replace(casting_of(name), work=work)
+    refusals = find_method(name).refuse(casting.config, casting.task, casting.clients, work)
+    if refusals:
+        assert [reason for reason in refusals if reason.endswith("the clients' optimiser is adam")] == refusals
+    else:
+        assert play(casting, rounds=ROUNDS).digest != played(name)
+
+
+@METHODS
+def test_all_training_of_clients_is_on_labels_smoothed_as_they_ask(name, monkeypatch):
+    """Whatever a method makes of the task's loss while clients train, it has it from `training_loss`."""
+    casting, counts, training = casting_of(name), Counter(), []
+    own, through = type(casting.task).loss, training_loss
+
+    def counted(task, outputs, targets):
+        counts["in all"] += len(training)
+        return own(task, outputs, targets)
+
+    def smoothed(task, work):
+        def loss(outputs, targets):
+            counts["smoothed"] += len(training)
+            return through(task, work)(outputs, targets)
+
+        return loss
+
+    def watched(*args, **settings):
+        training.append(True)
+        try:
+            return fit(*args, **settings)
+        finally:
+            training.pop()
+
+    monkeypatch.setattr(type(casting.task), "loss", counted)
+    for module in ("training", "kit"):
+        monkeypatch.setattr(f"algorithms.core.{module}.training_loss", smoothed)
+    play(casting, InlineRunner(casting, tiny_shards(), watched), rounds=ROUNDS)
+    assert counts["smoothed"] == counts["in all"] > 0
 
 
 # --- What travels -------------------------------------------------------------------------------------------------

@@ -277,12 +277,16 @@ def test_the_common_head_is_the_average_over_all_clients():
     assert torch.allclose(federation.state.model["head.bias"].double(), (20 * heads[0] + 20 * heads[1]) / 40, atol=1e-7)
 
 
+HEADLESS = "tests.algorithms.test_nets:without_bias"
+
+
 @pytest.mark.parametrize(
     ("nets", "changes", "words"),
     [
         (("mlp", "small_cnn"), {"student": "mlp"}, ["mlp 64", "small_cnn 128"]),
         (("cnn2", "small_cnn"), {}, ["cnn2, small_cnn", "student"]),
         (("mlp",), {"student": "resnet8"}, ["resnet8", "mlp"]),
+        ((HEADLESS,), {}, [f"{HEADLESS} does not end in one; let it end in an nn.Linear"]),
     ],
 )
 def test_networks_that_cannot_share_a_generator_are_refused(nets, changes, words):

@@ -197,8 +197,8 @@ def test_widths_are_drawn_anew_every_round_from_those_given():
     assert play(casting, rounds=4).digest == run.digest
 
 
-def refusals(*widths, nets=("mlp",)):
-    casting = tiny_casting("heterofl", clients=len(widths), nets=nets)
+def refusals(*widths, nets=("mlp",), **config):
+    casting = tiny_casting("heterofl", clients=len(widths), nets=nets, **config)
     clients = [dataclasses.replace(c, width=width) for c, width in zip(casting.clients, widths, strict=True)]
     return HeteroFL.refuse(casting.config, casting.task, clients, casting.work)
 
@@ -210,6 +210,14 @@ def test_widths_of_one_network_are_served():
 def test_networks_of_one_width_only_are_refused_with_the_width():
     (reason,) = refusals(1.0, 0.5, nets=(LINEAR,))
     assert "width 0.5" in reason
+
+
+def test_a_mask_over_rows_of_a_head_needs_a_network_that_has_one():
+    headless = ("tests.algorithms.test_nets:without_bias",)
+    (reason,) = refusals(1.0, 1.0, nets=headless)
+    assert "mask: true needs the last linear layer" in reason
+    assert reason.endswith("or set mask: false")
+    assert refusals(1.0, 1.0, nets=headless, mask=False) == []
 
 
 def test_unrelated_networks_are_refused():

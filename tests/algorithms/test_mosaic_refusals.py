@@ -8,6 +8,8 @@ import pytest
 from algorithms.methods.mosaic import Mosaic
 from tests.algorithms.test_mosaic import GAN, RECIPES, casting
 
+HEADLESS = "tests.algorithms.test_nets:without_bias"
+
 
 def refused(
     clients: int = 3, nets: tuple[str, ...] = ("small_cnn",), widths: tuple[float, ...] = (1.0,), **config
@@ -37,6 +39,11 @@ def test_clients_of_several_widths_are_not_refused(recipe):
         ({"classify": 1.0}, "classify: 1 needs"),
         ({"generator": "features"}, "features makes no images for experts: class"),
         ({"generator": "features", "experts": "replay", "mixed": True}, "features makes no images for mixed"),
+        (
+            {"generator": "features", "experts": "replay", "nets": (HEADLESS,)},
+            f"generator: features needs the last linear layer of a network and its inputs, and {HEADLESS} does not end",
+        ),
+        ({"generator": "pca", "nets": (HEADLESS,)}, f"{HEADLESS} does not end in one.*or set meta_data: images"),
         ({"generator": "features", "experts": "replay", "student": "mlp"}, "features needs one network everywhere"),
         ({"nets": ("small_cnn", "mlp"), "student": "mlp"}, "prototypes are features of one network"),
         ({"nets": ("small_cnn", "mlp"), "generator": "pca", "meta_data": "images"}, "say by student"),

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.stacking import stackable
 from algorithms.core.states import norm_buffers, norm_entries, snapshot, state_bytes, trainable
-from algorithms.nets import Images, build
+from algorithms.nets import Classifier, Images, build
 from algorithms.nets.ties import aliases
 from tests.support import SHAPE, play, tiny_casting
 
@@ -44,7 +44,7 @@ class Twice(nn.Module):
 def twice(classes: int, *, tied: bool, frozen: bool = False) -> nn.Module:
     with torch_seeded(5):
         net = Twice(classes, tied=tied, frozen=frozen)
-    # The unused draws of one are not those of the other.
+    # Both have drawn alike so far, and then one of them more.
     with torch_seeded(6):
         net.out.reset_parameters()
     return net
@@ -76,8 +76,6 @@ def tied_perceptron(shape: tuple[int, int, int], classes: int) -> nn.Module:
     layers = [nn.Linear(64, 64), nn.Linear(64, 64)]
     layers[1].weight = layers[0].weight
     body = nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1], nn.ReLU())
-    from algorithms.nets import Classifier
-
     return Classifier(body, nn.Linear(64, classes))
 
 

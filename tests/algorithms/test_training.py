@@ -176,9 +176,9 @@ def test_two_steps_of_adam_by_hand():
 
 
 def test_weight_decay_is_a_part_of_adams_gradient_and_apart_from_adamws():
-    """w = 1, g = -1: with decay 2 Adam's gradient is 1, where AdamW's stays -1 and the weight loses 0.1 * 2 of 1."""
-    assert moved([-1.0], optimiser="adam", lr=0.1, weight_decay=2.0) == pytest.approx(1 - 0.1)
-    assert moved([-1.0], optimiser="adamw", lr=0.1, weight_decay=2.0) == pytest.approx(1 - 0.1 * 2 + 0.1)
+    """w = 1, g = -1: with decay 3 Adam's gradient is 2, where AdamW's stays -1 and the weight loses 0.1 * 3 of 1."""
+    assert moved([-1.0], optimiser="adam", lr=0.1, weight_decay=3.0) == pytest.approx(1 - 0.1)
+    assert moved([-1.0], optimiser="adamw", lr=0.1, weight_decay=3.0) == pytest.approx(1 - 0.1 * 3 + 0.1)
 
 
 def test_the_optimiser_of_a_round_remembers_nothing_of_the_last():

@@ -264,6 +264,13 @@ def test_networks_that_are_trained_together_are_counted_for_all_of_them():
         assert stacked.example_bytes == together * alone.example_bytes
 
 
+def test_adam_remembers_one_more_of_a_network_than_sgd_and_loads_torchs_optimisers():
+    """Two moments in place of one."""
+    sgd, adam = (plan(gathered(clients={"optimiser": name}), MACHINE, 8 * GIB) for name in ("sgd", "adam"))
+    assert adam.nets[0].training_bytes == sgd.nets[0].training_bytes + sgd.nets[0].bytes
+    assert adam.parts[0].bytes == sgd.parts[0].bytes + sgd.nets[0].bytes + OPTIMISER_BYTES
+
+
 def test_widths_that_are_drawn_anew_in_every_round_are_counted_on_average():
     widths = {"from": [1.0, 0.5, 0.25], "drawn": "every round"}
     report = plan(gathered(method={"name": "fedrolex"}, clients={"width": widths}), MACHINE, 8 * GIB)

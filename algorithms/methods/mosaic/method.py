@@ -399,7 +399,7 @@ class Mosaic(Method[MosaicState]):
 
     @client_side
     def train(self, client: Client) -> Reply:
-        """Local SGD from the received weights on the client's own examples; of a narrow client, of its part."""
+        """Local training from the received weights on the client's own examples; of a narrow client, of its part."""
         return self._trained(client, self.kit.work)
 
     @client_side

@@ -14,6 +14,7 @@ from algorithms.methods.mosaic.meta import meta_size
 from algorithms.nets import NetworkError
 from algorithms.nets.dcgan import DCGenerator
 from algorithms.parts.ensembles import norm_refusal
+from algorithms.parts.heads import head_refusal
 from algorithms.parts.prototypes import RELEASED_CENTRES
 from algorithms.parts.submodels import width_refusals
 from algorithms.tasks.images import images_of
@@ -73,6 +74,10 @@ def _about_networks(config: Any, task: Task, clients: Sequence[ClientSpec]) -> I
         yield f"generator: features needs one network everywhere, but there are {', '.join(nets)} and the student"
     if len(nets) > 1 and config.uses_prototypes:
         yield f"prototypes are features of one network, but the clients have {', '.join(nets)}; set meta_data: images"
+    if config.generator == "features":
+        yield from head_refusal(nets, task, "generator: features", "set generator: pca")
+    elif config.uses_prototypes:
+        yield from head_refusal(nets, task, f"meta_data: {config.meta_data}", "set meta_data: images")
     if config.student is not None and config.student not in nets:
         try:
             with torch_seeded(0):
