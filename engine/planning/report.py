@@ -94,6 +94,7 @@ class PlanReport:
         holdings: what the server comes to hold besides its models.
         batches: mini-batches of all asked clients in a round, on average.
         parts: all processes.
+        data: how values of the data became classes, where that is not plain.
     """
 
     method: str
@@ -108,6 +109,7 @@ class PlanReport:
     parts: tuple[Part, ...]
     memory: Memory
     traffic: tuple[Traffic, ...]
+    data: tuple[str, ...] = ()
 
     def tree(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -116,7 +118,8 @@ class PlanReport:
     def facts(self) -> dict[str, str]:
         """What a person is told of it when the run starts, in words by name."""
         hosts = {"placement": f"{self.placement.kind}: {self.placement.reason}"} if self.placement else {}
-        return {**hosts, **_distillation_fact(self.parts), "memory": _memory_fact(self)}
+        data = {"data": "; ".join(self.data)} if self.data else {}
+        return {**data, **hosts, **_distillation_fact(self.parts), "memory": _memory_fact(self)}
 
 
 def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport:
@@ -154,6 +157,7 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
         parts=parts,
         memory=_memory(parts, needed, len(nodes), free),
         traffic=tuple(_traffic(federation, nets, holdings, cohort)),
+        data=federation.dataset.facts,
     )
 
 
@@ -323,6 +327,7 @@ def _traffic(
 def lines(report: PlanReport) -> Iterator[str]:
     """The plan for a person."""
     yield f"{report.method}: {report.rounds} rounds, {report.cohort} of {report.clients} clients in each"
+    yield from (f"data: {fact}" for fact in report.data)
     yield f"{report.batches:g} mini-batches in a round"
     yield ""
     yield f"runner: {report.runner}"
