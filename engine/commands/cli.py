@@ -193,17 +193,17 @@ def compare(what: tuple[str, ...], seeds: int, overrides: tuple[str, ...], out: 
     Called again after an interruption, it goes on with the runs that are missing.
     """
     from engine.compare import compare as perform
-    from engine.compare import plan as planned
-    from engine.compare.progress import Terminal
+    from engine.compare import comparison_of
+    from engine.compare.progress import ComparisonTerminal
     from engine.views.terminal import console
 
     if len(what) > 2:
         raise click.UsageError(f"expected methods and a configuration, found {' '.join(what)}: join methods by commas")
     methods = what[0].split(",") if len(what) == 2 else []
-    comparison = planned(methods, what[-1], overrides, seeds)
+    comparison = comparison_of(methods, what[-1], overrides, seeds)
     folder = out or Path("runs") / f"compare-{Path(what[-1]).stem}"
     command = shlex.join(["tessera", "compare", *what, "--seeds", str(seeds), *(f"--set={o}" for o in overrides)])
-    with Terminal(console(as_json)) as terminal:
+    with ComparisonTerminal(console(as_json)) as terminal:
         compared = perform(comparison, folder, command, terminal)
     if as_json:
         rows = [row.tree() for row in compared.rows]

@@ -14,8 +14,8 @@ from engine.units import duration, percent
 from engine.views.screen import Screen
 
 
-class Terminal:
-    """An ear that writes to a console.
+class ComparisonTerminal:
+    """A `ComparisonWatcher` that writes to a console.
 
     Attributes:
         screen: with the line that moves.
@@ -26,7 +26,7 @@ class Terminal:
         self._begun = clock()
         self._all = self._missing = self._done = 0
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> ComparisonTerminal:
         self.screen.say("reading the data")
         return self
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from algorithms import methods
 from engine.commands.cli import cli
-from engine.compare import compare, plan
+from engine.compare import compare, comparison_of
 from engine.compare.conduct import conduct, found
 from engine.compare.page import write_page
 from engine.compare.spec import differences
@@ -52,7 +52,7 @@ class Ear:
 
 
 def planned(methods="fedavg,fedprox", source="fedavg-digits", seeds=2, more=()):
-    return plan(methods.split(",") if methods else [], source, [*SMALL, *more], seeds)
+    return comparison_of(methods.split(",") if methods else [], source, [*SMALL, *more], seeds)
 
 
 # --- What is compared ---------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_a_method_may_stand_under_several_labels(tmp_path):
         "clients: {net: mlp, steps: 1, batch: 8, lr: 0.1}}"
     )
     file.write_text(yaml.safe_dump({**tree, **common}, sort_keys=False))
-    comparison = plan([], str(file), [], 1)
+    comparison = comparison_of([], str(file), [], 1)
     assert [cell.config.method.settings.mu for cell in comparison.cells] == [0.1, 1.0]
     assert [cell.name for cell in comparison.cells] == ["weak-seed-0", "strong-seed-0"]
 
@@ -106,17 +106,17 @@ def test_what_is_wrong_for_all_methods_is_said_once():
 
 def test_a_misspelt_comparison_suggests_the_nearest():
     with pytest.raises(ConfigError, match="did you mean fedavg-digits"):
-        plan([], "fedavg-digit", [], 1)
+        comparison_of([], "fedavg-digit", [], 1)
 
 
 @pytest.mark.parametrize("name", comparison_names())
 def test_every_comparison_that_comes_with_tessera_can_be_planned_and_describes_itself(name):
-    comparison = plan([], name, [], 3)
+    comparison = comparison_of([], name, [], 3)
     assert len(comparison.cells) == 3 * len(comparison.labels) >= 9
 
 
 def test_a_comparison_based_on_another_says_what_differs_and_nothing_else():
-    whole, sharp = plan([], "mnist", [], 1).tree(), plan([], "mnist-0.01", [], 1).tree()
+    whole, sharp = comparison_of([], "mnist", [], 1).tree(), comparison_of([], "mnist-0.01", [], 1).tree()
     assert differences(sharp, whole) == ["partition.alpha = 0.01 now, 0.1 then"]
 
 
