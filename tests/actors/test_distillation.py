@@ -17,8 +17,8 @@ ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportE
 from ray.exceptions import AuthenticationError
 from ray.util.state.exception import RayStateApiException
 
+from actors.distillation import job as distillation
 from actors.distillation.job import _passed_on, distil_on_ray, stillness
-from actors.distillation.job import job as distillation
 from actors.distillation.pipeline import Stages, options, pipeline
 from actors.distillation.plan import Actors, DistillationError, DistilResources
 from actors.distillation.rows import Labeller, as_column, worker_batches
