@@ -90,7 +90,7 @@ def test_a_sampler_generates_where_its_latents_are(card, monkeypatch):
     card(0)
     sampler, places = Sampler(Noise()), []
     monkeypatch.setattr(
-        Noise, "images", lambda self, latents: places.append(latents["z"].device) or (latents["z"],) * 2
+        Noise, "inputs", lambda self, latents: places.append(latents["z"].device) or (latents["z"],) * 2
     )
     sampler._device = torch.device("meta")
     with pytest.raises(NotImplementedError):  # what lies on this device has no values to send
@@ -101,4 +101,4 @@ def test_a_sampler_generates_where_its_latents_are(card, monkeypatch):
 def test_teachers_label_on_the_cpu_where_there_is_no_card(card):
     card(0)
     rows = list(Labeller(toy_net(1), parts=2)(Sampler(Noise())({"index": torch.tensor([0]).numpy()})))
-    assert [row["images"].shape[1] for row in rows] == [5, 4]
+    assert [row["inputs"].shape[1] for row in rows] == [5, 4]
