@@ -278,7 +278,7 @@ def test_rows_are_dealt_out_in_shares_and_labelled_as_one_batch():
 def test_a_batch_too_small_to_be_dealt_out_is_refused():
     images, labels = generate(Noise(batch=1), Noise(batch=1).latents(0))
     row = {"index": torch.tensor([7]).numpy(), "inputs": as_column(images), "labels": as_column(labels)}
-    with pytest.raises(ValueError, match="batch 7 has 1 images, too few for 2 train workers"):
+    with pytest.raises(ValueError, match="batch 7 has 1 inputs, too few for 2 train workers"):
         list(Labeller(toy_net(1), parts=2)(row))
 
 
