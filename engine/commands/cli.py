@@ -236,7 +236,7 @@ def plan(configuration: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for partition.png and partition.parquet. [.]")
 @_as_json
 def partition(configuration: str, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
-    """Deal the training images to clients: a table, a picture and a file."""
+    """Deal the training examples to clients: a table, a picture and a file."""
     from engine.config import load
     from engine.partition.picture import draw, table
     from engine.planning.federation import Federation

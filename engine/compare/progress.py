@@ -10,7 +10,7 @@ from rich.console import Console
 
 from engine.compare.conduct import Finished
 from engine.compare.spec import Comparison
-from engine.units import duration, percent
+from engine.units import duration, figure_text
 from engine.views.screen import Screen
 
 
@@ -56,10 +56,9 @@ class ComparisonTerminal:
         if finished.run is None:
             self.screen.print(f"{spent:>8}  {finished.cell.name:<28}  failed: {finished.error}")
             return
-        result = finished.run.result
-        text = (
-            f"{spent:>8}  {finished.cell.name:<28}  {percent(result['accuracy'])}  {result['seconds']['total']:6.1f} s"
-        )
+        score = figure_text(finished.run.score, finished.run.headline.unit)
+        seconds = finished.run.result["seconds"]["total"]
+        text = f"{spent:>8}  {finished.cell.name:<28}  {score:>6}  {seconds:6.1f} s"
         self.screen.print(text + (f", {finished.spared:.1f} s of training spared" if finished.spared else ""))
 
     def _left(self) -> str:

@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from algorithms import methods
+from algorithms.core.task import Figure
 from engine.commands.cli import cli
 from engine.compare import compare, comparison_of
 from engine.compare.conduct import conduct, found
@@ -177,7 +178,7 @@ def test_called_again_it_runs_what_is_missing_alone(tmp_path):
     again = compare(planned(), folder, "tessera compare ...", second)
     assert (first.missing, second.missing) == (4, 1)
     assert second.ended == ["fedprox-seed-1"]
-    assert [row.accuracy for row in again.rows] == [row.accuracy for row in whole.rows]
+    assert [row.values for row in again.rows] == [row.values for row in whole.rows]
 
 
 def test_more_methods_and_seeds_are_added_to_what_is_there(tmp_path):
@@ -228,7 +229,7 @@ def test_a_run_that_fails_is_told_and_ends_no_other(tmp_path, sour):
     compared = compare(planned("sour,fedavg", seeds=1), tmp_path / "out", "...", Ear())
     failed, fine = compared.rows
     assert "sour grapes" in failed.failed[0]
-    assert len(fine.accuracy) == 1
+    assert len(fine.values) == 1
     assert compared.failed
     assert "sour grapes" in (tmp_path / "out" / "report.html").read_text()
     whole = (tmp_path / "out" / "sour-seed-0-failed.txt").read_text()
@@ -241,10 +242,13 @@ def test_a_run_that_fails_is_told_and_ends_no_other(tmp_path, sour):
 # --- The table ----------------------------------------------------------------------------------------------------
 
 
-def row(label, *accuracy, personal=False, seconds=(1.0, 3.0)):
+ACCURACY, PERPLEXITY = Figure("accuracy", "higher", "%"), Figure("perplexity", "lower")
+
+
+def row(label, *values, personal=False, seconds=(1.0, 3.0), figure=ACCURACY):
     some = Spread(seconds)
-    by_seed = dict(enumerate(accuracy))
-    return Row(label, label, by_seed, Spread((40.0, 40.0)), some, some, Spread((2e6, 2e6)), some, personal, {})
+    by_seed = dict(enumerate(values))
+    return Row(label, label, figure, by_seed, Spread((40.0, 40.0)), some, some, Spread((2e6, 2e6)), some, personal, {})
 
 
 def test_mean_and_standard_deviation_are_those_of_a_sample():
@@ -261,6 +265,30 @@ def test_the_best_mean_is_bold_and_equal_means_are_bold_together():
     assert lines[2] == "| a | **60.0 ± 14.1** | 2 | 40 | 2.0 ± 1.4 | 2.0 ± 1.4 | 2.0 MB | 2 B |"
     assert lines[3].startswith("| b | **60.0 ± 0.0** |")
     assert "**" not in lines[4]
+
+
+def test_where_less_is_better_the_lowest_mean_is_bold_and_the_head_says_so():
+    rows = [row(label, *values, figure=PERPLEXITY) for label, values in [("a", (9.0, 8.0)), ("b", (8.25, 8.25))]]
+    lines = markdown(rows).splitlines()
+    assert lines[0].startswith("| method | perplexity (lower is better) | seeds |")
+    # Means 8.5 and 8.25; the deviation of 9 and 8 is the root of 0.5.
+    assert lines[2].startswith("| a | 8.5 ± 0.7071 | 2 |")
+    assert lines[3].startswith("| b | **8.25 ± 0** | 2 |")
+
+
+def test_a_mean_that_is_no_number_is_never_the_best():
+    rows = [row("a", math.nan, 8.0, figure=PERPLEXITY), row("b", 9.0, 9.0, figure=PERPLEXITY)]
+    assert best(rows) == {"b"}
+    assert "| a | not a number ± not a number | 2 |" in markdown(rows)
+
+
+def test_for_machines_the_columns_are_named_by_the_figure():
+    one = row("a", 8.0, 9.0, figure=PERPLEXITY)
+    (line,) = csv.DictReader(io.StringIO(as_csv([one])))
+    assert (line["perplexity_mean"], line["perplexity_seed_1"]) == ("8.5", "9.0")
+    tree = one.tree()
+    assert (tree["perplexity"], tree["perplexity_mean"]) == ({0: 8.0, 1: 9.0}, 8.5)
+    assert tree["figure"] == {"name": "perplexity", "better": "lower", "unit": ""}
 
 
 def test_own_models_are_named_as_such_and_never_the_best():
