@@ -35,8 +35,10 @@ class Spread:
 
     @property
     def deviation(self) -> float | None:
-        """The sample's standard deviation (n - 1); None of fewer than two."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+        """The sample's standard deviation (n - 1); NaN where a value is not finite, None of fewer than two."""
+        if len(self.values) < 2:
+            return None
+        return statistics.stdev(self.values) if all(map(math.isfinite, self.values)) else math.nan
 
     def text(self, form: Callable[[float], str]) -> str:
         """Mean and deviation as a person reads them."""
