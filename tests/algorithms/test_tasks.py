@@ -191,9 +191,6 @@ METHODS = {
     "fedprox": {"mu": 0.1},
     "fedbn": {},
     "fedadam": {},
-    "fedadagrad": {},
-    "fedyogi": {},
-    "fedavgm": {},
 }
 """Methods that need nothing of a task, with settings."""
 
