@@ -48,7 +48,7 @@ _ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str
 """Ray's own way to stop a job is SIGTERM and, three seconds later, SIGKILL."""
 
 
-class Job:
+class SubmittedJob:
     """A job on a cluster.
 
     Attributes:
@@ -95,7 +95,7 @@ class Job:
         self._client.stop_job(self.id)
 
 
-def submit(words: Sequence[str], folder: Path, address: str) -> Job:
+def submit(words: Sequence[str], folder: Path, address: str) -> SubmittedJob:
     """Have a cluster perform a command.
 
     Args:
@@ -125,7 +125,7 @@ def submit(words: Sequence[str], folder: Path, address: str) -> Job:
         ) from error
     except (RuntimeError, ConnectionError, ValueError, requests.RequestException) as error:
         raise ClusterError(f"the cluster at {address} takes no job from us: {error}") from error
-    return Job(client, job)
+    return SubmittedJob(client, job)
 
 
 def _quiet() -> None:

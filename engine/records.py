@@ -99,7 +99,7 @@ class RunStart:
         folder: the run's folder, already made.
         config: complete and resolved, as it is written to config.yaml.
         label_counts: int64 (clients, classes), or (clients, 1), the examples of each, where there are no classes.
-        headline: the figure that stands for a predictor.
+        figures: those of the task, the headline first.
         facts: what the plan says, in words: runner, placement and why, hosts.
         preset: name or file that the run was started from.
         done: rounds that were complete when this process took the run up.
@@ -109,10 +109,15 @@ class RunStart:
     config: Mapping[str, Any]
     class_names: tuple[str, ...]
     label_counts: np.ndarray
-    headline: Figure
+    figures: tuple[Figure, ...]
     facts: Mapping[str, str]
     preset: str = ""
     done: int = 0
+
+    @property
+    def headline(self) -> Figure:
+        """The figure that stands for a predictor."""
+        return self.figures[0]
 
     @property
     def method(self) -> str:

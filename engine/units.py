@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
 
-def percent(share: float | None) -> str:
-    """A share in [0, 1] as `81.2 %`."""
-    return "  -   " if share is None else f"{100 * share:4.1f} %"
+NO_NUMBER = "not a number"
+"""What is said of NaN, and of the null that result.json has for it."""
+
+
+def figure_digits(value: float | None, unit: str = "") -> str:
+    """A figure without its unit: a share in percent as `81.2`, others with four digits, as `0.2301` or `12,345`."""
+    if value is None or math.isnan(value):
+        return NO_NUMBER
+    if unit == "%":
+        return f"{100 * value:.1f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def figure_text(value: float | None, unit: str = "") -> str:
-    """A figure with its unit: a share in percent as `81.2 %`, others with four digits, as `0.2301` or `3.512 nats`."""
-    if unit == "%" or value is None:
-        return percent(value)
-    return f"{value:.4g} {unit}".rstrip()
+    """A figure with its unit, as `81.2 %` or `3.512 nats`; see `figure_digits`."""
+    digits = figure_digits(value, unit)
+    return digits if digits == NO_NUMBER else f"{digits} {unit}".rstrip()
+
+
+def difference_text(amount: float, unit: str = "") -> str:
+    """How far two figures are apart: shares in `points`, of which a hundred are the whole."""
+    return f"{figure_digits(amount, unit)} points" if unit == "%" else figure_text(amount, unit)
 
 
 def size(count: float) -> str:

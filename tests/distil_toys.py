@@ -32,7 +32,7 @@ class Noise:
             "label": torch.randint(0, CLASSES, (self.batch,), generator=draws),
         }
 
-    def images(self, latents: Tensors) -> tuple[Tensor, Tensor]:
+    def inputs(self, latents: Tensors) -> tuple[Tensor, Tensor]:
         return torch.tanh(latents["z"]) + 0.5, latents["label"]
 
 

@@ -74,13 +74,13 @@ def test_every_python_example_runs(page, text):
 
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"))
 def test_every_configuration_shown_resolves(page, text, tmp_path):
-    from engine.compare import plan
+    from engine.compare import comparison_of
     from engine.config.loading import resolve
 
     tree = yaml.safe_load(text)
     if "methods" in tree:
         (tmp_path / "shown.yaml").write_text(text)
-        assert plan([], str(tmp_path / "shown.yaml"), (), 1).labels == tuple(tree["methods"])
+        assert comparison_of([], str(tmp_path / "shown.yaml"), (), 1).labels == tuple(tree["methods"])
     else:
         assert resolve(tree).rounds == tree["rounds"]
 

@@ -60,12 +60,12 @@ def distil_on_ray(
         return snapshot(job.student)
     _refuse_what_cannot_run(resources)
     groups = set(placement_group_table())
-    desk = _start_desk()
+    monitor = _start_monitor()
     try:
-        running = desk.perform.remote(_sent(job), resources, storage.resolve())
-        return _watched(desk, running, job.steps, resources, listener)
+        running = monitor.perform.remote(_sent(job), resources, storage.resolve())
+        return _watched(monitor, running, job.steps, resources, listener)
     finally:
-        ray.kill(desk)
+        ray.kill(monitor)
         _release(groups)
 
 
@@ -150,17 +150,17 @@ def _on_cpu(net: NetT) -> NetT:
     return net if all(p.device.type == "cpu" for p in net.parameters()) else copy.deepcopy(net).to("cpu")
 
 
-def _start_desk() -> Any:
+def _start_monitor() -> Any:
     """On this node, where the checkpoints' folder is; one call may run while others come in."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 4, "scheduling_strategy": here}
-    desk: Any = ray.remote(**options)(_Desk).remote()
-    return desk
+    monitor: Any = ray.remote(**options)(_Monitor).remote()
+    return monitor
 
 
 @dataclass(frozen=True)
 class _News:
-    """What the desk knows.
+    """What the monitor knows.
 
     Attributes:
         last: the last batch `sampled`, the last one `labelled`, the steps `trained`, as far as heard of.
@@ -175,7 +175,7 @@ class _News:
     failure: str | None
 
 
-class _Desk:
+class _Monitor:
     """Runs the Train job and hears of its progress. Whatever it has started ends when it is killed."""
 
     def __init__(self) -> None:
@@ -221,14 +221,14 @@ class _Desk:
 
 
 def _watched(
-    desk: Any, running: ray.ObjectRef[Any], steps: int, resources: DistilResources, listener: Listener
+    monitor: Any, running: ray.ObjectRef[Any], steps: int, resources: DistilResources, listener: Listener
 ) -> dict[str, Tensor]:
     """The result of a running job, or the reason why there will be none."""
     heard, replaced, ended = -1, 0, False
     try:
         while not ended:
             ended = bool(ray.wait([running], timeout=_POLL_SECONDS)[0])
-            news = _news_of(desk)
+            news = _news_of(monitor)
             _look(news, steps, resources)
             heard = _passed_on(news.last.get("trained", -1), heard, listener.done)
             for kind in news.replaced[replaced:]:
@@ -239,13 +239,13 @@ def _watched(
     except RayActorError as error:
         raise DistillationError(f"the process that led the distillation died: {error}") from error
     except RayTaskError as error:
-        _look(_news_of(desk), steps, resources)
+        _look(_news_of(monitor), steps, resources)
         raise DistillationError(f"the distillation failed: {error}") from error
     return student
 
 
-def _news_of(desk: Any) -> _News:
-    news: _News = ray.get(desk.news.remote())
+def _news_of(monitor: Any) -> _News:
+    news: _News = ray.get(monitor.news.remote())
     return news
 
 

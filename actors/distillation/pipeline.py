@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, 
 from actors.distillation.plan import Actors, DistilResources, Row
 from actors.process import keep_freed_memory
 
-Desk: TypeAlias = Any
+Monitor: TypeAlias = Any
 """Handle of the actor in `actors.distillation.job` that hears of progress; its methods are unknown to type checkers."""
 
 
@@ -30,13 +30,13 @@ class Stages:
     Attributes:
         source, teacher: of the job.
         parts: the rows of a batch are dealt out to this many train workers.
-        desk: hears how far each stage has come.
+        monitor: hears how far each stage has come.
     """
 
     source: ray.ObjectRef[Any]
     teacher: ray.ObjectRef[Any]
     parts: int
-    desk: Desk
+    monitor: Monitor
 
 
 def pipeline(order: Sequence[int], stages: Stages, resources: DistilResources) -> Dataset:
@@ -48,8 +48,8 @@ def pipeline(order: Sequence[int], stages: Stages, resources: DistilResources) -
     context.target_max_block_size = 1
     # In-memory items: a read task would want a whole processor, and wait for ever where none is free.
     batches = ray.data.from_items([{"index": index} for index in order], override_num_blocks=len(order))
-    generated = batches.map_batches(_Sampler, fn_constructor_args=(stages,), **_pool(resources.samplers))
-    return generated.map_batches(_Teacher, fn_constructor_args=(stages,), **_pool(resources.teachers))
+    generated = batches.map_batches(_SamplerActor, fn_constructor_args=(stages,), **_pool(resources.samplers))
+    return generated.map_batches(_LabellerActor, fn_constructor_args=(stages,), **_pool(resources.teachers))
 
 
 def options(resources: DistilResources) -> ExecutionOptions:
@@ -68,34 +68,34 @@ def _pool(actors: Actors) -> dict[str, Any]:
     }
 
 
-class _Sampler:
+class _SamplerActor:
     """Draws latents and generates images."""
 
     def __init__(self, stages: Stages) -> None:
         from actors.distillation.rows import Sampler
 
         keep_freed_memory()
-        stages.desk.begin.remote("sampler", ray.get_runtime_context().get_actor_id())
+        stages.monitor.begin.remote("sampler", ray.get_runtime_context().get_actor_id())
         self._sample = Sampler(ray.get(stages.source))
-        self._desk = stages.desk
+        self._monitor = stages.monitor
 
     def __call__(self, row: Row) -> Row:
         images = self._sample(row)
-        self._desk.note.remote("sampled", int(row["index"][0]))
+        self._monitor.note.remote("sampled", int(row["index"][0]))
         return images
 
 
-class _Teacher:
+class _LabellerActor:
     """Labels images with the teacher's logits and deals the rows out to the train workers."""
 
     def __init__(self, stages: Stages) -> None:
-        from actors.distillation.rows import Teacher
+        from actors.distillation.rows import Labeller
 
         keep_freed_memory()
-        stages.desk.begin.remote("teacher", ray.get_runtime_context().get_actor_id())
-        self._label = Teacher(ray.get(stages.teacher), stages.parts)
-        self._desk = stages.desk
+        stages.monitor.begin.remote("teacher", ray.get_runtime_context().get_actor_id())
+        self._label = Labeller(ray.get(stages.teacher), stages.parts)
+        self._monitor = stages.monitor
 
     def __call__(self, row: Row) -> Iterator[Row]:
         yield from self._label(row)
-        self._desk.note.remote("labelled", int(row["index"][0]))
+        self._monitor.note.remote("labelled", int(row["index"][0]))

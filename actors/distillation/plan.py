@@ -90,7 +90,7 @@ def fits(resources: DistilResources, nodes: Sequence[Room], beside: str = " besi
     reason = f"the distillation asks for {_words(resources)}, and {_free(nodes)} free{beside}"
     smaller = _largest(resources, nodes)
     if smaller is not None:
-        return f"{reason}; {_counts(smaller)} would fit"
+        return f"{reason}; {_actors_in_words(smaller)} would fit"
     one = _with_counts(resources, dict.fromkeys(KINDS, 1))
     cpus, gpus = _totals(one)
     return f"{reason}; even one of each does not fit: {_amount(cpus, gpus)} must be free on nodes that can hold them"
@@ -168,7 +168,7 @@ def _words(resources: DistilResources) -> str:
     return f"{', '.join(parts)} ({_amount(*_totals(resources))} in all)"
 
 
-def _counts(resources: DistilResources) -> str:
+def _actors_in_words(resources: DistilResources) -> str:
     return ", ".join(_number(actors.count, KINDS[kind]) for kind, actors in resources.by_kind().items())
 
 

@@ -32,7 +32,7 @@ class Sampler:
         return {"index": row["index"], "inputs": as_column(inputs), "labels": as_column(labels)}
 
 
-class Teacher:
+class Labeller:
     """Images of a batch to one row for each train worker, with the teacher's logits.
 
     The logits are computed on the whole batch, as in the plain loop, and dealt out afterwards: the first workers get
@@ -76,7 +76,7 @@ def as_tensor(column: np.ndarray) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Part:
+class WorkerBatch:
     """A train worker's rows of one batch, and which share of the batch's rows they are."""
 
     index: int
@@ -84,8 +84,8 @@ class Part:
     share: float
 
 
-def parts(rows: Iterable[Row]) -> Iterator[Part]:
+def worker_batches(rows: Iterable[Row]) -> Iterator[WorkerBatch]:
     """What a train worker reads from its shard of the data set."""
     for row in rows:
         batch = Labelled(*(as_tensor(row[name]) for name in ("inputs", "labels", "logits")))
-        yield Part(int(row["index"][0]), batch, float(row["share"][0]))
+        yield WorkerBatch(int(row["index"][0]), batch, float(row["share"][0]))

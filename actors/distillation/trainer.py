@@ -27,9 +27,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from actors.distillation.checkpoint import Saved
 from actors.distillation.norm import see_whole_batches
-from actors.distillation.pipeline import Desk, Stages, options, pipeline
+from actors.distillation.pipeline import Monitor, Stages, options, pipeline
 from actors.distillation.plan import DistilResources
-from actors.distillation.rows import Part, own_device, parts
+from actors.distillation.rows import WorkerBatch, own_device, worker_batches
 from actors.process import keep_freed_memory
 from actors.steps.worker import one_thread
 from algorithms.core.distillation import DistillationLoss, Kept, Learner
@@ -45,12 +45,12 @@ class Lesson:
     Attributes:
         job: reference to the job without source and teacher, which stay with the pipeline.
         checkpoint_every: steps between checkpoints.
-        desk: hears of every step.
+        monitor: hears of every step.
     """
 
     job: ray.ObjectRef[Any]
     checkpoint_every: int
-    desk: Desk
+    monitor: Monitor
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def learn(config: dict[str, Any]) -> None:
             _learn(lesson, workers)
     except Exception as error:
         if _is_the_jobs_own(error, workers):
-            ray.get(lesson.desk.fail.remote(traceback.format_exc()))
+            ray.get(lesson.monitor.fail.remote(traceback.format_exc()))
         raise
 
 
@@ -135,15 +135,15 @@ def _learn(lesson: Lesson, workers: int) -> None:
         job = replace(job, loss=share)
     learner = Learner(job, _together(student, workers))
     _go_on(learner, student)
-    kept, fresh = Kept[Part](job), _Fresh()
+    kept, fresh = Kept[WorkerBatch](job), _Fresh()
     if ray.train.get_context().get_world_rank() == 0:  # where one is lost all begin anew
-        lesson.desk.begin.remote("train worker", "student")
-    lesson.desk.note.remote("trained", learner.done)
+        lesson.monitor.begin.remote("train worker", "student")
+    lesson.monitor.note.remote("trained", learner.done)
     while learner.done < job.steps:
         part = kept.at(learner.done, fresh)
         share.of_batch = part.share
         learner.step(part.batch)
-        lesson.desk.note.remote("trained", learner.done)
+        lesson.monitor.note.remote("trained", learner.done)
         if learner.done % lesson.checkpoint_every == 0 or learner.done == job.steps:
             _report(learner, student)
 
@@ -169,10 +169,10 @@ class _Fresh:
 
     def __init__(self) -> None:
         rows = ray.train.get_dataset_shard(_BATCHES).iter_batches(batch_size=1, prefetch_batches=1)
-        self._parts = parts(iter(rows))
+        self._batches = worker_batches(iter(rows))
 
-    def __call__(self, index: int) -> Part:
-        part = next(self._parts)
+    def __call__(self, index: int) -> WorkerBatch:
+        part = next(self._batches)
         if part.index != index:
             raise RuntimeError(f"the pipeline delivered batch {part.index} where batch {index} was due")
         return part

@@ -20,7 +20,7 @@ from actors.jobs.recall import FolderStore, Store
 _LOOK_SECONDS = 1.0
 
 
-class _Desk:
+class _SharedPlace:
     """The stores of the driver's machine, and what jobs said last."""
 
     def __init__(self, folder: Path) -> None:
@@ -41,22 +41,22 @@ class _Desk:
 
 
 class _FarStore:
-    """A store behind the desk."""
+    """A store in the shared place, reached from elsewhere."""
 
-    def __init__(self, desk: Any, group: str) -> None:
-        self._desk, self._group = desk, group
+    def __init__(self, place: Any, group: str) -> None:
+        self._place, self._group = place, group
 
     def get(self, key: str) -> bytes | None:
-        found: bytes | None = ray.get(self._desk.get.remote(self._group, key))
+        found: bytes | None = ray.get(self._place.get.remote(self._group, key))
         return found
 
     def put(self, key: str, value: bytes) -> None:
-        ray.get(self._desk.put.remote(self._group, key, value))
+        ray.get(self._place.put.remote(self._group, key, value))
 
 
-def _perform(call: Callable[[Any, Store, Tell], Any], group: str, name: str, shared: Any, desk: Any) -> Ended:
+def _perform(call: Callable[[Any, Store, Tell], Any], group: str, name: str, shared: Any, place: Any) -> Ended:
     try:
-        return Ended(name, call(shared, _FarStore(desk, group), lambda text: desk.tell.remote(name, text)))
+        return Ended(name, call(shared, _FarStore(place, group), lambda text: place.tell.remote(name, text)))
     except Exception as error:
         return failed(name, error)
 
@@ -72,7 +72,7 @@ def side_by_side(
         watch: hears about once a second what each job under way said last.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    desk: Any = ray.remote(_Desk).options(num_cpus=0, scheduling_strategy=here).remote(folder)
+    place: Any = ray.remote(_SharedPlace).options(num_cpus=0, scheduling_strategy=here).remote(folder)
     # A process of its own for each job, so that the memory it took at most is its own.
     reserve = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, memory=share.memory, max_calls=1, max_retries=2)
     task = reserve(_perform)
@@ -83,9 +83,9 @@ def side_by_side(
         while waiting or running:
             for job in ready(waiting, ended):
                 waiting.remove(job)
-                running[task.remote(job.call, job.group, job.name, held, desk)] = job
+                running[task.remote(job.call, job.group, job.name, held, place)] = job
             done, _ = ray.wait(list(running), timeout=_LOOK_SECONDS)
-            told: dict[str, str] = ray.get(desk.told.remote())
+            told: dict[str, str] = ray.get(place.told.remote())
             watch({job.name: told[job.name] for job in running.values() if job.name in told})
             for reference in done:
                 job = running.pop(reference)
@@ -94,7 +94,7 @@ def side_by_side(
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
-        ray.kill(desk)
+        ray.kill(place)
 
 
 def _outcome(reference: Any, job: Job) -> Ended:

@@ -5,6 +5,7 @@ The contract and the engine know this interface alone; what images, texts or tab
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,6 +71,12 @@ class Figure:
     def is_better(self, value: float, than: float) -> bool:
         """Whether one value is better than another; NaN is better than nothing."""
         return value > than if self.better == "higher" else value < than
+
+    def rank_key(self, value: float) -> float:
+        """A key for `sorted` that puts better values first and NaN last."""
+        if math.isnan(value):
+            return math.inf
+        return -value if self.better == "higher" else value
 
 
 Sums: TypeAlias = Mapping[str, Tensor]

@@ -217,7 +217,7 @@ def _one_width(form: Form, width: float) -> str:
 
 
 def _unknown(name: str, form: Form) -> str:
-    near = difflib.get_close_matches(name, _NETS, n=1)
+    near = difflib.get_close_matches(name, names(form), n=1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return f"no such network{meant}; those for {_kind(form)} are {_choice(form)}"
 

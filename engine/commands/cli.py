@@ -193,17 +193,17 @@ def compare(what: tuple[str, ...], seeds: int, overrides: tuple[str, ...], out: 
     Called again after an interruption, it goes on with the runs that are missing.
     """
     from engine.compare import compare as perform
-    from engine.compare import plan as planned
-    from engine.compare.progress import Terminal
+    from engine.compare import comparison_of
+    from engine.compare.progress import ComparisonTerminal
     from engine.views.terminal import console
 
     if len(what) > 2:
         raise click.UsageError(f"expected methods and a configuration, found {' '.join(what)}: join methods by commas")
     methods = what[0].split(",") if len(what) == 2 else []
-    comparison = planned(methods, what[-1], overrides, seeds)
+    comparison = comparison_of(methods, what[-1], overrides, seeds)
     folder = out or Path("runs") / f"compare-{Path(what[-1]).stem}"
     command = shlex.join(["tessera", "compare", *what, "--seeds", str(seeds), *(f"--set={o}" for o in overrides)])
-    with Terminal(console(as_json)) as terminal:
+    with ComparisonTerminal(console(as_json)) as terminal:
         compared = perform(comparison, folder, command, terminal)
     if as_json:
         rows = [row.tree() for row in compared.rows]
@@ -236,7 +236,7 @@ def plan(configuration: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for partition.png and partition.parquet. [.]")
 @_as_json
 def partition(configuration: str, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
-    """Deal the training images to clients: a table, a picture and a file."""
+    """Deal the training examples to clients: a table, a picture and a file."""
     from engine.config import load
     from engine.partition.picture import draw, table
     from engine.planning.federation import Federation

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from clusters.submission import STOP_SECONDS, Job
+from clusters.submission import STOP_SECONDS, SubmittedJob
 from clusters.submission import submit as submit_job
 from engine.config import load, preset_names
 from engine.errors import UserError
@@ -94,7 +94,7 @@ def _place(out: str) -> str:
     )
 
 
-def _followed(job: Job, tell: Callable[[str], None]) -> int:
+def _followed(job: SubmittedJob, tell: Callable[[str], None]) -> int:
     try:
         return job.follow(tell)
     except KeyboardInterrupt:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.compare.conduct import Ear, Finished, conduct
+from engine.compare.conduct import ComparisonWatcher, Finished, conduct
 from engine.compare.following import Follower
 from engine.compare.page import write_page
-from engine.compare.spec import Comparison, plan
+from engine.compare.spec import Comparison, comparison_of
 from engine.compare.table import Row, as_csv, markdown, rows_of
 from engine.store.folder import replacing
 from engine.views.tracking import reach
 
-__all__ = ["Compared", "compare", "plan"]
+__all__ = ["Compared", "compare", "comparison_of"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Compared:
         return any(one.run is None for one in self.finished)
 
 
-def compare(comparison: Comparison, folder: Path, command: str, ear: Ear) -> Compared:
+def compare(comparison: Comparison, folder: Path, command: str, watcher: ComparisonWatcher) -> Compared:
     """Carry a comparison out and write table.md, table.csv and report.html.
 
     Args:
@@ -47,7 +47,7 @@ def compare(comparison: Comparison, folder: Path, command: str, ear: Ear) -> Com
     """
     mlflow = comparison.common.mlflow
     reached = reach(mlflow.tracking_uri, folder) if mlflow.enabled else None
-    finished = conduct(comparison, folder, ear)
+    finished = conduct(comparison, folder, watcher)
     rows = rows_of(finished)
     _write(folder / "table.md", f"`{command}`\n\n{markdown(rows)}")
     _write(folder / "table.csv", as_csv(rows))

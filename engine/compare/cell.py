@@ -21,7 +21,7 @@ from engine.records import GLOBAL, Result, RoundRecord, RunStart, StageRecord
 from engine.run.context import RunContext
 from engine.run.simulation import simulate
 from engine.store.folder import RunFolder
-from engine.units import percent
+from engine.units import figure_text
 
 TRAINING = "training.json"
 """File of a cell's folder: seconds of client training done in its process, and those spared."""
@@ -56,20 +56,20 @@ class _Teller:
     """A watcher that says in a line how far the run is."""
 
     def __init__(self, tell: Tell) -> None:
-        self._tell, self._rounds, self._accuracy = tell, 0, ""
+        self._tell, self._rounds, self._unit, self._score = tell, 0, "", ""
 
     def started(self, start: RunStart) -> None:
-        self._rounds = start.rounds
+        self._rounds, self._unit = start.rounds, start.headline.unit
 
     def step(self, round: int, step: str, done: int, asked: int) -> None:
         """Too often to be told."""
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == GLOBAL:
-            self._accuracy = f" {percent(record.evaluation.headline)}"
+            self._score = f" {figure_text(record.evaluation.headline, self._unit)}"
 
     def round(self, record: RoundRecord) -> None:
-        self._tell(f"{record.round + 1}/{self._rounds}{self._accuracy}")
+        self._tell(f"{record.round + 1}/{self._rounds}{self._score}")
 
     def finished(self, result: Result) -> None: ...
 

@@ -48,7 +48,7 @@ class Finished:
     error: str = ""
 
 
-class Ear(Protocol):
+class ComparisonWatcher(Protocol):
     """Hears of a comparison as it goes."""
 
     def started(self, comparison: Comparison, folder: Path, missing: int, facts: Sequence[str]) -> None: ...
@@ -125,7 +125,7 @@ def _training(folder: Path) -> dict[str, float]:
     return numbers
 
 
-def conduct(comparison: Comparison, folder: Path, ear: Ear) -> list[Finished]:
+def conduct(comparison: Comparison, folder: Path, watcher: ComparisonWatcher) -> list[Finished]:
     """Run what is missing, and give all runs back, in the comparison's order.
 
     A run that fails does not end the others.
@@ -142,14 +142,14 @@ def conduct(comparison: Comparison, folder: Path, ear: Ear) -> list[Finished]:
         temporary.write_text(_yaml(comparison), encoding="utf-8")
     cells = {cell.name: cell for cell in missing}
     jobs = _jobs(comparison, missing)
-    with _performing(comparison.common, jobs, memory, dataset, folder, ear.told) as (ended, facts):
-        ear.started(comparison, folder, len(missing), facts)
+    with _performing(comparison.common, jobs, memory, dataset, folder, watcher.told) as (ended, facts):
+        watcher.started(comparison, folder, len(missing), facts)
         for finished in done.values():
-            ear.finished(finished)
+            watcher.finished(finished)
         for end in ended:
             finished = _kept(cells[end.name], end, folder)
             done[end.name] = finished
-            ear.finished(finished)
+            watcher.finished(finished)
             _drop_store(comparison, finished.cell.seed, done, folder)
     return [done[cell.name] for cell in comparison.cells]
 

@@ -44,9 +44,9 @@ class Follower:
         try:
             client = self._reached.client
             for row in rows:
-                if row.accuracy:
-                    client.log_metric(self._id, f"accuracy/{row.label}", row.score.mean)
-                    client.log_metric(self._id, f"accuracy_std/{row.label}", row.score.deviation or 0.0)
+                if row.values:
+                    client.log_metric(self._id, f"{row.figure.name}/{row.label}", row.score.mean)
+                    client.log_metric(self._id, f"{row.figure.name}_std/{row.label}", row.score.deviation or 0.0)
             for file in files:
                 client.log_artifact(self._id, str(file))
             client.set_terminated(self._id, "FAILED" if any(row.failed for row in rows) else "FINISHED")
@@ -62,7 +62,7 @@ def retell(run: StoredRun, watcher: MlflowWatcher) -> None:
             config=run.config,
             class_names=run.class_names,
             label_counts=run.label_counts,
-            headline=run.headline,
+            figures=run.figures,
             facts=run.facts,
         )
     )

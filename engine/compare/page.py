@@ -1,4 +1,4 @@
-"""report.html of a comparison: the table, the curves, what each accuracy cost, and what was the same for all."""
+"""report.html of a comparison: the table, the curves, what each method cost, and what was the same for all."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from engine.compare.conduct import Finished
 from engine.compare.spec import Comparison
-from engine.compare.table import HEAD, Row, best, cells_of
+from engine.compare.table import UNKNOWN, Row, best, cells_of, head_of, ranked
 from engine.records import GLOBAL
 from engine.store.folder import replacing
 from engine.units import duration
-from engine.views.report.charts import Bar, Curve, bars, curves, label_map, legend
+from engine.views.report.charts import Bar, Curve, bars, curves, holdings, legend, whole_of
 from engine.views.report.html import Element, element, page
-from engine.views.report.words import count
+from engine.views.report.words import count, spoken
 
 
 def write_page(comparison: Comparison, finished: Sequence[Finished], rows: Sequence[Row], path: Path) -> None:
@@ -43,25 +43,20 @@ def write_page(comparison: Comparison, finished: Sequence[Finished], rows: Seque
 
 
 def _lead(comparison: Comparison, rows: Sequence[Row]) -> str:
-    winners = best(rows)
-    ranked = sorted((row for row in rows if row.accuracy and not row.personal), key=lambda row: -row.score.mean)
-    if not ranked:
-        return "No run was finished."
-    first = ranked[0]
-    text = f"{first.label} ends highest, with {first.score.text(_points)} % of the test images right"
-    if len(winners) > 1:
-        names = " and ".join(row.label for row in ranked if row.label in winners)
-        text = f"{names} end highest, with {_points(first.score.mean)} %"
+    order = ranked(rows)
+    if not order:
+        return "No run of a method with one model for all ended with a number."
+    first, winners = order[0], best(rows)
+    names = [row.label for row in order if row.label in winners]
+    score = first.score.text(first.figure_digits) if len(names) == 1 else first.figure_digits(first.score.mean)
+    figure = f"{spoken(first.figure.name)} {score} {first.figure.unit}".rstrip()
+    text = f"{' and '.join(names)} {'ends' if len(names) == 1 else 'end'} best, with {figure} on the test set"
     return f"{text}, over {count(len(comparison.seeds), 'seed')} and {count(comparison.common.rounds, 'round')}."
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.1f}"
 
 
 def _table(rows: Sequence[Row]) -> Element:
     winners = best(rows)
-    head = element("tr", *(element("th", name) for name in HEAD))
+    head = element("tr", *(element("th", name) for name in head_of(rows)))
     body = []
     for row in rows:
         name, *rest = cells_of(row)
@@ -85,7 +80,9 @@ def _note(comparison: Comparison, finished: Sequence[Finished]) -> str:
     if spared:
         text += f" Equal client training was done once: {duration(spared)} of computing were spared."
     if any(f.cell.config.method.type.personal for f in finished):
-        text += " Methods with own models are measured client by client on the classes a client holds, which is easier."
+        text += (
+            " Methods with own models are measured client by client on examples like a client's own, which is easier."
+        )
     return text
 
 
@@ -109,26 +106,39 @@ def _curves(comparison: Comparison, finished: Sequence[Finished]) -> Element | N
         if by_round:
             points = [(float(number), statistics.fmean(values)) for number, values in sorted(by_round.items())]
             lines.append(Curve(label, points))
-    if not lines or max(len(line.points) for line in lines) < 2:
+    figure = next((one.run.headline for one in finished if one.run is not None), UNKNOWN)
+    drawn = curves(lines, figure.name, figure.unit)
+    if drawn is None or max(len(line.points) for line in lines) < 2:
         return None
-    names = [line.name for line in lines]
-    return element("section", element("h2", "Accuracy by round, mean over seeds"), legend(names), curves(lines))
+    words = f"The {spoken(figure.name)} on the test set; {figure.better} is better."
+    return element(
+        "section",
+        element("h2", "Round by round, mean over seeds"),
+        legend([line.name for line in lines]),
+        drawn,
+        element("p", words, class_="note"),
+    )
 
 
 def _bars(rows: Sequence[Row]) -> Element | None:
-    shown = sorted((row for row in rows if row.accuracy), key=lambda row: -row.score.mean)
+    shown = sorted((row for row in rows if row.values), key=lambda row: row.rank)
     if not shown:
         return None
     found = [
         Bar(
             row.label,
             row.score.mean,
-            row.score.text(_points),
-            "seeds: " + ", ".join(_points(value) for value in row.accuracy.values()),
+            row.score.text(row.figure_digits),
+            "seeds: " + ", ".join(map(row.figure_digits, row.values.values())),
         )
         for row in shown
     ]
-    return element("section", element("h2", "Accuracy at the end, %"), bars(found, whole=1.0))
+    figure = shown[0].figure
+    unit = f", in {'percent' if figure.unit == '%' else figure.unit}" if figure.unit else ""
+    words = f"The {spoken(figure.name)} after the last round{unit}; {figure.better} is better."
+    return element(
+        "section", element("h2", "At the end"), bars(found, whole=whole_of(figure)), element("p", words, class_="note")
+    )
 
 
 def _cost(rows: Sequence[Row]) -> Element | None:
@@ -151,8 +161,8 @@ def _clients(finished: Sequence[Finished]) -> Element | None:
     run = next((one.run for one in finished if one.run is not None), None)
     if run is None:
         return None
-    title = f"Who holds which classes, seed {run.result['seed']}"
-    return element("section", element("h2", title), label_map(run.label_counts, run.class_names))
+    title = f"Who holds what, seed {run.result['seed']}"
+    return element("section", element("h2", title), holdings(run.label_counts, run.class_names))
 
 
 def _runs(finished: Sequence[Finished]) -> Element | None:

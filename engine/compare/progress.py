@@ -10,12 +10,12 @@ from rich.console import Console
 
 from engine.compare.conduct import Finished
 from engine.compare.spec import Comparison
-from engine.units import duration, percent
+from engine.units import duration, figure_text
 from engine.views.screen import Screen
 
 
-class Terminal:
-    """An ear that writes to a console.
+class ComparisonTerminal:
+    """A `ComparisonWatcher` that writes to a console.
 
     Attributes:
         screen: with the line that moves.
@@ -26,7 +26,7 @@ class Terminal:
         self._begun = clock()
         self._all = self._missing = self._done = 0
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> ComparisonTerminal:
         self.screen.say("reading the data")
         return self
 
@@ -56,10 +56,9 @@ class Terminal:
         if finished.run is None:
             self.screen.print(f"{spent:>8}  {finished.cell.name:<28}  failed: {finished.error}")
             return
-        result = finished.run.result
-        text = (
-            f"{spent:>8}  {finished.cell.name:<28}  {percent(result['accuracy'])}  {result['seconds']['total']:6.1f} s"
-        )
+        score = figure_text(finished.run.score, finished.run.headline.unit)
+        seconds = finished.run.result["seconds"]["total"]
+        text = f"{spent:>8}  {finished.cell.name:<28}  {score:>6}  {seconds:6.1f} s"
         self.screen.print(text + (f", {finished.spared:.1f} s of training spared" if finished.spared else ""))
 
     def _left(self) -> str:

@@ -61,7 +61,7 @@ class Comparison:
         return {"methods": methods, **common}
 
 
-def plan(methods: Sequence[str], source: str, overrides: Sequence[str], seeds: int) -> Comparison:
+def comparison_of(methods: Sequence[str], source: str, overrides: Sequence[str], seeds: int) -> Comparison:
     """A comparison of methods under a preset, a file, or a comparison by name.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from algorithms.core.task import Figure
 from engine.compare.conduct import Finished
 from engine.store.folder import StoredRun
-from engine.units import size
+from engine.units import figure_digits, size
+
+UNKNOWN = Figure("score", "higher")
+"""Heads the table where no run was finished that could say what it is measured by."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,10 @@ class Spread:
 
     @property
     def deviation(self) -> float | None:
-        """The sample's standard deviation (n - 1); None of fewer than two."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+        """The sample's standard deviation (n - 1); NaN where a value is not finite, None of fewer than two."""
+        if len(self.values) < 2:
+            return None
+        return statistics.stdev(self.values) if all(map(math.isfinite, self.values)) else math.nan
 
     def text(self, form: Callable[[float], str]) -> str:
         """Mean and deviation as a person reads them."""
@@ -46,18 +53,20 @@ class Row:
     """A method over the seeds whose runs were finished.
 
     Attributes:
-        accuracy: by seed, in [0, 1].
+        figure: what the methods are measured by: the headline of the task.
+        values: of the figure, by seed; NaN where it was not finite.
         steps: mini-batches of local training of all clients in a whole run; what generators take is not among them.
         client_seconds: of computing, summed over clients, as if nothing had been shared between runs.
         server_seconds: wall time of the server's own phases.
         up, down: bytes from and to clients.
-        personal: whether clients were evaluated each with a model of its own, on test images of its own classes.
+        personal: whether clients were evaluated each with a model of its own, on test examples of its own.
         failed: what ended a run, by seed.
     """
 
     label: str
     method: str
-    accuracy: Mapping[int, float]
+    figure: Figure
+    values: Mapping[int, float]
     steps: Spread
     client_seconds: Spread
     server_seconds: Spread
@@ -68,21 +77,33 @@ class Row:
 
     @property
     def score(self) -> Spread:
-        """The accuracies."""
-        return Spread(tuple(self.accuracy.values()))
+        """The figure over the seeds."""
+        return Spread(tuple(self.values.values()))
+
+    @property
+    def rank(self) -> float:
+        """A key for `sorted` that puts better rows first."""
+        return self.figure.rank_key(self.score.mean)
+
+    def figure_digits(self, value: float) -> str:
+        """The figure without its unit."""
+        return figure_digits(value, self.figure.unit)
 
     def tree(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {**dataclasses.asdict(self), "accuracy_mean": self.score.mean, "accuracy_std": self.score.deviation}
+        """As JSON has it, with keys that are named by the figure."""
+        found = dataclasses.asdict(self)
+        name, values = self.figure.name, found.pop("values")
+        return {**found, name: values, f"{name}_mean": self.score.mean, f"{name}_std": self.score.deviation}
 
 
 def rows_of(finished: Sequence[Finished]) -> list[Row]:
     """A row for each label, in the order in which labels come first."""
     labels = dict.fromkeys(f.cell.label for f in finished)
-    return [_row(label, [f for f in finished if f.cell.label == label]) for label in labels]
+    figure = next((f.run.headline for f in finished if f.run is not None), UNKNOWN)
+    return [_row(label, figure, [f for f in finished if f.cell.label == label]) for label in labels]
 
 
-def _row(label: str, finished: Sequence[Finished]) -> Row:
+def _row(label: str, figure: Figure, finished: Sequence[Finished]) -> Row:
     runs = {f.cell.seed: f.run for f in finished if f.run is not None}
     method = finished[0].cell.config.method
 
@@ -92,7 +113,8 @@ def _row(label: str, finished: Sequence[Finished]) -> Row:
     return Row(
         label=label,
         method=method.name,
-        accuracy={seed: _number(run.result["accuracy"]) for seed, run in runs.items()},
+        figure=figure,
+        values={seed: run.score for seed, run in runs.items()},
         steps=spread(_steps),
         client_seconds=spread(lambda run: run.result["seconds"]["client_work"]),
         server_seconds=spread(lambda run: run.result["seconds"]["server"]),
@@ -103,27 +125,30 @@ def _row(label: str, finished: Sequence[Finished]) -> Row:
     )
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
 def _steps(run: StoredRun) -> float:
     found = pc.sum(run.rounds.filter(pc.field("name") == "steps")["value"]).as_py()
     return float(found or 0.0)
 
 
 def best(rows: Sequence[Row]) -> set[str]:
-    """Labels of the highest mean accuracy, as it is shown; personal models are measured otherwise and left out."""
-    shown = {row.label: round(row.score.mean, 3) for row in rows if row.accuracy and not row.personal}
-    highest = max(shown.values(), default=None)
-    return {label for label, mean in shown.items() if mean == highest}
+    """Labels of the best mean, as it is shown; personal models are measured otherwise and left out."""
+    shown = {row.label: row.figure_digits(row.score.mean) for row in ranked(rows)}
+    return {label for label, digits in shown.items() if digits == next(iter(shown.values()))}
 
 
-HEAD = ("method", "accuracy %", "seeds", "client steps", "client s", "server s", "up", "down")
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose mean is a number, the best first; without personal models, which are measured otherwise."""
+    alike = [row for row in rows if not row.personal and not math.isnan(row.score.mean)]
+    return sorted(alike, key=lambda row: row.rank)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def head_of(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Names of the columns."""
+    figure = rows[0].figure if rows else UNKNOWN
+    name = f"{figure.name.replace('_', ' ')} {figure.unit}".rstrip()
+    if figure.better == "lower":
+        name += " (lower is better)"
+    return ("method", name, "seeds", "client steps", "client s", "server s", "up", "down")
 
 
 def _whole(value: float) -> str:
@@ -135,12 +160,12 @@ def _seconds(value: float) -> str:
 
 
 def cells_of(row: Row) -> tuple[str, ...]:
-    """A row in words, under `HEAD`."""
+    """A row in words, under `head_of`."""
     name = f"{row.label} (own models)" if row.personal else row.label
     return (
         name,
-        row.score.text(_percent),
-        str(len(row.accuracy)),
+        row.score.text(row.figure_digits),
+        str(len(row.values)),
         _whole(row.steps.mean) if row.steps.values else "-",
         row.client_seconds.text(_seconds),
         row.server_seconds.text(_seconds),
@@ -150,31 +175,32 @@ def cells_of(row: Row) -> tuple[str, ...]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown, the best mean accuracy in bold."""
-    winners = best(rows)
-    lines = ["| " + " | ".join(HEAD) + " |", "| --- |" + " ---: |" * (len(HEAD) - 1)]
+    """The table as Markdown, the best mean in bold."""
+    winners, head = best(rows), head_of(rows)
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for row in rows:
-        name, accuracy, *rest = cells_of(row)
-        accuracy = f"**{accuracy}**" if row.label in winners else accuracy
-        lines.append("| " + " | ".join([name, accuracy, *rest]) + " |")
+        name, score, *rest = cells_of(row)
+        score = f"**{score}**" if row.label in winners else score
+        lines.append("| " + " | ".join([name, score, *rest]) + " |")
     return "\n".join(lines) + "\n"
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """The table with every digit, a column for each seed's accuracy."""
-    seeds = sorted({seed for row in rows for seed in [*row.accuracy, *row.failed]})
+    """The table with every digit, a column for each seed, named by the figure."""
+    seeds = sorted({seed for row in rows for seed in [*row.values, *row.failed]})
+    name = rows[0].figure.name if rows else UNKNOWN.name
     spreads = ("steps", "client_seconds", "server_seconds", "up", "down")
-    head = ["label", "method", "personal", "accuracy_mean", "accuracy_std"]
-    head += [f"accuracy_seed_{seed}" for seed in seeds]
-    head += [f"{name}_{what}" for name in spreads for what in ("mean", "std")]
+    head = ["label", "method", "personal", f"{name}_mean", f"{name}_std"]
+    head += [f"{name}_seed_{seed}" for seed in seeds]
+    head += [f"{cost}_{what}" for cost in spreads for what in ("mean", "std")]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)
     for row in rows:
         line: list[object] = [row.label, row.method, row.personal, row.score.mean, row.score.deviation]
-        line += [row.accuracy.get(seed) for seed in seeds]
-        for name in spreads:
-            spread: Spread = getattr(row, name)
+        line += [row.values.get(seed) for seed in seeds]
+        for cost in spreads:
+            spread: Spread = getattr(row, cost)
             line += [spread.mean, spread.deviation]
         writer.writerow(line)
     return file.getvalue()

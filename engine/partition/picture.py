@@ -58,13 +58,23 @@ def draw(partition: Partition, labels: np.ndarray | None, class_names: Sequence[
 
     Args:
         labels: int64, (N,), of the training rows; None where they have no class, and only sizes are drawn.
+        class_names: () where they have none.
     """
-    notes = _notes(partition)
-    if labels is None:
-        figure = size_bars(partition.sizes, partition.kind, notes)
-    else:
-        figure = label_map(partition.counts(labels, len(class_names)), class_names, partition.kind, notes)
-    figure.savefig(path, format="png")
+    counts = partition.counts(labels, len(class_names))
+    who_holds_what(counts, class_names, partition.kind, _notes(partition)).savefig(path, format="png")
+
+
+def who_holds_what(counts: np.ndarray, class_names: Sequence[str], kind: str, notes: Sequence[str] = ()) -> Figure:
+    """A label map; where there are no classes, a bar for each client.
+
+    Args:
+        counts: int64, (clients, classes), or (clients, 1) without classes.
+        kind: of the partition.
+        notes: lines below the title.
+    """
+    if class_names:
+        return label_map(counts, class_names, kind, notes)
+    return size_bars(counts.sum(axis=1), kind, notes)
 
 
 def size_bars(sizes: np.ndarray, kind: str, notes: Sequence[str] = ()) -> Figure:

@@ -60,7 +60,7 @@ class RunContext:
             config=to_tree(self.config),
             class_names=dataset.task.class_names,
             label_counts=self.federation.partition.counts(dataset.train_labels, dataset.task.classes),
-            headline=dataset.task.headline,
+            figures=dataset.task.figures,
             facts={**self.facts, **{f"changed: {key}": words for key, words in self.changes.items()}},
             preset=self.preset,
         )

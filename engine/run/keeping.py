@@ -34,7 +34,7 @@ class Keeper:
         self._cost, self._written = 0.0, now()
         self.refused: list[str] = []
 
-    def bring_back(self, rounds: Rounds) -> None:
+    def restore_latest(self, rounds: Rounds) -> None:
         """Bring a run that has just been made to where its last trustworthy checkpoint was, if there is one.
 
         Raises:
@@ -42,7 +42,7 @@ class Keeper:
         """
         found = latest(self._folder, type(rounds.state), lambda error: self.refused.append(str(error)))
         if found is not None:
-            go_on(rounds, found)
+            apply_checkpoint(rounds, found)
             self._journal.restore(found.memories)
 
     def begin(self, round: int) -> None:
@@ -55,7 +55,7 @@ class Keeper:
             return
         begun = self._now()
         with rounds.clock.during("server:checkpoint"):
-            save(self._folder, snapshot(rounds, self._journal), self._keep)
+            save(self._folder, checkpoint_of(rounds, self._journal), self._keep)
             self._journal.drop(before=rounds.next)
         self._written = self._now()
         self._cost = self._written - begun
@@ -65,7 +65,7 @@ class Keeper:
         return kept or self._cost <= SHARE * (self._now() - self._written)
 
 
-def snapshot(rounds: Rounds, journal: Journal) -> Checkpoint[Any]:
+def checkpoint_of(rounds: Rounds, journal: Journal) -> Checkpoint[Any]:
     """All that a run is after its last finished round, wall time so far included."""
     extra = {
         "seconds": rounds.clock.read(),
@@ -80,8 +80,8 @@ def snapshot(rounds: Rounds, journal: Journal) -> Checkpoint[Any]:
     return Checkpoint(rounds.next, rounds.state, journal.memories(), extra)
 
 
-def go_on(rounds: Rounds, checkpoint: Checkpoint[Any]) -> None:
-    """The inverse of `snapshot`, but for the memories."""
+def apply_checkpoint(rounds: Rounds, checkpoint: Checkpoint[Any]) -> None:
+    """The inverse of `checkpoint_of`, but for the memories."""
     extra = checkpoint.extra
     rounds.next, rounds.state = checkpoint.done, checkpoint.state
     for phase, seconds in extra["seconds"].items():

@@ -50,7 +50,7 @@ def simulate(
     rounds = _rounds(run, runner, watchers, keeper)
     start = run.start()
     if keeper:
-        keeper.bring_back(rounds)
+        keeper.restore_latest(rounds)
         for client in lost:
             rounds.book.faults.append(FaultEntry(rounds.next, "memory", client, "memory_lost", "retry"))
         start = replace(start, done=rounds.next, facts={**start.facts, **_refusals(keeper)})

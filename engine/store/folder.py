@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from algorithms.core.task import Figure
 from engine.config.reading import dump, parse
 from engine.errors import UserError
-from engine.records import GeneratedImages, Result, RoundRecord, RunStart, StageRecord
+from engine.records import GLOBAL, GeneratedImages, Result, RoundRecord, RunStart, StageRecord
 from engine.store import tables
 
 RESULT_KEYS = (
@@ -188,7 +188,7 @@ class RunFolder:
             "preset": start.preset,
             "class_names": list(start.class_names),
             "label_counts": start.label_counts.tolist(),
-            "headline": dataclasses.asdict(start.headline),
+            "figures": [dataclasses.asdict(figure) for figure in start.figures],
             "facts": dict(start.facts),
         }
         self._write_text("start.json", json.dumps(known, ensure_ascii=False))
@@ -221,7 +221,10 @@ class RunFolder:
                 part.unlink()
 
     def write_round(self, record: RoundRecord, stages: Sequence[StageRecord]) -> None:
-        """The rows of one round, in parts; written again with the same round number they replace the old ones."""
+        """The rows of one round, in parts; written again with the same round number they replace the old ones.
+
+        confusion.parquet is of the last round that was evaluated, which the last round of a run always is.
+        """
         parts = self.path / "parts"
         parts.mkdir(exist_ok=True)
         rows = {
@@ -231,6 +234,9 @@ class RunFolder:
         }
         for name, table in rows.items():
             self._write_table(f"parts/{name}-{record.round:06d}.parquet", table)
+        for stage in stages:
+            if stage.stage == GLOBAL and stage.evaluation.confusion is not None:
+                self._write_table("confusion.parquet", tables.confusion_rows(stage.evaluation.confusion))
 
     def write_images(self, images: Sequence[GeneratedImages]) -> None:
         """images.parquet, where the run has images to show."""
@@ -286,9 +292,10 @@ class StoredRun:
         config: complete and resolved.
         facts: what the plan said, in words.
         label_counts: int64 (clients, classes); see `RunStart`.
-        headline: the figure that stands for a predictor.
+        figures: those of the task, the headline first.
         result: result.json, with null where a number was not finite.
         stages: every evaluation, in the order in which they were made.
+        confusion: int64 (classes, classes), of the last evaluation; None where nothing was counted.
         ledger, rounds, seconds: see `engine.store.tables`.
         images: generated images beside real ones; empty where the run has none or may not show them.
     """
@@ -298,13 +305,25 @@ class StoredRun:
     facts: Mapping[str, str]
     class_names: tuple[str, ...]
     label_counts: np.ndarray
-    headline: Figure
+    figures: tuple[Figure, ...]
     result: Mapping[str, Any]
     stages: tuple[StageRecord, ...]
+    confusion: np.ndarray | None
     ledger: pa.Table
     rounds: pa.Table
     seconds: pa.Table
     images: tuple[GeneratedImages, ...]
+
+    @property
+    def headline(self) -> Figure:
+        """The figure that stands for a predictor."""
+        return self.figures[0]
+
+    @property
+    def score(self) -> float:
+        """What the headline figure came to; NaN where it was not finite."""
+        value = self.result["figures"].get(self.headline.name)
+        return math.nan if value is None else float(value)
 
 
 def read(path: Path) -> StoredRun:
@@ -319,7 +338,7 @@ def read(path: Path) -> StoredRun:
         raise FolderError(f"{path}/result.json is missing: the run has not finished")
     result, start = _read_json(path / "result.json"), _read_json(path / "start.json")
     _require(path / "result.json", result, RESULT_KEYS)
-    _require(path / "start.json", start, ("class_names", "label_counts", "headline", "facts"))
+    _require(path / "start.json", start, ("class_names", "label_counts", "figures", "facts"))
     rounds = _read_table(path / "rounds.parquet", tables.ROUNDS)
     images = path / "images.parquet"
     return StoredRun(
@@ -328,14 +347,30 @@ def read(path: Path) -> StoredRun:
         facts=start["facts"],
         class_names=tuple(start["class_names"]),
         label_counts=np.array(start["label_counts"], dtype=np.int64),
-        headline=Figure(**start["headline"]),
+        figures=_figures(path / "start.json", start["figures"]),
         result=result,
         stages=tables.stages_of(rounds),
+        confusion=_confusion(path / "confusion.parquet", len(start["class_names"])),
         ledger=_read_table(path / "ledger.parquet", tables.LEDGER),
         rounds=rounds,
         seconds=_read_table(path / "seconds.parquet", tables.SECONDS),
         images=tables.images_of(_read_table(images, tables.IMAGES)) if images.exists() else (),
     )
+
+
+def _figures(path: Path, known: Any) -> tuple[Figure, ...]:
+    with _naming(path):
+        try:
+            return tuple(Figure(**figure) for figure in known)
+        except TypeError as error:
+            raise ValueError(f"its figures are none: {error}") from None
+
+
+def _confusion(path: Path, classes: int) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    with _naming(path):
+        return tables.confusion_of(_read_table(path, tables.CONFUSION), classes)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -57,6 +57,10 @@ ROUNDS = pa.schema(
 SECONDS = pa.schema([("round", pa.int32()), ("phase", pa.string()), ("seconds", pa.float64())])
 """Wall time of each round by phase."""
 
+CONFUSION = pa.schema([("class", pa.int32()), ("predicted", pa.int32()), ("examples", pa.int64())])
+"""Test examples by their class and the class that the model after the last evaluated round predicted; pairs without
+examples have no row."""
+
 IMAGES = pa.schema(
     [
         ("client", pa.int32()),
@@ -128,6 +132,27 @@ def stages_of(rounds: pa.Table) -> tuple[StageRecord, ...]:
         StageRecord(round, stage, Evaluation(figures, {f: np.array(v, dtype=np.float64) for f, v in by_class.items()}))
         for round, stage, figures, by_class in found
     )
+
+
+def confusion_rows(confusion: np.ndarray) -> pa.Table:
+    """A matrix of counts, int64 (classes, classes), as rows."""
+    classes, predicted = np.nonzero(confusion)
+    counts = confusion[classes, predicted]
+    return _table(CONFUSION, list(zip(classes.tolist(), predicted.tolist(), counts.tolist(), strict=True)))
+
+
+def confusion_of(table: pa.Table, classes: int) -> np.ndarray:
+    """The inverse of `confusion_rows`.
+
+    Raises:
+        ValueError: a class that is none of `classes`.
+    """
+    rows, columns = table["class"].to_numpy(), table["predicted"].to_numpy()
+    if not all(((found >= 0) & (found < classes)).all() for found in (rows, columns)):
+        raise ValueError(f"it holds a class that is none of the {classes}")
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    confusion[rows, columns] = table["examples"].to_numpy()
+    return confusion
 
 
 def image_rows(images: Sequence[GeneratedImages]) -> pa.Table:

@@ -15,10 +15,9 @@ from rich.table import Table
 
 from actors.cohort.delivery import NOBODY, FaultEntry
 from actors.failures import said
-from algorithms.core.task import Figure
 from engine.config.own_code import resume_command
 from engine.records import GLOBAL, Evaluation, Result, RoundRecord, RunStart, StageRecord
-from engine.units import duration, figure_text, percent, size
+from engine.units import duration, figure_text, size
 from engine.views.screen import Screen
 from engine.views.tracking import default_uri, ui_command
 
@@ -42,7 +41,7 @@ class Terminal:
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.screen, self._clock = Screen(console), clock
         self._start: RunStart | None = None
-        self._accuracy: float | None = None
+        self._shown = ""
         self._pace = Pace(0, clock)
 
     def __enter__(self) -> Terminal:
@@ -71,7 +70,7 @@ class Terminal:
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == GLOBAL:
-            self._accuracy = record.evaluation.headline
+            self._shown = self._headline_of(record.evaluation)
         self.screen.print(
             f"{duration(self._pace.elapsed()):>8}  round {self._of(record.round)}  {record.stage:<10}"
             f"  {self._figures(record.evaluation)}"
@@ -79,11 +78,15 @@ class Terminal:
 
     def _figures(self, evaluation: Evaluation) -> str:
         """The headline figure and the loss."""
-        headline = self._start.headline if self._start else Figure("", "higher")
-        words = [f"{headline.name} {figure_text(evaluation.headline, headline.unit)}"]
-        if headline.name != "loss" and "loss" in evaluation.figures:
+        words = [self._headline_of(evaluation)]
+        if "loss" in list(evaluation.figures)[1:]:
             words.append(f"loss {evaluation.figures['loss']:.3f}")
         return "  ".join(words)
+
+    def _headline_of(self, evaluation: Evaluation) -> str:
+        name = next(iter(evaluation.figures))
+        unit = self._start.headline.unit if self._start else ""
+        return f"{name} {figure_text(evaluation.headline, unit):>6}"
 
     def round(self, record: RoundRecord) -> None:
         for line in fault_lines(record.faults):
@@ -107,8 +110,8 @@ class Terminal:
 
     def _line(self, round: int, step: str, done: int, asked: int) -> str:
         parts = [f"round {self._of(round)}", f"{step} {done}/{asked}"]
-        if self._accuracy is not None:
-            parts.append(f"accuracy {percent(self._accuracy)}")
+        if self._shown:
+            parts.append(self._shown)
         left = self._pace.left()
         if left is not None:
             parts.append(f"about {duration(left)} left")
@@ -181,12 +184,12 @@ def summary(values: Mapping[str, Any], start: RunStart) -> Table:
     table = Table(title=f"{start.method}, {start.rounds} rounds", show_header=False, title_justify="left")
     table.add_column(justify="left")
     table.add_column(justify="right")
-    headline = start.headline
+    headline, *others = start.figures
     for stage, value in values["stages"].items():
         table.add_row(escape(f"{headline.name}, {stage}"), figure_text(value, headline.unit))
-    for name, value in values["figures"].items():
-        if name != headline.name:
-            table.add_row(escape(name), figure_text(value, "" if name == "loss" else headline.unit))
+    for figure in others:
+        if figure.name in values["figures"]:
+            table.add_row(escape(figure.name), figure_text(values["figures"][figure.name], figure.unit))
     table.add_section()
     table.add_row("to the server", size(values["bytes_up"]))
     table.add_row("to clients", size(values["bytes_down"]))

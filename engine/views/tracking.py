@@ -221,7 +221,7 @@ class MlflowWatcher:
     def _create(self, start: RunStart) -> None:
         from mlflow.entities import Param
 
-        from engine.partition.picture import label_map
+        from engine.partition.picture import who_holds_what
 
         tags = {
             "method": start.method,
@@ -236,7 +236,8 @@ class MlflowWatcher:
         with replacing(start.folder / _KNOWN) as temporary:
             temporary.write_text(json.dumps({"tracking_uri": self.uri, "run_id": self.run_id}))
         kind = start.config.get("partition", {}).get("kind", "")
-        self._client.log_figure(self._id, label_map(start.label_counts, start.class_names, kind), "label_map.png")
+        drawn = who_holds_what(start.label_counts, start.class_names, kind)
+        self._client.log_figure(self._id, drawn, "label_map.png" if start.class_names else "client_sizes.png")
         params = [Param(_name(key), _text(value)) for key, value in settings(dict(start.config)).items()]
         for some in _batches(params, _PARAMS):
             self._client.log_batch(self._id, params=some)
@@ -251,7 +252,7 @@ class MlflowWatcher:
 
     def _finish(self, result: Result) -> None:
         values = result.values
-        last = {**values["figures"], **values["metrics"]}
+        last = {**values["metrics"], **values["figures"]}
         self._log_metrics({k: v for k, v in last.items() if v is not None}, values["rounds"])
         self._client.set_tag(self._id, "digest", values["digest"])
         assert self._folder is not None

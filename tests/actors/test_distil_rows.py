@@ -8,8 +8,9 @@ from torch import nn
 
 ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
-from actors import distil_rows, distil_trainer  # noqa: E402
-from actors.distillation.rows import Sampler, Teacher, own_device  # noqa: E402
+from actors.distillation import rows as distil_rows  # noqa: E402
+from actors.distillation import trainer as distil_trainer  # noqa: E402
+from actors.distillation.rows import Labeller, Sampler, own_device  # noqa: E402
 from tests.distil_toys import Noise, toy_net  # noqa: E402
 
 
@@ -62,7 +63,7 @@ def test_samplers_and_teachers_keep_to_their_shares(card, kept):
     card(0.2)
     net = Moved()
     Sampler(Noise())
-    Teacher(net, parts=1)
+    Labeller(net, parts=1)
     assert kept == [0.2, 0.2]
     assert net.places == [torch.device("cuda")]
 
@@ -89,7 +90,7 @@ def test_a_sampler_generates_where_its_latents_are(card, monkeypatch):
     card(0)
     sampler, places = Sampler(Noise()), []
     monkeypatch.setattr(
-        Noise, "images", lambda self, latents: places.append(latents["z"].device) or (latents["z"],) * 2
+        Noise, "inputs", lambda self, latents: places.append(latents["z"].device) or (latents["z"],) * 2
     )
     sampler._device = torch.device("meta")
     with pytest.raises(NotImplementedError):  # what lies on this device has no values to send
@@ -99,5 +100,5 @@ def test_a_sampler_generates_where_its_latents_are(card, monkeypatch):
 
 def test_teachers_label_on_the_cpu_where_there_is_no_card(card):
     card(0)
-    rows = list(Teacher(toy_net(1), parts=2)(Sampler(Noise())({"index": torch.tensor([0]).numpy()})))
-    assert [row["images"].shape[1] for row in rows] == [5, 4]
+    rows = list(Labeller(toy_net(1), parts=2)(Sampler(Noise())({"index": torch.tensor([0]).numpy()})))
+    assert [row["inputs"].shape[1] for row in rows] == [5, 4]

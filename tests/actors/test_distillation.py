@@ -17,11 +17,11 @@ ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportE
 from ray.exceptions import AuthenticationError
 from ray.util.state.exception import RayStateApiException
 
+from actors.distillation import job as distillation
 from actors.distillation.job import _passed_on, distil_on_ray, stillness
-from actors.distillation.job import job as distillation
 from actors.distillation.pipeline import Stages, options, pipeline
 from actors.distillation.plan import Actors, DistillationError, DistilResources
-from actors.distillation.rows import Teacher, as_column, parts
+from actors.distillation.rows import Labeller, as_column, worker_batches
 from actors.distillation.trainer import Feed
 from actors.runner import Listener
 from actors.steps.worker import one_thread
@@ -220,7 +220,7 @@ def test_without_a_dashboard_of_the_cluster_nobody_is_named_and_nothing_fails(ra
 
 @ray.remote(num_cpus=0)
 class Tally:
-    """Stands for the desk: counts what the stages tell."""
+    """Stands for the monitor: counts what the stages tell."""
 
     def __init__(self):
         self._counts = {"sampled": 0, "labelled": 0}
@@ -251,7 +251,7 @@ def test_the_pipeline_keeps_the_order_and_runs_ahead_within_its_bound(ray_cluste
     order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7, *range(10, 40)]
     batches = pipeline(order, Stages(ray.put(source), ray.put(teacher), 1, tally), resources)
     batches.context.execution_options = options(resources)
-    rows = parts(batches.iterator().iter_batches(batch_size=1, prefetch_batches=1))
+    rows = worker_batches(batches.iterator().iter_batches(batch_size=1, prefetch_batches=1))
     for number, index in enumerate(order):
         part = next(rows)
         assert part.index == index
@@ -266,8 +266,8 @@ def test_the_pipeline_keeps_the_order_and_runs_ahead_within_its_bound(ray_cluste
 
 def test_rows_are_dealt_out_in_shares_and_labelled_as_one_batch():
     images, labels = generate(Noise(), Noise().latents(0))
-    row = {"index": torch.tensor([7]).numpy(), "images": as_column(images), "labels": as_column(labels)}
-    dealt = list(parts(Teacher(toy_net(1), parts=2)(row)))
+    row = {"index": torch.tensor([7]).numpy(), "inputs": as_column(images), "labels": as_column(labels)}
+    dealt = list(worker_batches(Labeller(toy_net(1), parts=2)(row)))
     assert [part.index for part in dealt] == [7, 7]
     assert [len(part.batch.labels) for part in dealt] == [5, 4]
     assert [part.share for part in dealt] == [5 / 9, 4 / 9]
@@ -277,9 +277,9 @@ def test_rows_are_dealt_out_in_shares_and_labelled_as_one_batch():
 
 def test_a_batch_too_small_to_be_dealt_out_is_refused():
     images, labels = generate(Noise(batch=1), Noise(batch=1).latents(0))
-    row = {"index": torch.tensor([7]).numpy(), "images": as_column(images), "labels": as_column(labels)}
-    with pytest.raises(ValueError, match="batch 7 has 1 images, too few for 2 train workers"):
-        list(Teacher(toy_net(1), parts=2)(row))
+    row = {"index": torch.tensor([7]).numpy(), "inputs": as_column(images), "labels": as_column(labels)}
+    with pytest.raises(ValueError, match="batch 7 has 1 inputs, too few for 2 train workers"):
+        list(Labeller(toy_net(1), parts=2)(row))
 
 
 @given(steps=st.integers(1, 30), data=st.data())

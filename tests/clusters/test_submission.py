@@ -19,7 +19,7 @@ from ray._private.runtime_env.packaging import create_package
 
 import clusters.submission
 from clusters.session import ClusterError
-from clusters.submission import EXCLUDES, Job, submit
+from clusters.submission import EXCLUDES, SubmittedJob, submit
 from engine.commands.submitting import command
 from engine.commands.submitting import submit as submit_run
 
@@ -132,7 +132,7 @@ def test_where_connections_break_everything_is_told_once_and_the_exit_code_is_th
 
     monkeypatch.setattr(clusters.submission.asyncio, "sleep", at_once)
     told = []
-    job = Job(Broken(status, exit_code), "job-1")
+    job = SubmittedJob(Broken(status, exit_code), "job-1")
     assert job.follow(told.append) == code
     assert "".join(told) == Broken.log + last
 

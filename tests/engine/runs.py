@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from engine.store import tables
 from engine.store.folder import RESULT_KEYS, FolderWatcher, RunFolder, StoredRun, read
 
 ACCURACY = Figure("accuracy", "higher", "%")
+FIGURES = (ACCURACY, Figure("loss", "lower"))
+
+PERPLEXITY = Figure("perplexity", "lower")
+"""Of a task without classes, whose other figure has a unit."""
 
 
 def evaluation(accuracy: float, classes: int = 3, loss: float = 0.5) -> Evaluation:
@@ -48,7 +53,7 @@ def start_of(folder: Path, clients: int = 2, class_names: tuple[str, ...] = ("ca
         config={"method": {"name": "fedavg"}, "rounds": 3, "seed": 7},
         class_names=class_names,
         label_counts=counts.astype(np.int64),
-        headline=ACCURACY,
+        figures=FIGURES,
         facts={"runner": "inline", "placement": "in this process"},
         preset="fedavg-digits",
     )
@@ -59,6 +64,7 @@ def result_values(**changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = dict.fromkeys(RESULT_KEYS)
     values |= {
         "figures": {"accuracy": 0.75, "loss": 0.5},
+        "headline": {**asdict(ACCURACY), "value": 0.75},
         "method": "fedavg",
         "preset": "fedavg-digits",
         "seed": 7,
@@ -99,6 +105,28 @@ def stored(folder: Path, **changes: Any) -> StoredRun:
     """A run that went through a folder; keywords replace attributes of what was read."""
     play(FolderWatcher(RunFolder.create(folder)), folder)
     return replace(read(folder), **changes)
+
+
+def without_classes(folder: Path, method: str = "fedavg", values: Sequence[float] = (9.0, 8.5, 8.25)) -> StoredRun:
+    """A run over 2 clients of 10 and 30 examples that is measured by perplexity after each round."""
+    unit = Figure("bits", "lower", "bits")
+    stages = tuple(StageRecord(n, "global", Evaluation({"perplexity": v, "bits": 3.0})) for n, v in enumerate(values))
+    last = {"perplexity": values[-1], "bits": 3.0}
+    result = result_values(
+        method=method,
+        figures=last,
+        headline={**asdict(PERPLEXITY), "value": values[-1]},
+        accuracy=None,
+        loss=None,
+    )
+    return replace(
+        stored(folder),
+        class_names=(),
+        label_counts=np.array([[10], [30]]),
+        figures=(PERPLEXITY, unit),
+        result=result,
+        stages=stages,
+    )
 
 
 def grown(share: float, classes: int, seed: int) -> Evaluation:
@@ -150,7 +178,7 @@ def telling(
         if classes <= 10
         else tuple(f"class {c}" for c in range(classes)),
         label_counts=np.rint(shares * 500).astype(np.int64),
-        headline=ACCURACY,
+        figures=FIGURES,
         result=result_values(
             method=method,
             preset=f"{method}-digits",
@@ -179,6 +207,7 @@ def telling(
             versions={"python": "3.11.9", "torch": "2.13.0", "ray": "2.60.0"},
         ),
         stages=tuple(stages),
+        confusion=np.diag(np.full(classes, 9)) + 1,
         ledger=tables.ledger_rows(record),
         rounds=tables.metric_rows(record, stages),
         seconds=tables.second_rows(record),

@@ -12,8 +12,9 @@ import yaml
 from click.testing import CliRunner
 
 from algorithms import methods
+from algorithms.core.task import Figure
 from engine.commands.cli import cli
-from engine.compare import compare, plan
+from engine.compare import compare, comparison_of
 from engine.compare.conduct import conduct, found
 from engine.compare.page import write_page
 from engine.compare.spec import differences
@@ -52,7 +53,7 @@ class Ear:
 
 
 def planned(methods="fedavg,fedprox", source="fedavg-digits", seeds=2, more=()):
-    return plan(methods.split(",") if methods else [], source, [*SMALL, *more], seeds)
+    return comparison_of(methods.split(",") if methods else [], source, [*SMALL, *more], seeds)
 
 
 # --- What is compared ---------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def test_a_method_may_stand_under_several_labels(tmp_path):
         "clients: {net: mlp, steps: 1, batch: 8, lr: 0.1}}"
     )
     file.write_text(yaml.safe_dump({**tree, **common}, sort_keys=False))
-    comparison = plan([], str(file), [], 1)
+    comparison = comparison_of([], str(file), [], 1)
     assert [cell.config.method.settings.mu for cell in comparison.cells] == [0.1, 1.0]
     assert [cell.name for cell in comparison.cells] == ["weak-seed-0", "strong-seed-0"]
 
@@ -106,17 +107,17 @@ def test_what_is_wrong_for_all_methods_is_said_once():
 
 def test_a_misspelt_comparison_suggests_the_nearest():
     with pytest.raises(ConfigError, match="did you mean fedavg-digits"):
-        plan([], "fedavg-digit", [], 1)
+        comparison_of([], "fedavg-digit", [], 1)
 
 
 @pytest.mark.parametrize("name", comparison_names())
 def test_every_comparison_that_comes_with_tessera_can_be_planned_and_describes_itself(name):
-    comparison = plan([], name, [], 3)
+    comparison = comparison_of([], name, [], 3)
     assert len(comparison.cells) == 3 * len(comparison.labels) >= 9
 
 
 def test_a_comparison_based_on_another_says_what_differs_and_nothing_else():
-    whole, sharp = plan([], "mnist", [], 1).tree(), plan([], "mnist-0.01", [], 1).tree()
+    whole, sharp = comparison_of([], "mnist", [], 1).tree(), comparison_of([], "mnist-0.01", [], 1).tree()
     assert differences(sharp, whole) == ["partition.alpha = 0.01 now, 0.1 then"]
 
 
@@ -177,7 +178,7 @@ def test_called_again_it_runs_what_is_missing_alone(tmp_path):
     again = compare(planned(), folder, "tessera compare ...", second)
     assert (first.missing, second.missing) == (4, 1)
     assert second.ended == ["fedprox-seed-1"]
-    assert [row.accuracy for row in again.rows] == [row.accuracy for row in whole.rows]
+    assert [row.values for row in again.rows] == [row.values for row in whole.rows]
 
 
 def test_more_methods_and_seeds_are_added_to_what_is_there(tmp_path):
@@ -228,7 +229,7 @@ def test_a_run_that_fails_is_told_and_ends_no_other(tmp_path, sour):
     compared = compare(planned("sour,fedavg", seeds=1), tmp_path / "out", "...", Ear())
     failed, fine = compared.rows
     assert "sour grapes" in failed.failed[0]
-    assert len(fine.accuracy) == 1
+    assert len(fine.values) == 1
     assert compared.failed
     assert "sour grapes" in (tmp_path / "out" / "report.html").read_text()
     whole = (tmp_path / "out" / "sour-seed-0-failed.txt").read_text()
@@ -241,10 +242,13 @@ def test_a_run_that_fails_is_told_and_ends_no_other(tmp_path, sour):
 # --- The table ----------------------------------------------------------------------------------------------------
 
 
-def row(label, *accuracy, personal=False, seconds=(1.0, 3.0)):
+ACCURACY, PERPLEXITY = Figure("accuracy", "higher", "%"), Figure("perplexity", "lower")
+
+
+def row(label, *values, personal=False, seconds=(1.0, 3.0), figure=ACCURACY):
     some = Spread(seconds)
-    by_seed = dict(enumerate(accuracy))
-    return Row(label, label, by_seed, Spread((40.0, 40.0)), some, some, Spread((2e6, 2e6)), some, personal, {})
+    by_seed = dict(enumerate(values))
+    return Row(label, label, figure, by_seed, Spread((40.0, 40.0)), some, some, Spread((2e6, 2e6)), some, personal, {})
 
 
 def test_mean_and_standard_deviation_are_those_of_a_sample():
@@ -261,6 +265,30 @@ def test_the_best_mean_is_bold_and_equal_means_are_bold_together():
     assert lines[2] == "| a | **60.0 ± 14.1** | 2 | 40 | 2.0 ± 1.4 | 2.0 ± 1.4 | 2.0 MB | 2 B |"
     assert lines[3].startswith("| b | **60.0 ± 0.0** |")
     assert "**" not in lines[4]
+
+
+def test_where_less_is_better_the_lowest_mean_is_bold_and_the_head_says_so():
+    rows = [row(label, *values, figure=PERPLEXITY) for label, values in [("a", (9.0, 8.0)), ("b", (8.25, 8.25))]]
+    lines = markdown(rows).splitlines()
+    assert lines[0].startswith("| method | perplexity (lower is better) | seeds |")
+    # Means 8.5 and 8.25; the deviation of 9 and 8 is the root of 0.5.
+    assert lines[2].startswith("| a | 8.5 ± 0.7071 | 2 |")
+    assert lines[3].startswith("| b | **8.25 ± 0** | 2 |")
+
+
+def test_a_mean_that_is_no_number_is_never_the_best():
+    rows = [row("a", math.nan, 8.0, figure=PERPLEXITY), row("b", 9.0, 9.0, figure=PERPLEXITY)]
+    assert best(rows) == {"b"}
+    assert "| a | not a number ± not a number | 2 |" in markdown(rows)
+
+
+def test_for_machines_the_columns_are_named_by_the_figure():
+    one = row("a", 8.0, 9.0, figure=PERPLEXITY)
+    (line,) = csv.DictReader(io.StringIO(as_csv([one])))
+    assert (line["perplexity_mean"], line["perplexity_seed_1"]) == ("8.5", "9.0")
+    tree = one.tree()
+    assert (tree["perplexity"], tree["perplexity_mean"]) == ({0: 8.0, 1: 9.0}, 8.5)
+    assert tree["figure"] == {"name": "perplexity", "better": "lower", "unit": ""}
 
 
 def test_own_models_are_named_as_such_and_never_the_best():

@@ -140,6 +140,41 @@ def test_stages_come_back_in_order_even_when_one_is_shown_twice(shown):
         np.testing.assert_array_equal(one.evaluation.by_class["accuracy"], other.evaluation.by_class["accuracy"])
 
 
+def evaluated(number, confusion, stage="global"):
+    return StageRecord(number, stage, replace(evaluation(0.5), confusion=confusion))
+
+
+def test_the_confusion_of_the_last_evaluated_round_is_kept(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    watcher, last = FolderWatcher(folder), np.array([[5, 0, 1], [0, 0, 0], [2, 3, 4]])
+    watcher.started(start_of(folder.path))
+    for number, confusion in enumerate([np.eye(3, dtype=np.int64), last]):
+        watcher.stage(evaluated(number, confusion))
+        watcher.stage(evaluated(number, np.ones((3, 3), dtype=np.int64), "teacher"))
+        watcher.round(round_record(number))
+    watcher.round(round_record(2))
+    watcher.finished(Result(result_values(), Book()))
+    assert read(folder.path).confusion.tolist() == last.tolist()
+
+
+def test_a_run_that_counted_none_has_no_confusion(tmp_path):
+    assert read(written(tmp_path / "run")).confusion is None
+
+
+def test_a_confusion_of_other_classes_is_damaged(tmp_path):
+    path = written(tmp_path / "run")
+    pq.write_table(tables.confusion_rows(np.eye(4, dtype=np.int64)), path / "confusion.parquet")
+    with pytest.raises(FolderError, match=r"confusion\.parquet is damaged: .* none of the 3"):
+        read(path)
+
+
+def test_figures_come_back_with_direction_and_unit_and_what_they_came_to(tmp_path):
+    run = read(written(tmp_path / "run"))
+    assert [(f.name, f.better, f.unit) for f in run.figures] == [("accuracy", "higher", "%"), ("loss", "lower", "")]
+    assert (run.headline.name, run.score) == ("accuracy", 0.75)
+    assert math.isnan(replace(run, result={"figures": {"accuracy": None}}).score)
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 4), (2, 2, 2)])
 def test_images_of_any_shape_come_back_to_the_byte(shape):
     given_ = (images_of(4, n=3, shape=shape), images_of(0, n=1, shape=shape))

@@ -1,6 +1,7 @@
 """What a person sees of a run: plain lines, a moving line, the time left, the table at the end."""
 
 import io
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from actors.cohort.delivery import Book, FaultEntry
-from engine.records import Result, StageRecord
-from engine.units import duration, percent, size
+from algorithms.core.task import Figure
+from engine.records import Evaluation, Result, StageRecord
+from engine.units import difference_text, duration, figure_digits, figure_text, size
 from engine.views.terminal import Pace, Terminal
 from tests.engine.runs import evaluation, play, result_values, round_record, start_of
 
@@ -204,6 +206,44 @@ def test_bytes_are_told_in_powers_of_a_thousand(count, words):
     assert size(count) == words
 
 
-def test_seconds_and_shares_are_told_in_words():
+def test_seconds_are_told_in_words():
     assert [duration(s) for s in (0, 65, 3600 + 125)] == ["0:00", "1:05", "1:02:05"]
-    assert [percent(x) for x in (0.8125, 1.0)] == ["81.2 %", "100.0 %"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [
+        (0.8125, "%", "81.2 %"),
+        (1.0, "%", "100.0 %"),
+        (8.3149, "", "8.315"),
+        (54321.6, "", "54,322"),
+        (3e12, "", "3e+12"),
+        (0.5, "nats", "0.5 nats"),
+        (math.nan, "%", "not a number"),
+        (None, "nats", "not a number"),
+    ],
+)
+def test_a_figure_is_told_in_its_unit(value, unit, words):
+    assert figure_text(value, unit) == words
+    assert figure_digits(value, unit) == words.removesuffix(f" {unit}")
+
+
+def test_shares_are_points_apart_and_other_figures_by_themselves():
+    assert [difference_text(0.25, "%"), difference_text(0.25, ""), difference_text(2.0, "nats")] == [
+        "25.0 points",
+        "0.25",
+        "2 nats",
+    ]
+
+
+def test_a_figure_of_another_task_is_told_by_its_own_name_and_unit(monkeypatch):
+    console = screen(monkeypatch)
+    terminal = Terminal(console, Clock())
+    rmse, share = Figure("rmse", "lower", "mm"), Figure("within", "higher", "%")
+    terminal.started(replace(start_of(Path("here"), class_names=()), figures=(rmse, share)))
+    terminal.stage(StageRecord(0, "global", Evaluation({"rmse": 54.25, "within": 0.5})))
+    terminal.finished(Result(result_values(stages={"final": 54.25}, figures={"rmse": 54.25, "within": 0.5}), Book()))
+    lines = [" ".join(line.split()) for line in written(console).splitlines()]
+    assert "0:00 round 1/3 global rmse 54.25 mm" in lines
+    assert any("rmse, final" in line and "54.25 mm" in line for line in lines)
+    assert any("within" in line and "50.0 %" in line for line in lines)

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pytest
 
 from actors.cohort.delivery import Book
+from engine.errors import UserError
 from engine.records import Evaluation, Result, StageRecord
 from engine.store import tables
 from engine.store.folder import FolderWatcher, RunFolder
 from engine.views.report import ReportWatcher, write_report
 from engine.views.report.sections import phases
 from engine.views.report.summary import round_seconds
-from engine.views.report.words import labels, percent, settings
-from tests.engine.runs import evaluation, images_of, play, result_values, start_of, stored, telling
+from engine.views.report.words import labels, settings
+from tests.engine.runs import evaluation, images_of, play, result_values, start_of, stored, telling, without_classes
 
 VOID = {"meta", "img", "link", "br", "input"}
 
@@ -75,9 +76,10 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
 
 def test_a_run_of_mosaic_has_every_section(tmp_path):
     assert report(tmp_path, telling(Path("runs/m"), images=1)).headings == [
-        "Accuracy by round",
+        "Round by round",
         "Stage by stage",
         "Class by class",
+        "Confusion matrix",
         "Who holds what",
         "Generated beside real",
         "What left the clients",
@@ -89,22 +91,77 @@ def test_a_run_of_mosaic_has_every_section(tmp_path):
 
 def test_a_run_without_stages_and_images_has_no_sections_about_them(tmp_path):
     headings = report(tmp_path, stored(tmp_path / "run")).headings
-    assert not {"Stage by stage", "Class by class", "Generated beside real"} & set(headings)
-    assert "Accuracy by round" in headings
+    assert not {"Stage by stage", "Confusion matrix", "Generated beside real"} & set(headings)
+    assert "Round by round" in headings
 
 
 def test_a_run_in_which_nothing_was_sent_says_nothing_about_it(tmp_path):
     run = stored(tmp_path / "run", ledger=tables.LEDGER.empty_table(), stages=())
-    assert not {"What left the clients", "What crossed the network", "Accuracy by round"} & set(
+    assert not {"What left the clients", "What crossed the network", "Round by round"} & set(
         report(tmp_path, run).headings
     )
 
 
 def test_the_head_says_what_came_out(tmp_path):
     text = report(tmp_path, stored(tmp_path / "run")).text
-    assert "After 3 rounds with 2 clients, the model of fedavg is right on 75.0 % of the test images." in text
+    assert "After 3 rounds with 2 clients, the model of fedavg reaches accuracy 75.0 % on the test set." in text
     # 3 rounds of 2 + 0.5 + 0.25 seconds each.
     assert "a round takes 2.8 s" in text
+
+
+def test_a_task_without_classes_is_told_by_its_own_figure_and_has_no_sections_by_class(tmp_path):
+    page = report(tmp_path, without_classes(tmp_path / "run"))
+    assert "the model of fedavg reaches perplexity 8.25 on the test set." in page.text
+    assert "lower is better" in page.text
+    assert "40 training examples over 2 clients, 10 to 30 each. Bars are" in " ".join(page.text.split())
+    assert not {"Class by class", "Confusion matrix"} & set(page.headings)
+    for word in ("accuracy", "class", "image", "%"):
+        assert word not in page.text.partition("Settings, and")[0].lower(), word
+
+
+def test_where_less_is_better_the_lowest_run_is_first(tmp_path):
+    high, low = (without_classes(tmp_path / name, name, [v]) for name, v in [("high", 9.5), ("low", 8.25)])
+    page = report(tmp_path, high, low)
+    assert "low ends best, with perplexity 8.25 on the test set, better than high by 1.25." in page.text
+    best = re.findall(r'<td class="best">([^<]*)<', (tmp_path / "report.html").read_text())
+    assert best == ["8.25"]
+    assert {"perplexity", "bits", "3 bits"} <= set(page.text.split("\n"))
+
+
+def test_runs_that_are_measured_by_different_figures_are_not_compared(tmp_path):
+    with pytest.raises(UserError, match=r"different figures .*: fedavg by accuracy, other by perplexity; report them"):
+        report(tmp_path, stored(tmp_path / "a"), without_classes(tmp_path / "b", "other"))
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_run_without_a_finite_figure_has_no_curve(tmp_path):
+    run = without_classes(tmp_path / "run", values=(math.inf, math.nan))
+    assert "Round by round" not in report(tmp_path, run).headings
+
+
+def test_one_run_without_stages_has_a_bar_for_each_class_and_of_many_for_the_lowest(tmp_path):
+    shares = np.linspace(0.9, 0.1, 17)
+    shares[3] = math.nan
+    run = stored(
+        tmp_path / "run",
+        class_names=tuple(f"kind {c}" for c in range(17)),
+        stages=(StageRecord(2, "global", Evaluation({"accuracy": 0.5}, {"accuracy": shares})),),
+    )
+    page = report(tmp_path, run)
+    named = [line for line in page.text.split("\n") if line.startswith("kind ")]
+    assert named[:12] == [f"kind {c}" for c in range(16, 4, -1)]
+    assert "the lowest 12 of 17 classes" in page.text
+    few = report(tmp_path, stored(tmp_path / "few"))
+    assert few.text.count("\n75.0 %\n") == 1 + 3  # the tile, and the bars of three classes
+
+
+def test_the_confusion_of_the_last_evaluation_is_shown(tmp_path):
+    run = stored(tmp_path / "run", confusion=np.array([[5, 1, 0], [0, 7, 0], [2, 0, 41]]))
+    page = report(tmp_path, run)
+    counts = re.search(r"Confusion matrix.*?</section>", (tmp_path / "report.html").read_text(), re.DOTALL)[0]
+    cells = re.search(r'<div class="counts".*?</div>', counts)[0]
+    assert re.findall(r"<span[^>]*>(\d*)</span>", cells) == ["5", "1", "", "", "7", "", "2", "", "41"]
+    assert "Confusion matrix" in page.headings
 
 
 def test_what_left_the_clients_is_told_kind_by_kind(tmp_path):
@@ -120,7 +177,7 @@ def test_every_example_of_a_small_federation_is_counted(tmp_path):
     # Client k holds k + c of class c: rows are classes, columns clients.
     cells = re.search(r'<div class="counts".*?</div>', (tmp_path / "report.html").read_text())[0]
     assert re.findall(r"<span[^>]*>(\d*)</span>", cells) == ["", "1", "1", "2", "2", "3"]
-    assert "9 training images over 2 clients, 3 to 6 each" in page.text
+    assert "9 training examples over 2 clients, 3 to 6 each" in page.text
 
 
 def test_names_from_the_data_stay_text(tmp_path):
@@ -151,7 +208,7 @@ def test_per_class_the_teacher_stands_against_fedavg(tmp_path):
     assert "Of 2 classes, 1 are better with teacher and 1 worse." in page.text
     assert "50 → 75" in page.text
     assert "25 → 12" in page.text
-    assert "no test images" in page.text
+    assert "no test examples" in page.text
 
 
 def test_where_there_is_no_teacher_the_student_stands_against_fedavg(tmp_path):
@@ -163,7 +220,7 @@ def test_the_last_model_of_two_runs_is_compared_class_by_class(tmp_path):
     better, worse = stored(tmp_path / "a"), stored(tmp_path / "b")
     worse = replace(
         worse,
-        result=dict(worse.result) | {"method": "slow", "accuracy": 0.5},
+        result=dict(worse.result) | {"method": "slow", "figures": {"accuracy": 0.5, "loss": 0.5}},
         stages=(StageRecord(2, "global", evaluation(0.5)),),
     )
     text = report(tmp_path, better, worse).text
@@ -174,9 +231,9 @@ def test_the_last_model_of_two_runs_is_compared_class_by_class(tmp_path):
 def test_several_runs_are_ranked_and_their_settings_compared(tmp_path):
     one = stored(tmp_path / "a", config={"rounds": 3, "clients": {"lr": 0.1, "batch": 8}})
     other = stored(tmp_path / "b", config={"rounds": 3, "clients": {"lr": 0.2, "batch": 8}})
-    other = replace(other, result=dict(other.result) | {"method": "slow", "accuracy": 0.5})
+    other = replace(other, result=dict(other.result) | {"method": "slow", "figures": {"accuracy": 0.5, "loss": 0.5}})
     page = report(tmp_path, other, one)
-    assert "fedavg ends highest, with 75.0 % of the test images right, 25.0 points ahead of slow." in page.text
+    assert "fedavg ends best, with accuracy 75.0 % on the test set, better than slow by 25.0 points." in page.text
     assert "The runs differ in clients.lr; everything else is the same." in page.text
     assert len([1 for tag, attributes in page.tags if attributes.get("class", "").startswith("line ")]) == 2
     assert [tag for tag, _ in page.tags].count("tr") == 3
@@ -204,10 +261,10 @@ def test_runs_that_hold_the_same_data_share_one_map(tmp_path):
 
 def test_a_run_that_diverged_is_reported_as_such(tmp_path):
     run = stored(tmp_path / "run")
-    broken = replace(run, result=dict(run.result) | {"loss": None, "accuracy": None})
+    broken = replace(run, result=dict(run.result) | {"figures": {"loss": None, "accuracy": None}})
     assert "not a number" in report(tmp_path, broken).text
-    assert "fedavg, seed 7 ends highest" not in report(tmp_path, broken, broken).text
-    assert "No run has an accuracy." in report(tmp_path, broken, broken).text
+    assert "ends best" not in report(tmp_path, broken, broken).text
+    assert "In no run was accuracy a number." in report(tmp_path, broken, broken).text
 
 
 @pytest.mark.parametrize(("clients", "classes"), [(10, 10), (100, 10), (100, 100), (1, 2)])
@@ -273,15 +330,11 @@ def test_a_configuration_is_flattened_to_its_leaves():
     assert settings({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}) == {"a.b": 1, "a.c.d": None, "e": [1, 2]}
 
 
-def test_a_share_is_said_with_one_decimal():
-    assert [percent(0.81249), percent(1.0), percent(None)] == ["81.2 %", "100.0 %", "not a number"]
-
-
 def test_a_finished_run_gets_its_report(tmp_path):
     folder = RunFolder.create(tmp_path / "run")
     play(FolderWatcher(folder), folder.path)
     ReportWatcher(folder).finished(Result(result_values(), Book()))
-    assert Page(folder.report).headings[0] == "Accuracy by round"
+    assert Page(folder.report).headings[0] == "Round by round"
 
 
 def test_a_run_that_failed_gets_none(tmp_path):

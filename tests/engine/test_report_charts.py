@@ -13,7 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.views.report.charts import Bar, Curve, Mark, bars, curves, label_map, legend, pairs, spread
+from engine.views.report.charts import (
+    Bar,
+    Curve,
+    Mark,
+    bars,
+    confusion_map,
+    curves,
+    holdings,
+    label_map,
+    legend,
+    pairs,
+    spread,
+)
 from engine.views.report.html import element, page
 from engine.views.report.pictures import grid, heat
 
@@ -34,23 +46,52 @@ def line_of(node):
 
 def test_a_curve_runs_from_the_left_to_the_right_and_up_with_accuracy():
     # From 0 to 100 %: the scale ends at ticks, so half-way up is half-way up.
-    drawn = curves([Curve("run", [(1, 0.0), (3, 0.5), (5, 1.0)])])
+    drawn = curves([Curve("run", [(1, 0.0), (3, 0.5), (5, 1.0)])], "accuracy", "%")
     assert line_of(drawn) == [(0, 100), (50, 50), (100, 0)]
     assert re.findall(r">(\d+) %<", html(drawn)) == ["0", "20", "40", "60", "80", "100"]
 
 
 @pytest.mark.parametrize("points", [[(1, 0.5)], [(1, 0.0), (2, 0.0)], [(7, 1.0)]])
 def test_a_single_round_or_level_still_has_a_scale(points):
-    places = line_of(curves([Curve("run", points)]))
+    places = line_of(curves([Curve("run", points)], "accuracy", "%"))
     assert all(0 <= x <= 100 and 0 <= y <= 100 for x, y in places)
+
+
+def test_a_figure_that_is_no_share_has_an_axis_in_its_own_numbers():
+    drawn = curves([Curve("run", [(1, 2000.0), (2, 12000.0)], [Mark(2, 4321.5, "teacher")])], "rmse", "mm")
+    assert re.findall(r'top:[\d.]+%">([\d,]+)<', html(drawn)) == [
+        "2,000",
+        "4,000",
+        "6,000",
+        "8,000",
+        "10,000",
+        "12,000",
+    ]
+    assert ">teacher 4,322<" in html(drawn)
+    assert "<title>run, round 2: 12,000 mm</title>" in html(drawn)
+    assert next(drawn.iter("svg")).get("aria-label") == "rmse by round"
+
+
+def test_a_narrow_axis_of_shares_has_a_different_text_at_each_tick():
+    drawn = curves([Curve("run", [(1, 0.92), (2, 0.93)])], "accuracy", "%")
+    assert re.findall(r">([\d.]+) %<", html(drawn)) == ["92", "92.2", "92.4", "92.6", "92.8", "93"]
+
+
+def test_points_that_are_not_finite_are_left_out_and_without_others_there_is_no_chart():
+    assert line_of(curves([Curve("run", [(1, 2.0), (2, np.inf), (3, 4.0), (4, np.nan)])], "perplexity", "")) == [
+        (0, 100),
+        (100, 0),
+    ]
+    assert curves([Curve("run", [(1, np.nan)])], "perplexity", "") is None
 
 
 def test_the_marks_of_one_curve_are_named_on_the_paper():
     marks = [Mark(2, 0.5, "fedavg"), Mark(2, 0.75, "teacher")]
-    alone = html(curves([Curve("run", [(1, 0.25), (4, 1.0)], marks)]))
+    alone = html(curves([Curve("run", [(1, 0.25), (4, 1.0)], marks)], "accuracy", "%"))
     assert ">teacher 75.0<" in alone
     assert ">fedavg 50.0<" in alone
-    beside = html(curves([Curve("run", [(1, 0.25), (4, 1.0)], marks), Curve("other", [(1, 0.5)])]))
+    both = [Curve("run", [(1, 0.25), (4, 1.0)], marks), Curve("other", [(1, 0.5)])]
+    beside = html(curves(both, "accuracy", "%"))
     assert ">teacher 75.0<" not in beside
     assert "<title>run, teacher, round 2: 75.0 %</title>" in beside
 
@@ -79,6 +120,11 @@ def test_bars_are_as_long_as_their_share_of_the_largest():
     assert re.findall(r"width:([\d.]+)%", html(bars([Bar("a", 3, "3"), Bar("b", 12, "12")]))) == ["25.00", "100.00"]
     assert re.findall(r"width:([\d.]+)%", html(bars([Bar("a", 0.3, "")], whole=1.0))) == ["30.00"]
     assert re.findall(r"width:([\d.]+)%", html(bars([Bar("a", 0, "0")]))) == ["0.00"]
+
+
+def test_an_amount_below_nothing_or_that_is_not_finite_has_no_length():
+    rows = [Bar("a", -2.0, "-2"), Bar("b", np.inf, "inf"), Bar("c", np.nan, "-"), Bar("d", 4.0, "4"), Bar("e", 1, "1")]
+    assert re.findall(r"width:([\d.]+)%", html(bars(rows))) == ["0.00", "0.00", "0.00", "100.00", "25.00"]
 
 
 def order(node):
@@ -116,6 +162,21 @@ def test_a_large_map_has_no_numbers_in_its_cells_and_names_some_rows():
 
 def test_a_federation_without_examples_has_an_empty_map():
     assert "img" in {e.tag for e in label_map(np.zeros((2, 2), dtype=np.int64), ["a", "b"]).iter()}
+
+
+def test_a_confusion_is_as_deep_as_the_share_of_its_row():
+    drawn = confusion_map(np.array([[3, 1], [0, 0]]), ["cat", "dog"])
+    alpha = pixels(base64.b64decode(next(drawn.iter("img")).get("src").split(",")[1]))[..., 3]
+    assert alpha.tolist() == [[191, 64], [0, 0]]  # 3/4 and 1/4 of 255, and a class without examples
+    assert re.findall(r"<span[^>]*>([^<]*)</span>", html(drawn)) == ["cat", "dog", "3", "1", "", "", "cat", "dog"]
+
+
+def test_a_client_without_classes_is_a_column_as_high_as_its_examples():
+    drawn = holdings(np.array([[10], [40]]), ())
+    # From 0 to 40, a tick: a quarter of the height and all of it.
+    assert re.findall(r' height="([\d.]+)"', html(drawn)) == ["25.00", "100.00"]
+    assert re.findall(r' y="([\d.]+)"', html(drawn)) == ["75.00", "0.00"]
+    assert "<title>client 1: 40</title>" in html(drawn)
 
 
 def test_heat_is_transparent_where_there_is_nothing():

@@ -101,6 +101,21 @@ def test_every_round_has_its_metrics_and_stages(runs):
     assert history("accuracy") == [(3, 0.75)]
 
 
+def test_of_another_task_every_figure_is_logged_under_its_name(runs):
+    watcher = connect(None, runs / "perplexity")
+    start = replace(start_in(runs / "perplexity"), class_names=(), label_counts=np.array([[3], [4]]))
+    figures = {"perplexity": 8.5, "bits": 3.0}
+    watcher.started(start)
+    watcher.stage(StageRecord(0, "global", Evaluation(figures)))
+    watcher.round(round_record(0))
+    watcher.finished(Result(result_values(figures=figures, metrics={"bits": 7.0, "drift": 1.0}, rounds=1), Book()))
+    metrics = watcher._client.get_run(watcher.run_id).data.metrics
+    assert (metrics["test/global/perplexity"], metrics["test/global/bits"]) == (8.5, 3.0)
+    # A metric of the server by a figure's name does not take its place.
+    assert (metrics["perplexity"], metrics["bits"], metrics["drift"]) == (8.5, 3.0, 1.0)
+    assert next(f.path for f in watcher._client.list_artifacts(watcher.run_id)) == "client_sizes.png"
+
+
 def test_tags_tell_what_ran_and_how_it_ended(runs):
     _, run = tracked(runs, "tags")
     tags = {name: run.data.tags[name] for name in ("method", "preset", "seed", "digest", "folder")}

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from engine.errors import UserError
 from engine.records import Result, RoundRecord, RunStart, StageRecord
 from engine.store.folder import RunFolder, StoredRun, read, replacing
 from engine.views.report import sections
 from engine.views.report.html import element, page
 from engine.views.report.summary import summary, title
+from engine.views.report.words import labels, spoken
 
 __all__ = ["ReportWatcher", "write_report"]
 
 _SECTIONS = (
-    sections.accuracy,
+    sections.by_round,
     sections.stage_bars,
     sections.per_class,
+    sections.confusion,
     sections.clients,
     sections.images,
     sections.left_clients,
@@ -32,11 +35,23 @@ def write_report(runs: Sequence[StoredRun], path: Path) -> None:
     """Write one page about one run, or about several side by side; the same runs give the same bytes.
 
     A section about which the runs have nothing to say is left out.
+
+    Raises:
+        UserError: runs whose headline figures differ, which cannot be ranked.
     """
+    _require_one_headline(runs)
     style = files("engine.views.report").joinpath("style.css").read_text(encoding="utf-8")
     head = element("header", element("p", "Tessera", class_="brand"), element("h1", title(runs)), *summary(runs))
     with replacing(path) as temporary:
         temporary.write_bytes(page(title(runs), style, head, *(section(runs) for section in _SECTIONS)))
+
+
+def _require_one_headline(runs: Sequence[StoredRun]) -> None:
+    if any(run.headline != runs[0].headline for run in runs):
+        found = ", ".join(
+            f"{name} by {spoken(run.headline.name)}" for name, run in zip(labels(runs), runs, strict=True)
+        )
+        raise UserError(f"runs that are measured by different figures cannot be compared: {found}; report them apart")
 
 
 class ReportWatcher:

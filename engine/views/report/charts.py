@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from algorithms.core.task import Figure
+from engine.units import figure_digits, figure_text
 from engine.views.report.html import Element, data_uri, element
 from engine.views.report.pictures import heat
 
@@ -35,7 +37,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line over rounds, with marks beside it; y in [0, 1]."""
+    """A line over rounds, with marks beside it. Points that are not finite are left out."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -55,7 +57,8 @@ class _Scale:
         """A scale with round ticks; `ends` widens it to ticks on both sides."""
         low, high = min(values), max(values)
         if low == high:
-            low, high = low - 0.5 if whole else low - 0.05, high + 0.5 if whole else high + 0.05
+            margin = 0.5 if whole else 0.05 * (abs(low) or 1.0)
+            low, high = low - margin, high + margin
         found = MaxNLocator(nbins=ticks, integer=whole, steps=[1, 2, 5, 10]).tick_values(low, high)
         if ends:
             return cls(float(found[0]), float(found[-1]), tuple(map(float, found)))
@@ -65,25 +68,50 @@ class _Scale:
         return 100 * (value - self.low) / (self.high - self.low)
 
 
-def curves(lines: Sequence[Curve]) -> Element:
-    """Accuracy by round. Marks are named on the paper where there is one line, by hovering where there are several."""
+def whole_of(figure: Figure) -> float | None:
+    """The length of a whole bar: everything for a share; None, the longest of the bars, for any other figure."""
+    return 1.0 if figure.unit == "%" else None
+
+
+def curves(lines: Sequence[Curve], name: str, unit: str) -> Element | None:
+    """A figure by round. Marks are named on the paper where there is one line, by hovering where there are several.
+
+    Args:
+        name: of the figure.
+        unit: see `Figure`; shares are in [0, 1].
+
+    Returns:
+        None where no point is finite.
+    """
+    lines = [_finite(line) for line in lines]
     points = [point for line in lines for point in [*line.points, *((m.x, m.y) for m in line.marks)]]
+    if not points:
+        return None
     across = _Scale.over([x for x, _ in points], 8, whole=True, ends=False)
     upward = _Scale.over([y for _, y in points], 6, whole=False, ends=True)
     drawing = element(
         "svg", *_rules(across, upward, lines), viewBox="0 0 100 100", preserveAspectRatio="none", role="img"
     )
-    drawing.set("aria-label", "accuracy by round")
+    drawing.set("aria-label", f"{name} by round")
     for index, line in enumerate(lines):
-        drawing.extend(_line(line, index, across, upward))
-    names = _mark_names(lines[0].marks, across, upward) if len(lines) == 1 else []
+        drawing.extend(_line(line, index, across, upward, unit))
+    names = _mark_names(lines[0].marks, across, upward, unit) if len(lines) == 1 else []
     return element(
         "div",
-        element("div", *(_tick(f"{100 * t:.0f} %", "top", 100 - upward.at(t)) for t in upward.ticks), class_="y"),
+        element("div", *(_tick(_tick_text(t, unit), "top", 100 - upward.at(t)) for t in upward.ticks), class_="y"),
         element("div", drawing, *names, class_="plot"),
         element("div", *(_tick(f"{t:.0f}", "left", across.at(t)) for t in across.ticks), class_="x"),
         class_="chart",
     )
+
+
+def _finite(line: Curve) -> Curve:
+    points = [point for point in line.points if math.isfinite(point[1])]
+    return Curve(line.name, points, [mark for mark in line.marks if math.isfinite(mark.y)])
+
+
+def _tick_text(value: float, unit: str) -> str:
+    return f"{100 * value:.4g} %" if unit == "%" else f"{value:,.6g}"
 
 
 def _tick(text: str, side: str, place: float) -> Element:
@@ -96,18 +124,19 @@ def _rules(across: _Scale, upward: _Scale, lines: Sequence[Curve]) -> list[Eleme
     return level + [element("path", d=f"M{across.at(x):.2f} 0V100", class_="stage") for x in stages]
 
 
-def _line(line: Curve, index: int, across: _Scale, upward: _Scale) -> list[Element]:
+def _line(line: Curve, index: int, across: _Scale, upward: _Scale, unit: str) -> list[Element]:
     places = [(across.at(x), 100 - upward.at(y)) for x, y in line.points]
     colour = f"c{index % COLOURS}" + (" dashed" if index >= COLOURS else "")
-    drawn = [element("path", d="M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in places), class_=f"line {colour}")]
+    path = "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in places)
+    drawn = [element("path", d=path, class_=f"line {colour}")] if places else []
     if len(places) <= _DOTTED:
         drawn += [
-            _dot(x, y, f"dot {colour}", f"{line.name}, round {point[0]:.0f}: {100 * point[1]:.1f} %")
+            _dot(x, y, f"dot {colour}", f"{line.name}, round {point[0]:.0f}: {figure_text(point[1], unit)}")
             for (x, y), point in zip(places, line.points, strict=True)
         ]
     for mark in line.marks:
         x, y = across.at(mark.x), 100 - upward.at(mark.y)
-        text = f"{line.name}, {mark.name}, round {mark.x:.0f}: {100 * mark.y:.1f} %"
+        text = f"{line.name}, {mark.name}, round {mark.x:.0f}: {figure_text(mark.y, unit)}"
         drawn += [_dot(x, y, f"mark {colour}", text), _dot(x, y, "core", text)]
     return drawn
 
@@ -117,7 +146,7 @@ def _dot(x: float, y: float, class_: str, title: str) -> Element:
     return element("path", element("title", title), d=f"M{x:.2f} {y:.2f}h0", class_=class_)
 
 
-def _mark_names(marks: Sequence[Mark], across: _Scale, upward: _Scale) -> list[Element]:
+def _mark_names(marks: Sequence[Mark], across: _Scale, upward: _Scale, unit: str) -> list[Element]:
     """The marks' names, pushed apart where they would lie on one another, on the side that has more room."""
     names = []
     for x in sorted({mark.x for mark in marks}):
@@ -125,7 +154,7 @@ def _mark_names(marks: Sequence[Mark], across: _Scale, upward: _Scale) -> list[E
         left = across.at(x)
         side = f"right:calc({100 - left:.2f}% + 9px)" if left > 60 else f"left:calc({left:.2f}% + 9px)"
         for mark, top in zip(here, spread([100 - upward.at(m.y) for m in here], _MARK_GAP), strict=True):
-            text = f"{mark.name} {100 * mark.y:.1f}"
+            text = f"{mark.name} {figure_digits(mark.y, unit)}"
             names.append(element("span", text, class_="name", style=f"{side};top:{top:.2f}%"))
     return names
 
@@ -151,7 +180,7 @@ def legend(names: Sequence[str], classes: Sequence[str] | None = None) -> Elemen
 
 @dataclass(frozen=True)
 class Bar:
-    """A name, an amount >= 0 and its text; `note` stands under the name."""
+    """A name, an amount and its text; `note` stands under the name. Only a finite amount above 0 has a length."""
 
     name: str
     amount: float
@@ -161,13 +190,17 @@ class Bar:
 
 def bars(rows: Sequence[Bar], whole: float | None = None, colour: str = "c0") -> Element:
     """Amounts as lengths, of the largest or of `whole`."""
-    largest = whole or max((row.amount for row in rows), default=0) or 1
+    largest = whole or max(map(_length, rows), default=0) or 1
     return element("div", *(_bar(row, largest, colour) for row in rows), class_="bars")
+
+
+def _length(row: Bar) -> float:
+    return row.amount if math.isfinite(row.amount) and row.amount > 0 else 0.0
 
 
 def _bar(row: Bar, largest: float, colour: str) -> Element:
     name = element("span", row.name, element("small", row.note) if row.note else None, class_="name", title=row.name)
-    filled = element("i", class_=colour, style=f"width:{100 * row.amount / largest:.2f}%")
+    filled = element("i", class_=colour, style=f"width:{100 * _length(row) / largest:.2f}%")
     return element("div", name, element("div", filled, class_="track"), element("span", row.text, class_="num"))
 
 
@@ -186,7 +219,7 @@ def pairs(names: Sequence[str], before: np.ndarray, after: np.ndarray) -> Elemen
 def _pair(name: str, before: float, after: float) -> Element:
     label = element("span", name, class_="name", title=name)
     if math.isnan(before) or math.isnan(after):
-        return element("div", label, element("div", class_="track"), element("span", "no test images", class_="num"))
+        return element("div", label, element("div", class_="track"), element("span", "no test examples", class_="num"))
     low, high = sorted((before, after))
     track = element(
         "div",
@@ -202,6 +235,50 @@ def _pair(name: str, before: float, after: float) -> Element:
     return element("div", label, track, element("span", f"{100 * before:.0f} → {100 * after:.0f}", class_="num"))
 
 
+def holdings(counts: np.ndarray, class_names: Sequence[str]) -> Element:
+    """Who holds what: a label map; where there are no classes, a bar for each client.
+
+    Args:
+        counts: int64 (clients, classes), or (clients, 1) without classes.
+    """
+    return label_map(counts, class_names) if class_names else client_sizes(counts.sum(axis=1))
+
+
+def client_sizes(sizes: np.ndarray) -> Element:
+    """A bar for each client, as high as its number of examples, int64 (clients,)."""
+    clients = len(sizes)
+    upward = _Scale.over([0.0, float(max(1, sizes.max()))], 4, whole=True, ends=True)
+    drawing = element("svg", *_rules(upward, upward, ()), viewBox="0 0 100 100", preserveAspectRatio="none", role="img")
+    drawing.set("aria-label", f"examples held by {clients} clients")
+    for client, held in enumerate(sizes.tolist()):
+        drawing.append(_column(client, held, clients, upward.at(held)))
+    return element(
+        "div",
+        element("div", *(_tick(f"{t:,.0f}", "top", 100 - upward.at(t)) for t in upward.ticks), class_="y"),
+        element("div", drawing, class_="plot"),
+        element("div", *_client_numbers(clients), class_="x"),
+        class_="chart low",
+    )
+
+
+def _column(client: int, held: int, clients: int, height: float) -> Element:
+    width = 100 / clients
+    return element(
+        "rect",
+        element("title", f"client {client}: {held:,}"),
+        x=f"{(client + 0.1) * width:.3f}",
+        width=f"{0.8 * width:.3f}",
+        y=f"{100 - height:.2f}",
+        height=f"{height:.2f}",
+        class_="column c0",
+    )
+
+
+def _client_numbers(clients: int) -> list[Element]:
+    """Numbers of at most twenty clients, under the middles of their columns."""
+    return [_tick(str(k), "left", 100 * (k + 0.5) / clients) for k in range(0, clients, math.ceil(clients / 20))]
+
+
 def label_map(counts: np.ndarray, class_names: Sequence[str]) -> Element:
     """How many examples of each class (rows) each client (columns) holds; colour deepens with the root.
 
@@ -209,27 +286,50 @@ def label_map(counts: np.ndarray, class_names: Sequence[str]) -> Element:
         counts: int64 (clients, classes).
     """
     clients, classes = counts.shape
-    height = min(max(560 / classes, 6), 28)
-    step = math.ceil(15 / height)
     shares = np.sqrt(counts.T / max(1, int(counts.max())))
-    names = [
-        element("span", class_names[c], style=f"top:{100 * (c + 0.5) / classes:.3f}%", title=class_names[c])
-        for c in range(0, classes, step)
+    words = f"examples of {classes} classes held by {clients} clients"
+    return _map(counts.T, shares, class_names, _client_numbers(clients), words)
+
+
+def confusion_map(confusion: np.ndarray, class_names: Sequence[str]) -> Element:
+    """Examples by class (rows) and predicted class (columns); colour is the share of the row.
+
+    Args:
+        confusion: int64 (classes, classes).
+    """
+    classes = len(class_names)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    room = 90 // classes
+    fits = all(len(name) <= room for name in class_names)
+    columns = [
+        _tick(class_names[c], "left", 100 * (c + 0.5) / classes) for c in range(classes if fits and room > 2 else 0)
     ]
-    every = math.ceil(clients / 20)
-    numbers = [_tick(str(k), "left", 100 * (k + 0.5) / clients) for k in range(0, clients, every)]
-    few = clients <= _FEW and classes <= _FEW
+    words = f"test examples by their class and the predicted one, of {classes} classes"
+    return _map(confusion, shares, class_names, columns, words)
+
+
+def _map(
+    counts: np.ndarray, shares: np.ndarray, row_names: Sequence[str], columns: Sequence[Element], words: str
+) -> Element:
+    """Counts (rows, columns) as colours, shares in [0, 1], with the numbers themselves where there are few."""
+    rows = len(row_names)
+    height = min(max(560 / rows, 6), 28)
+    names = [
+        element("span", row_names[r], style=f"top:{100 * (r + 0.5) / rows:.3f}%", title=row_names[r])
+        for r in range(0, rows, math.ceil(15 / height))
+    ]
+    few = max(counts.shape) <= _FEW
     return element(
         "div",
         element("div", *names, class_="y"),
         element(
             "div",
-            element("img", src=data_uri(heat(shares)), alt=f"examples of {classes} classes held by {clients} clients"),
+            element("img", src=data_uri(heat(shares)), alt=words),
             _counts(counts, shares) if few else None,
             class_="plot",
-            style=f"height:{round(height * classes)}px",
+            style=f"height:{round(height * rows)}px",
         ),
-        element("div", *numbers, class_="x"),
+        element("div", *columns, class_="x"),
         class_="map",
     )
 
@@ -237,6 +337,6 @@ def label_map(counts: np.ndarray, class_names: Sequence[str]) -> Element:
 def _counts(counts: np.ndarray, shares: np.ndarray) -> Element:
     cells = [
         element("span", str(count) if count else None, class_="dark" if share > 0.6 else None)
-        for count, share in zip(counts.T.ravel().tolist(), shares.ravel().tolist(), strict=True)
+        for count, share in zip(counts.ravel().tolist(), shares.ravel().tolist(), strict=True)
     ]
-    return element("div", *cells, class_="counts", style=f"grid-template-columns:repeat({len(counts)},1fr)")
+    return element("div", *cells, class_="counts", style=f"grid-template-columns:repeat({counts.shape[1]},1fr)")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,15 +14,27 @@ import pyarrow.compute as pc
 from actors.cohort.delivery import NOBODY
 from actors.failures import said
 from algorithms.core.payload import KINDS
+from algorithms.core.task import Figure
 from engine.config.reading import dump
-from engine.records import GLOBAL, Evaluation, GeneratedImages
+from engine.records import GLOBAL, GeneratedImages
 from engine.store.folder import StoredRun
 from engine.store.tables import faults_of
-from engine.units import size
-from engine.views.report.charts import Bar, Curve, Mark, bars, curves, label_map, legend, pairs
+from engine.units import figure_text, size
+from engine.views.report.charts import (
+    Bar,
+    Curve,
+    Mark,
+    bars,
+    confusion_map,
+    curves,
+    holdings,
+    legend,
+    pairs,
+    whole_of,
+)
 from engine.views.report.html import Element, data_uri, element
 from engine.views.report.pictures import grid
-from engine.views.report.words import FINAL, STAGES, count, labels, percent, stages
+from engine.views.report.words import FINAL, STAGES, count, labels, spoken, stages
 
 Runs = Sequence[StoredRun]
 
@@ -28,6 +42,7 @@ BEFORE_AFTER = (("fedavg", "teacher"), ("fedavg", "distilled"), ("fedavg", FINAL
 """Pairs of stages to compare class by class, the most telling first."""
 
 _GRID_COLUMNS = 10
+_MANY_CLASSES = 12
 
 
 def _section(title: str, *children: Element | str | None) -> Element:
@@ -46,19 +61,21 @@ def _each(runs: Runs, drawn: Callable[[StoredRun], Element | None]) -> list[Elem
     return [element("div", element("h3", name), block, class_="of-run") for name, block in blocks if block is not None]
 
 
-def accuracy(runs: Runs) -> Element | None:
-    """Accuracy by round, with the stages as marks."""
+def by_round(runs: Runs) -> Element | None:
+    """The headline figure by round, with the stages as marks."""
+    headline = runs[0].headline
     lines = [_curve(name, run) for name, run in zip(labels(runs), runs, strict=True)]
-    if not any(line.points for line in lines):
+    drawn = curves(lines, headline.name, headline.unit)
+    if drawn is None or not any(line.points for line in lines):
         return None
     marked = any(line.marks for line in lines)
     return _section(
-        "Accuracy by round",
+        "Round by round",
         legend([line.name for line in lines]) if len(lines) > 1 else None,
-        curves(lines),
+        drawn,
         _note(
-            "Share of right answers on the whole test set, which decides nothing in the run. "
-            + ("Rings are stages of a round." if marked else "")
+            f"The model's {spoken(headline.name)} on the whole test set, which decides nothing in the run; "
+            f"{headline.better} is better." + (" Rings are stages of a round." if marked else "")
         ),
     )
 
@@ -70,25 +87,33 @@ def _curve(name: str, run: StoredRun) -> Curve:
 
 
 def stage_bars(runs: Runs) -> Element | None:
-    """Accuracy of each stage."""
+    """The headline figure of each stage."""
     blocks = _each(runs, _stage_bars)
-    return _section("Stage by stage", *blocks, _note("Test accuracy.")) if blocks else None
+    headline = runs[0].headline
+    note = _note(f"The {spoken(headline.name)} on the test set; {headline.better} is better.")
+    return _section("Stage by stage", *blocks, note) if blocks else None
 
 
 def _stage_bars(run: StoredRun) -> Element | None:
     shown = stages(run)
     if set(shown) <= {FINAL}:
         return None
-    rows = [Bar(name, e.headline, percent(e.headline), STAGES.get(name)) for name, e in shown.items()]
-    return bars(rows, whole=1.0)
+    rows = [
+        Bar(name, e.headline, figure_text(e.headline, run.headline.unit), STAGES.get(name)) for name, e in shown.items()
+    ]
+    return bars(rows, whole=whole_of(run.headline))
 
 
 def per_class(runs: Runs) -> Element | None:
     """Teacher against FedAvg, class by class; and of two runs, the one's last model against the other's."""
-    blocks = _each(runs, _stage_pairs)
-    if len(runs) == 2 and runs[0].class_names == runs[1].class_names:
-        lower, higher = sorted(zip(labels(runs), runs, strict=True), key=lambda pair: pair[1].result["accuracy"] or 0)
-        blocks.append(_final_pairs(lower, higher))
+    blocks: list[Element | None] = [*_each(runs, _stage_pairs)]
+    if len(runs) == 1 and not blocks:
+        blocks = [_class_bars(run) for run in runs if _shares(run, FINAL)]
+    elif len(runs) == 2 and runs[0].class_names == runs[1].class_names and all(_shares(run, FINAL) for run in runs):
+        headline = runs[0].headline
+        named = zip(labels(runs), runs, strict=True)
+        better, worse = sorted(named, key=lambda pair: headline.rank_key(pair[1].score))
+        blocks.append(_final_pairs(worse, better))
     return _section("Class by class", *blocks) if blocks else None
 
 
@@ -97,51 +122,94 @@ def _stage_pairs(run: StoredRun) -> Element | None:
     found = next(((one, other) for one, other in BEFORE_AFTER if one in shown and other in shown), None)
     if found is None:
         return None
-    before, after = found
-    return _pairs(run.class_names, (before, _by_class(shown[before])), (after, _by_class(shown[after])))
+    return _pairs((found[0], run, found[0]), (found[1], run, found[1]))
 
 
-def _final_pairs(lower: tuple[str, StoredRun], higher: tuple[str, StoredRun]) -> Element:
-    (before, worse), (after, better) = lower, higher
-    drawn = _pairs(
-        worse.class_names,
-        (before, _by_class(stages(worse)[FINAL])),
-        (after, _by_class(stages(better)[FINAL])),
-    )
-    return element("div", element("h3", f"{after} against {before}, after the last round"), drawn, class_="of-run")
+def _final_pairs(worse: tuple[str, StoredRun], better: tuple[str, StoredRun]) -> Element | None:
+    drawn = _pairs((*worse, FINAL), (*better, FINAL))
+    title = f"{better[0]} against {worse[0]}, after the last round"
+    return element("div", element("h3", title), drawn, class_="of-run")
 
 
-def _by_class(evaluation: Evaluation) -> np.ndarray:
-    """float64 (classes,): the first figure that is known by class."""
-    return next(iter(evaluation.by_class.values()))
+@dataclass(frozen=True)
+class _Shares:
+    """A figure by class that is a share: float64 (classes,) in [0, 1], NaN for a class without test examples."""
+
+    figure: Figure
+    values: np.ndarray
 
 
-def _pairs(names: Sequence[str], before: tuple[str, np.ndarray], after: tuple[str, np.ndarray]) -> Element:
-    gain = after[1] - before[1]
-    better, worse = int((gain > 0).sum()), int((gain < 0).sum())
+def _shares(run: StoredRun, stage: str) -> _Shares | None:
+    """The first figure of a stage that is a share and known by class."""
+    shown = stages(run)
+    by_class = shown[stage].by_class if stage in shown else {}
+    shares = (_Shares(figure, by_class[figure.name]) for figure in run.figures if figure.name in by_class)
+    return next((found for found in shares if found.figure.unit == "%"), None)
+
+
+def _class_bars(run: StoredRun) -> Element | None:
+    """A bar for each class; of many classes the lowest."""
+    found = _shares(run, FINAL)
+    if found is None:
+        return None
+    rows = [(value, name) for value, name in zip(found.values.tolist(), run.class_names, strict=True)]
+    if len(rows) > _MANY_CLASSES:
+        rows = sorted((row for row in rows if not math.isnan(row[0])), key=lambda row: row[0])[:_MANY_CLASSES]
+    shown = [Bar(name, value, figure_text(value, found.figure.unit)) for value, name in rows]
+    few = len(shown) < len(run.class_names)
+    words = f"The {spoken(found.figure.name)} among the test examples of each class"
+    words += f"; the lowest {len(shown)} of {len(run.class_names)} classes." if few else "."
+    return element("div", bars(shown, whole=1.0), _note(words))
+
+
+def _pairs(before: tuple[str, StoredRun, str], after: tuple[str, StoredRun, str]) -> Element | None:
+    """Two stages, each by its name on paper, run and stage, class by class."""
+    first, second = _shares(*before[1:]), _shares(*after[1:])
+    if first is None or second is None:
+        return None
+    gain = second.values - first.values
+    up, down = int((gain > 0).sum()), int((gain < 0).sum())
+    better, worse = (up, down) if first.figure.better == "higher" else (down, up)
     tested = int((~np.isnan(gain)).sum())
     sentence = f"Of {count(tested, 'class', 'classes')}, {better} are better with {after[0]} and {worse} worse."
     return element(
         "div",
         legend([before[0], after[0]], ["before", "after"]),
-        pairs(names, before[1], after[1]),
-        _note(f"{sentence} Test accuracy in percent."),
+        pairs(before[1].class_names, first.values, second.values),
+        _note(f"{sentence} Figures are the {spoken(first.figure.name)} on the test set, in percent."),
     )
+
+
+def confusion(runs: Runs) -> Element | None:
+    """What was predicted of the examples of each class."""
+    blocks = _each(runs, _confusion)
+    note = _note(
+        "Test examples after the last round. Rows are their classes, columns the classes that were predicted, in the "
+        "same order; colour is the share of the row."
+    )
+    return _section("Confusion matrix", *blocks, note) if blocks else None
+
+
+def _confusion(run: StoredRun) -> Element | None:
+    return None if run.confusion is None else confusion_map(run.confusion, run.class_names)
+
+
+_LABEL_MAP = "Rows are classes, columns clients by number; colour deepens with the root of the number of examples."
 
 
 def clients(runs: Runs) -> Element:
     """Who holds what."""
     same = all(np.array_equal(run.label_counts, runs[0].label_counts) for run in runs)
-    maps = _each(runs[:1] if same else runs, lambda run: label_map(run.label_counts, run.class_names))
+    maps = _each(runs[:1] if same else runs, lambda run: holdings(run.label_counts, run.class_names))
     sizes = runs[0].label_counts.sum(axis=1)
-    dealt = f"{count(int(sizes.sum()), 'training image')} over {count(len(sizes), 'client')}"
+    dealt = f"{count(int(sizes.sum()), 'training example')} over {count(len(sizes), 'client')}"
     words = f"{dealt}, {sizes.min():,} to {sizes.max():,} each. "
     return _section(
         "Who holds what",
         *maps,
         _note(
             (words if same else "")
-            + "Rows are classes, columns clients by number; colour deepens with the root of the number of examples."
+            + (_LABEL_MAP if runs[0].class_names else "Bars are training examples, clients by number.")
         ),
     )
 
@@ -223,7 +291,7 @@ def _traffic(run: StoredRun, largest: int) -> Element | None:
         element(
             "div",
             element("h4", title),
-            bars([Bar(_said(k), sent.get((k, way), 0), size(sent.get((k, way), 0))) for k in kinds], largest, colour),
+            bars([Bar(spoken(k), sent.get((k, way), 0), size(sent.get((k, way), 0))) for k in kinds], largest, colour),
         )
         for way, title, colour in (("up", "clients to server", "c0"), ("down", "server to clients", "c1"))
     ]
@@ -234,10 +302,6 @@ def _sums(ledger: pa.Table) -> dict[tuple[str, str], int]:
     """Bytes by kind and direction."""
     rows = ledger.group_by(["kind", "direction"], use_threads=False).aggregate([("bytes", "sum")]).to_pylist()
     return {(row["kind"], row["direction"]): row["bytes_sum"] for row in rows}
-
-
-def _said(kind: str) -> str:
-    return kind.replace("_", " ")
 
 
 def left_clients(runs: Runs) -> Element | None:
@@ -256,7 +320,7 @@ def _left_clients(run: StoredRun) -> Element | None:
     lines = [
         element(
             "div",
-            element("dt", _said(row["kind"])),
+            element("dt", spoken(row["kind"])),
             element(
                 "dd",
                 KINDS.get(row["kind"], "a kind that this version does not know"),

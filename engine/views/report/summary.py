@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from algorithms.core.task import Figure
 from engine.store.folder import StoredRun
-from engine.units import duration, size
+from engine.units import difference_text, duration, figure_text, size
 from engine.views.report.html import Element, element
-from engine.views.report.words import count, labels, number, percent, settings
+from engine.views.report.words import FINAL, count, labels, settings, spoken
 
 Runs = Sequence[StoredRun]
 
@@ -37,12 +39,14 @@ def summary(runs: Runs) -> list[Element]:
 
 
 def _sentence(run: StoredRun) -> str:
-    result, clients = run.result, len(run.label_counts)
+    result, headline = run.result, run.headline
     text = (
-        f"After {count(result['rounds'], 'round')} with {count(clients, 'client')}, the model of {result['method']} "
-        f"is right on {percent(result['accuracy'])} of the test images"
+        f"After {count(result['rounds'], 'round')} with {count(len(run.label_counts), 'client')}, the model of "
+        f"{result['method']} reaches {spoken(headline.name)} {figure_text(run.score, headline.unit)} on the test set"
     )
-    earlier = [f"{name} {percent(share)}" for name, share in result["stages"].items() if name != "final"]
+    earlier = [
+        f"{name} {figure_text(value, headline.unit)}" for name, value in result["stages"].items() if name != FINAL
+    ]
     return f"{text}; on the way there: {', '.join(earlier)}." if earlier else f"{text}."
 
 
@@ -55,8 +59,7 @@ def round_seconds(run: StoredRun) -> float | None:
 def _tiles(run: StoredRun) -> Element:
     result, usual = run.result, round_seconds(run)
     facts = [
-        ("accuracy", percent(result["accuracy"]), None),
-        ("loss", number(result["loss"]), "mean cross-entropy"),
+        *_figures(run),
         ("wall time", duration(result["seconds"]["total"]), f"a round takes {usual:.2g} s" if usual else None),
         ("to the server", size(result["bytes_up"]), f"to clients {size(result['bytes_down'])}"),
         ("seed", str(result["seed"]), f"digest {str(result['digest'])[:12]}"),
@@ -68,45 +71,60 @@ def _tiles(run: StoredRun) -> Element:
     return element("dl", *tiles, class_="tiles")
 
 
+def _figures(run: StoredRun) -> list[tuple[str, str, str | None]]:
+    """A tile for each figure; of the headline, which way is better."""
+    return [
+        (
+            spoken(figure.name),
+            figure_text(run.result["figures"].get(figure.name), figure.unit),
+            f"{figure.better} is better" if figure == run.headline else None,
+        )
+        for figure in run.figures
+        if figure.name in run.result["figures"]
+    ]
+
+
 def _ranking(runs: Runs) -> str:
-    ranked = sorted(
-        ((run.result["accuracy"], name) for name, run in zip(labels(runs), runs, strict=True) if _measured(run)),
-        key=lambda pair: -pair[0],
-    )
+    headline = runs[0].headline
+    ranked = _ranked(runs)
     if not ranked:
-        return "No run has an accuracy."
+        return f"In no run was {spoken(headline.name)} a number."
     (best, first), *others = ranked
-    text = f"{first} ends highest, with {percent(best)} of the test images right"
+    text = f"{first} ends best, with {spoken(headline.name)} {figure_text(best, headline.unit)} on the test set"
     if others:
-        share, second = others[0]
-        text += f", {100 * (best - share):.1f} points ahead of {second}"
+        value, second = others[0]
+        text += f", better than {second} by {difference_text(abs(best - value), headline.unit)}"
     return text + "."
 
 
-def _measured(run: StoredRun) -> bool:
-    return run.result["accuracy"] is not None
-
-
-_COLUMNS = ("run", "preset", "seed", "rounds", "accuracy", "loss", "up", "down", "time", "digest")
+def _ranked(runs: Runs) -> list[tuple[float, str]]:
+    """What each run came to, and its name, the best first; without those that came to no number."""
+    found = [(run.score, name) for name, run in zip(labels(runs), runs, strict=True) if not math.isnan(run.score)]
+    return sorted(found, key=lambda pair: runs[0].headline.rank_key(pair[0]))
 
 
 def _table(runs: Runs) -> Element:
-    best = max((run.result["accuracy"] for run in runs if _measured(run)), default=None)
-    head = element("tr", *(element("th", name) for name in _COLUMNS))
-    rows = [_row(name, run, best) for name, run in zip(labels(runs), runs, strict=True)]
+    shared = [figure for figure in runs[0].figures if all(figure in run.figures for run in runs)]
+    best = next((value for value, _ in _ranked(runs)), None)
+    names = [spoken(figure.name) for figure in shared]
+    columns = ("run", "preset", "seed", "rounds", *names, "up", "down", "time", "digest")
+    head = element("tr", *(element("th", name) for name in columns))
+    rows = [_row(name, run, shared, best) for name, run in zip(labels(runs), runs, strict=True)]
     return element(
         "div", element("table", element("thead", head), element("tbody", *rows)), class_="scroll", tabindex="0"
     )
 
 
-def _row(name: str, run: StoredRun, best: float | None) -> Element:
+def _row(name: str, run: StoredRun, shown: Sequence[Figure], best: float | None) -> Element:
     result = run.result
+    figures = [element("td", figure_text(result["figures"].get(figure.name), figure.unit)) for figure in shown]
+    if run.score == best:
+        figures[0].set("class", "best")
     cells = [
         element("td", str(result["preset"])),
         element("td", str(result["seed"])),
-        element("td", number(result["rounds"])),
-        element("td", percent(result["accuracy"]), class_="best" if result["accuracy"] == best else None),
-        element("td", number(result["loss"])),
+        element("td", f"{result['rounds']:,}"),
+        *figures,
         element("td", size(result["bytes_up"])),
         element("td", size(result["bytes_down"])),
         element("td", duration(result["seconds"]["total"])),
@@ -116,7 +134,7 @@ def _row(name: str, run: StoredRun, best: float | None) -> Element:
 
 
 def _differences(runs: Runs) -> str:
-    """Which settings differ, because an accuracy beside another means nothing without it."""
+    """Which settings differ, because a figure beside another means nothing without it."""
     configs: list[dict[str, Any]] = [settings(dict(run.config)) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing = [key for key in keys if any(config.get(key) != configs[0].get(key) for config in configs)]

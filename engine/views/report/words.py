@@ -21,18 +21,9 @@ STAGES = {
 """What the stages are, for those that several methods share."""
 
 
-def percent(share: float | None) -> str:
-    """A share in [0, 1] as `81.2 %`."""
-    return "not a number" if share is None else f"{100 * share:.1f} %"
-
-
-def number(value: Any) -> str:
-    """Four digits, thousands apart; `not a number` for the null of result.json."""
-    if value is None:
-        return "not a number"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def spoken(name: str) -> str:
+    """The name of a figure or kind as words."""
+    return name.replace("_", " ")
 
 
 def count(amount: int, one: str, several: str | None = None) -> str:
