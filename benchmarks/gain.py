@@ -72,7 +72,7 @@ def started(federation: Federation, rounds: int, every: int) -> tuple[Rounds, Cu
     """A run in this process, not yet played."""
     runner, curve = federation.inline(), Curve()
     schedule = Schedule(rounds, len(federation.casting.clients), every)
-    curve.rounds = Rounds(federation.casting, schedule, runner, federation.evaluate, [curve])
+    curve.rounds = Rounds(federation.casting, federation.needs, schedule, runner, federation.evaluate, [curve])
     return curve.rounds, curve, runner
 
 

@@ -20,7 +20,7 @@ from algorithms.core.training import Work
 from algorithms.methods.fedavg import FedAvg
 from benchmarks.figures import seconds_of
 from benchmarks.gpu_loop import LR, TASK, PlainLoop, Problem
-from benchmarks.on_ray import ray_runner
+from benchmarks.on_ray import needs_of, ray_runner
 from benchmarks.rounds import Stopwatch
 from engine.records import Evaluation
 from engine.run.rounds import Rounds, Schedule
@@ -77,7 +77,7 @@ def rounds(problem: Problem, device: str, hosts: int, times: int) -> tuple[tuple
     share = 1 / hosts if device == "cuda" else 0.0
     with one_thread(), ray_runner(casting, shards, hosts, share) as runner:
         runner.peak_rss_mb()  # waits until every host is there: else the first ones would carry more than one round
-        ours = Rounds(casting, schedule, runner, lambda _: unseen, [watch])
+        ours = Rounds(casting, needs_of(casting), schedule, runner, lambda _: unseen, [watch])
         for number in range(times + 1):
             theirs.append(seconds_of(partial(plain.play, number)))
             ours.play(number + 1)

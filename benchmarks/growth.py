@@ -26,6 +26,7 @@ from actors.process import peak_rss_mb
 from algorithms.tasks.images import ImageTask
 from benchmarks.figures import Figure, repeated, seconds_of
 from benchmarks.idle import Idle
+from benchmarks.on_ray import needs_of
 from benchmarks.sizes import grow
 from clusters.session import attach_or_start
 from engine.config import load
@@ -71,7 +72,7 @@ def sent(federation: Federation) -> Rounds:
     hosts = Placement("pooled", os.cpu_count() or 1, cpus=0.5, gpus=0.0, reason="one for each core")
     runner = RayRunner(casting, federation.shards, hosts)
     unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(10)})
-    return Rounds(casting, Schedule(10**6, ASKED, 10**6), runner, lambda _: unseen, [])
+    return Rounds(casting, needs_of(casting), Schedule(10**6, ASKED, 10**6), runner, lambda _: unseen, [])
 
 
 def measure(clients: int) -> list[Figure]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core import settings
-from algorithms.core.contract import Client, Cohort, Kinds, Method, Plan, Reply, client_side
+from algorithms.core.contract import Client, Cohort, Method, Plan, Reply, client_side
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 
@@ -32,10 +32,6 @@ class Idle(Method[Sum]):
         bytes: int = setting(4, "of the tensor that travels, in each direction", ge=4)
 
     config: Config
-
-    @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"weights"}), down=frozenset({"weights"}))
 
     def start(self, clients: Any) -> Sum:
         return Sum(0)

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from actors.hosts.placement import Request, decide
 from actors.hosts.ray import RayRunner
 from actors.steps.orders import Casting
 from actors.steps.shards import ShardArrays
+from algorithms.core.needs import Needs
 from clusters.session import attach_or_start
 
 
@@ -39,3 +42,8 @@ def ray_runner(casting: Casting, shards: ShardArrays, hosts: int, gpus: float = 
             yield runner
         finally:
             runner.close()
+
+
+def needs_of(casting: Casting) -> Needs:
+    """What the method answers, where every client has one example of each class."""
+    return casting.needs(torch.ones(len(casting.clients), casting.task.classes, dtype=torch.int64))

@@ -25,7 +25,7 @@ from algorithms.core.training import Work
 from algorithms.tasks.images import ImageTask
 from benchmarks.figures import Figure, seconds_of
 from benchmarks.idle import Idle
-from benchmarks.on_ray import ray_runner
+from benchmarks.on_ray import needs_of, ray_runner
 from benchmarks.sizes import grow
 from engine.records import Evaluation
 from engine.run.rounds import Rounds, Schedule
@@ -96,7 +96,7 @@ def measure(megabytes: int) -> list[Figure]:
     unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(1)})
     casting = casting_of(size)
     with ray_runner(casting, shards(), hosts) as runner, StoreWatch() as store:
-        run = Rounds(casting, Schedule(10**6, CLIENTS, 10**6), runner, lambda _: unseen, [])
+        run = Rounds(casting, needs_of(casting), Schedule(10**6, CLIENTS, 10**6), runner, lambda _: unseen, [])
         run.play(until=1)
         rounds, copies = [], []
         for _ in range(TIMES):

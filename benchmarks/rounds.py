@@ -28,7 +28,7 @@ from algorithms.core.training import Work
 from algorithms.methods.fedavg import FedAvg
 from benchmarks import plain
 from benchmarks.data import fetched
-from benchmarks.on_ray import ray_runner
+from benchmarks.on_ray import needs_of, ray_runner
 from engine.data import DataError, DataSet
 from engine.records import Evaluation, RoundRecord
 from engine.run.rounds import Rounds, Schedule
@@ -118,7 +118,9 @@ def measure(case: Case, rounds: int, hosts: int, stack: bool) -> dict[str, Any]:
         plain.Yardstick(problem(case, data, rounds), hosts) as yardstick,
         ray_runner(casting, shards, hosts) as runner,
     ):
-        ours = Rounds(casting, Schedule(rounds, case.cohort, rounds), runner, lambda _: unseen, [watch])
+        ours = Rounds(
+            casting, needs_of(casting), Schedule(rounds, case.cohort, rounds), runner, lambda _: unseen, [watch]
+        )
         for number in range(rounds):
             theirs.append(yardstick.play(number))
             ours.play(number + 1)

@@ -12,7 +12,7 @@ where they do. On a page, a comment marks the block that follows it:
     <!-- table: FILE -->                   the first table of a file, of benchmarks/results/
 
 Commands of a page run one after another in one empty folder, beside the files that the page shows: blocks whose first
-line is a comment with a file's name, as `# mine.yaml`.
+line is a comment with a file's name, as `# mine.yaml`, or that follow a line `<!-- file: mine.csv -->`.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ _MARK = re.compile(
     flags=re.DOTALL,
 )
 _FILE = re.compile(r"^```\w+\n(?P<text># (?P<name>[\w./-]+\.\w+)\n.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+_PLAIN_FILE = re.compile(r"^<!-- file: (?P<name>\S+) -->\n```\w+\n(?P<text>.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 _VARYING = (
     (re.compile(r"free on this machine: .*"), "free on this machine: #"),
     (re.compile(r"; [\d.]+ \wB are free"), "; # are free"),
@@ -173,7 +174,7 @@ def _workplace(page: str) -> Iterator[Path]:
 
 def write_files(page: str, folder: Path) -> None:
     """Write the files that a page shows into a folder."""
-    for found in _FILE.finditer(page):
+    for found in (*_FILE.finditer(page), *_PLAIN_FILE.finditer(page)):
         place = folder / found["name"]
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(found["text"])

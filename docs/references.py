@@ -17,6 +17,8 @@ from pydantic.fields import FieldInfo
 
 from actors.steps.orders import find_method
 from algorithms.core.settings import Config
+from algorithms.nets import names
+from algorithms.nets.registry import forms_of
 from engine.commands.listing import catalogue, describe_setting, with_settings
 from engine.config.method import MethodChoice
 from engine.config.schema import RunConfig
@@ -51,7 +53,8 @@ def configuration() -> str:
     lines += ["", "## Tasks", "", "`task.name` takes one of these names, or one's own as `pkg.module:Class`."]
     for name in task_names():
         lines += ["", *_task(name)]
-    for title, key in (("Networks", "nets"), ("Presets", "presets"), ("Comparisons", "comparisons")):
+    lines += ["", "## Networks", "", *_table(("name", "takes", "what it is"), _networks(found["nets"]))]
+    for title, key in (("Presets", "presets"), ("Comparisons", "comparisons")):
         rows = ((f"`{name}`", about) for name, about in found[key].items())
         lines += ["", f"## {title}", "", *_table(("name", "what it is"), rows)]
     return "\n".join(lines) + "\n"
@@ -75,6 +78,13 @@ def methods() -> str:
     for method in described:
         lines += ["", *_method(method)]
     return "\n".join(lines) + "\n"
+
+
+def _networks(described: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    own = names()
+    for name, about in described.items():
+        forms = [form.__name__.lower() for form in forms_of(name)] if name in own else []
+        yield f"`{name}`", ", ".join(forms) or ("images" if name.startswith("torchvision") else "any"), about
 
 
 def _task(name: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.cohort.delivery import Book, ClientMetric, Entry, FaultEntry, StepSpan
+from algorithms.core.needs import Stage
 from algorithms.core.task import Figure, Sums, Task
 
 GLOBAL = "global"
@@ -103,6 +104,8 @@ class RunStart:
         facts: what the plan says, in words: runner, placement and why, hosts.
         preset: name or file that the run was started from.
         done: rounds that were complete when this process took the run up.
+        kinds: a sentence on each kind of content that travels.
+        stages: those that the method may show.
     """
 
     folder: Path
@@ -113,6 +116,8 @@ class RunStart:
     facts: Mapping[str, str]
     preset: str = ""
     done: int = 0
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
 
     @property
     def headline(self) -> Figure:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from actors.clock import PhaseClock
 from actors.cohort.delivery import Book, Delivery
@@ -17,6 +18,7 @@ from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
 from algorithms.core.contract import ClientSpec, Method, Plan
 from algorithms.core.kit import Kit
+from algorithms.core.needs import Needs
 from algorithms.core.payload import Tensors
 from algorithms.core.records import digest
 from algorithms.core.seeds import Seed
@@ -119,7 +121,7 @@ def play(
     """
     runner = runner or InlineRunner(casting, shards or tiny_shards(len(casting.clients)))
     kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), distil=runner.distil)
-    method = find_method(casting.method)(casting.config, kit)
+    method, needs = find_method(casting.method)(casting.config, kit), needs_of(casting)
     book = book or Book()
     states: list[Any] = []
     metrics: list[dict[str, float]] = []
@@ -130,7 +132,7 @@ def play(
             delivery = Delivery(
                 plan,
                 runner,
-                method.kinds(casting.config),
+                needs,
                 book,
                 PhaseClock("server"),
                 lambda step, done, asked: None,
@@ -140,6 +142,11 @@ def play(
             states.append(state)
             metrics.append(told)
     return Played(method, tuple(states), tuple(map(digest, states)), tuple(metrics), book)
+
+
+def needs_of(casting: Casting, each: int = 20) -> Needs:
+    """What the method answers, where every client has so many examples of each class."""
+    return casting.needs(torch.full((len(casting.clients), casting.task.classes), each))
 
 
 def tiny_plan(casting: Casting, number: int = 0, rounds: int = 1, asked: Sequence[int] | None = None) -> Plan:

@@ -79,9 +79,11 @@ def test_blocks_that_look_alike_are_told_apart_by_their_place():
 
 
 def test_files_of_a_page_lie_beside_its_commands(tmp_path):
-    make.write_files("```yaml\n# mine.yaml\nrounds: 1\n```\n\n```yaml\nrounds: 2\n```\n", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+    named, nameless = "```yaml\n# mine.yaml\nrounds: 1\n```\n", "```yaml\nrounds: 2\n```\n"
+    make.write_files(f"{named}\n{nameless}\n<!-- file: a.csv -->\n```csv\nx,y\n1,2\n```\n", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "mine.yaml"]
     assert (tmp_path / "mine.yaml").read_text() == "# mine.yaml\nrounds: 1\n"
+    assert (tmp_path / "a.csv").read_text() == "x,y\n1,2\n"
 
 
 def test_every_key_and_every_setting_is_in_the_references():

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core import settings
-from algorithms.core.contract import Client, Cohort, Kinds, Method, Plan, Reply, Terms, Update, client_side
+from algorithms.core.contract import Client, Cohort, Method, Plan, Reply, Terms, Update, client_side
+from algorithms.core.needs import Needs, Sent
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 from algorithms.nets import Classifier
@@ -117,8 +118,9 @@ class Toy(Method[Trace]):
     config: Config
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"weights", "examples"}), down=frozenset({"weights", "examples"}))
+    def needs(cls, config: Any, task: Any, clients: Any, work: Any, counts: Any) -> Needs:
+        kinds = {"weights": Sent(), "examples": Sent()}
+        return Needs(up=kinds, down=kinds)
 
     def start(self, clients: Any) -> Trace:
         return Trace((), torch.zeros(self.config.size))

@@ -13,7 +13,8 @@ from actors.failures import Action, FailurePolicy, Fault, said
 from actors.runner import Errand, Runner
 from actors.steps.folding import Groups
 from actors.steps.orders import Failure, Outcome, Span, StepError
-from algorithms.core.contract import Client, ClientSpec, Kinds, Plan, Reply, Terms, Update
+from algorithms.core.contract import Client, ClientSpec, Plan, Reply, Terms, Update
+from algorithms.core.needs import Needs
 from algorithms.core.payload import EMPTY, Payload, PayloadError
 from algorithms.core.states import WeightedMean
 
@@ -148,7 +149,7 @@ class Delivery:
         self,
         plan: Plan,
         runner: Runner,
-        kinds: Kinds,
+        needs: Needs,
         book: Book,
         clock: PhaseClock,
         told: Callable[[str, int, int], None],
@@ -159,7 +160,7 @@ class Delivery:
         Waiting for updates is booked under `client:STEP`.
         """
         self._policy = policy or FailurePolicy()
-        self._plan, self._runner, self._kinds, self._book = plan, runner, kinds, book
+        self._plan, self._runner, self._needs, self._book = plan, runner, needs, book
         self._clock, self._told = clock, told
         self._open: dict[int, Errand] = {}
 
@@ -237,7 +238,7 @@ class Delivery:
             yield outcome
 
     def _write(self, step: str, client: int, direction: Literal["up", "down"], sent: Mapping[str, int]) -> None:
-        declared = self._kinds.up if direction == "up" else self._kinds.down
+        declared = self._needs.up if direction == "up" else self._needs.down
         for kind, count in sent.items():
             if kind not in declared:
                 raise PayloadError(

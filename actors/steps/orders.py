@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from actors.failures import Fault
 from algorithms.core.contract import ClientSpec, Method, drawn_width
+from algorithms.core.needs import Needs
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.states import WeightedMean
@@ -56,6 +58,18 @@ class Casting:
         if not self.widths:
             return self.clients
         return tuple(replace(client, width=width) for client in self.clients for width in self.widths)
+
+    def needs(self, counts: Tensor) -> Needs:
+        """What the method answers about this problem and these clients.
+
+        Args:
+            counts: int64 (clients, classes), the examples by client and class.
+        """
+        method = find_method(self.method)
+        lacking = method.requires(self.config) - self.task.traits
+        if lacking:
+            return Needs(up={}, down={}, lacking=lacking)
+        return method.needs(self.config, self.task, self.variants(), self.work, counts)
 
     @property
     def torch_device(self) -> torch.device:
@@ -193,10 +207,21 @@ def find_method(name: str) -> type[Method[Any]]:
 
 def _named_class(name: str) -> type[Method[Any]]:
     source, _, wanted = name.partition(":")
-    found = getattr(importlib.import_module(source), wanted, None)
+    try:
+        module = importlib.import_module(source)
+    # Whatever goes wrong in a user's module is the answer to why there is no method; the traceback travels as cause.
+    except Exception as error:
+        raise LookupError(f"{source or 'a module without a name'} cannot be imported: {_reason(error)}") from error
+    found = getattr(module, wanted, None)
     if not (inspect.isclass(found) and issubclass(found, Method)):
         raise LookupError(f"{wanted!r} in {source} is not a class derived from algorithms.core.contract.Method")
     return found
+
+
+def _reason(error: Exception) -> str:
+    """The error's first line, under its name."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def method_names() -> Sequence[str]:

@@ -10,34 +10,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from algorithms.core import settings
+from algorithms.core.clients import ClientSpec as ClientSpec
 from algorithms.core.distillation import Source
 from algorithms.core.kit import Kit
+from algorithms.core.needs import Needs, Sent, mean_bytes
 from algorithms.core.payload import EMPTY, Memory, Payload, Tensors
 from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
 from algorithms.core.states import WeightedMean
 from algorithms.core.task import Shard, Task, Trait
 from algorithms.core.training import Work
-
-
-@dataclass(frozen=True)
-class ClientSpec:
-    """What the server knows of a client before it has said anything.
-
-    Attributes:
-        id: number from 0.
-        net: name of the client's network.
-        width: fraction in (0, 1] of that network's hidden channels which the client can hold.
-    """
-
-    id: int
-    net: str
-    width: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -158,58 +145,8 @@ class Cohort(Protocol):
 StateT = TypeVar("StateT")
 
 
-@dataclass(frozen=True)
-class Kinds:
-    """The kinds of payload a method sends: up to the server, and down to clients. An undeclared kind is refused.
-
-    A kind that a client receives tensors of and sends back holds the same names both ways, each tensor in the same
-    shape and type. One may come back under a kind that was not received instead: a change in the place of a weight.
-    """
-
-    up: frozenset[str]
-    down: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Holding:
-    """Like things that the server comes to hold besides its models, said beforehand so that memory can be planned.
-
-    Attributes:
-        kind: of the payload in which each of them is sent up once; "" for what the server makes itself.
-        name: in the plural, as `generators`.
-        count: how many.
-        bytes: of one, on average.
-        loaded: bytes of libraries that a client loads which makes one.
-    """
-
-    kind: str
-    name: str
-    count: int
-    bytes: int
-    loaded: int = 0
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """A distillation that a method comes to ask for (`kit.distil`), as far as it is known before any start.
-
-    Attributes:
-        students: networks that are taught, one after another.
-        batch: images in a step.
-        kept: batches that come again in later steps, which are kept until then.
-        source: bytes of what images are generated with.
-        teacher: bytes of what labels them.
-    """
-
-    students: tuple[str, ...]
-    batch: int
-    kept: int
-    source: int
-    teacher: int
-
-
 class Method(Generic[StateT]):
-    """Base of all methods. A subclass gives Config, State, `kinds`, `start`, `round` and `predictor`.
+    """Base of all methods. A subclass gives Config, State, `start`, `round` and `predictor`, and adds to `needs`.
 
     Attributes:
         paper: citation, with the arXiv number where there is one.
@@ -229,46 +166,23 @@ class Method(Generic[StateT]):
         self.kit = kit
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        """What a method with this configuration sends."""
-        raise NotImplementedError
-
-    @classmethod
     def requires(cls, config: Any) -> frozenset[Trait]:
-        """Properties that a task must have for the method to serve it; a task without them is refused before `refuse`
-        is asked."""
+        """Properties that a task must have for the method to serve it; `needs` is asked about no other."""
         return frozenset()
 
     @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        """Reasons why the method cannot serve this problem, these clients or their work; asked before any start."""
-        return []
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        """All that must be known before a run starts; asked once. A method adds what is its own.
 
-    @classmethod
-    def owns(cls, config: Any) -> Literal["nothing", "images", "labelled images"]:
-        """What the server must own itself: `kit.public`."""
-        return "nothing"
+        Unless it does, each client receives its network whole and sends it back, and all have the same one.
 
-    @classmethod
-    def for_mixture(cls, config: Any, student: str) -> Any:
-        """The same settings, changed where clients of unrelated networks need it: which of these is evaluated, say."""
-        return config
-
-    @classmethod
-    def holdings(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> tuple[Holding, ...]:
-        """What the server comes to hold besides its models; () for most methods.
-
-        `counts`, int64 (clients, classes), are the examples by client and class.
+        Args:
+            clients: all of them; one whose width is drawn anew in every round stands here once for each width.
+            work: what a client does in a round.
+            counts: int64 (clients, classes), the examples by client and class.
         """
-        return ()
-
-    @classmethod
-    def teaching(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
-        """The distillation that the method comes to ask for; None for most methods, which ask for none.
-
-        `counts`: see `holdings`.
-        """
-        return None
+        network = Sent(mean_bytes(task, clients))
+        return Needs(up={"weights": network}, down={"weights": network}, refusals=tuple(net_mixture(clients)))
 
     def start(self, clients: Sequence[ClientSpec]) -> StateT:
         """The state before the first round, for all clients of the federation."""

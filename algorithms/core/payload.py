@@ -30,19 +30,22 @@ KINDS: Mapping[str, str] = {
     "adapters": "low-rank additions to a network's weights",
     "loss": "the mean loss on the client's data",
 }
-"""Every kind of content a payload may have, with a sentence on what it tells about a client. Raw data is no kind."""
+"""Kinds of content that methods have in common, with a sentence on what each tells about a client. A method declares
+which it sends, and gives such a sentence for any other. Raw data is no kind."""
 
 NUMBER_BYTES = 8
 """A plain number travels as 64 bits."""
 
 
 class PayloadError(ValueError):
-    """A payload of an unknown or undeclared kind, or with contents that cannot travel."""
+    """A payload of an undeclared kind, or with contents that cannot travel."""
 
 
 @dataclass(frozen=True)
 class Payload:
     """Contents by kind, then by name: `Payload.of(weights=state, examples={"n": 12})`.
+
+    Which kinds may travel is what the method declares; see `algorithms.core.needs.Needs`.
 
     Tensors are not copied: whoever receives a payload must not write into it.
     """
@@ -50,9 +53,9 @@ class Payload:
     parts: Mapping[str, Mapping[str, Value]]
 
     def __post_init__(self) -> None:
-        unknown = [kind for kind in self.parts if kind not in KINDS]
-        if unknown:
-            raise PayloadError(f"unknown kind of payload: {', '.join(unknown)}; known are {', '.join(KINDS)}")
+        for kind in self.parts:
+            if not (isinstance(kind, str) and kind.isidentifier()):
+                raise PayloadError(f"{kind!r} is no kind of payload; a kind is a word, as {', '.join(KINDS)}")
         for kind, contents in self.parts.items():
             for name, value in contents.items():
                 if not isinstance(value, Tensor | int | float):

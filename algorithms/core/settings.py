@@ -15,13 +15,19 @@ def setting(
     gt: float | None = None,
     le: float | None = None,
     lt: float | None = None,
+    network: bool = False,
 ) -> Any:
     """A field of a method's Config: its default, what it means, and the range it must lie in.
 
-    A choice among words is written as a `Literal[...]` annotation of the field, and is checked from there.
+    A choice among words is written as a `Literal[...]` annotation of the field, and is checked from there. `network`:
+    the value is a network's name.
     """
     bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
-    metadata = {"sentence": sentence, "bounds": {k: v for k, v in bounds.items() if v is not None}}
+    metadata = {
+        "sentence": sentence,
+        "bounds": {k: v for k, v in bounds.items() if v is not None},
+        "network": network,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -132,6 +132,16 @@ def clipped(state: Tensors, largest: float) -> dict[str, Tensor]:
     return dict(state) if norm <= largest else combine(lambda value: value * (largest / norm), state)
 
 
+def tensor_bytes(state: Tensors) -> int:
+    """Bytes of named tensors, on whatever device they are."""
+    return sum(value.numel() * value.element_size() for value in state.values())
+
+
 def state_bytes(net: nn.Module) -> int:
-    """Bytes of a network's state dict, on whatever device it is."""
-    return sum(value.numel() * value.element_size() for value in net.state_dict().values())
+    """Bytes of a network's state dict."""
+    return tensor_bytes(net.state_dict())
+
+
+def trainable_bytes(net: nn.Module) -> int:
+    """Bytes of the entries of a network's state dict that an optimiser changes."""
+    return tensor_bytes(only(net.state_dict(), trainable(net)))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.core.contract import ClientSpec
+from algorithms.core.needs import Needs, Stage
 from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
+from algorithms.core.task import Task
+from algorithms.core.training import Work
 from algorithms.parts.ensembles import Ensemble, GroupedModels, WeightedLogits, mixed, normalised
 from algorithms.parts.losses import NormGap, kl
 from algorithms.parts.one_shot import OneShot
@@ -67,6 +71,12 @@ class CoBoosting(OneShot[CoBoostingState]):
         synthesis_batch: int = setting(128, "images that a generator adds to the pool", ge=2)
 
     config: Config
+
+    @classmethod
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        needs = super().needs(config, task, clients, work, counts)
+        boosted = Stage("boosted ensemble", "the clients' networks, weighted by boosting", against="fedavg")
+        return replace(needs, stages=(boosted, *needs.stages))
 
     def start(self, clients: Sequence[ClientSpec]) -> CoBoostingState:
         return CoBoostingState(*self.initial_groups(clients))

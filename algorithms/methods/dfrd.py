@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, client_side, net_mixture
+from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, client_side, net_mixture
 from algorithms.core.distillation import freeze_norm
+from algorithms.core.needs import Needs
 from algorithms.core.payload import Payload, Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
@@ -19,9 +20,9 @@ from algorithms.core.states import combine, snapshot
 from algorithms.core.task import Task, Trait
 from algorithms.core.training import Work
 from algorithms.nets.server_generators import Merge, MergedGenerator
-from algorithms.parts.averaging import Averaging, GlobalModel
+from algorithms.parts.averaging import BEFORE_DISTILLATION, Averaging, GlobalModel
 from algorithms.parts.ensembles import Ensemble, held, mixed
-from algorithms.parts.label_counts import labels_like, seen_counts, shares_by_class
+from algorithms.parts.label_counts import label_counts, labels_like, seen_counts, shares_by_class
 from algorithms.parts.losses import distances, kl, kl_each, sameness
 from algorithms.parts.submodels import PartialMean, part_of, width_refusals
 from algorithms.parts.synthesis import BETAS, image_refusals
@@ -98,13 +99,14 @@ class DFRD(Averaging[DFRDState]):
         return frozenset({"classes", "images"})
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"weights", "label_counts"}) | cls.counts(config), down=frozenset({"weights"}))
-
-    @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
         reasons = net_mixture([replace(client, width=1.0) for client in clients]) + image_refusals(task)
-        return reasons + width_refusals(clients[0].net, [client.width for client in clients], task)
+        reasons += width_refusals(clients[0].net, [client.width for client in clients], task)
+        return replace(
+            super().needs(config, task, clients, work, counts).adding(up={"label_counts": label_counts(task)}),
+            refusals=tuple(reasons),
+            stages=(BEFORE_DISTILLATION,),
+        )
 
     def start(self, clients: Sequence[ClientSpec]) -> DFRDState:
         with torch_seeded(self.kit.seed.number("server generator")):

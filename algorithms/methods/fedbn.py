@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from algorithms.core.contract import Client, ClientSpec, Reply, client_side
+from algorithms.core.needs import Needs, Sent, mean_bytes
 from algorithms.core.payload import Payload, kept, recalled
 from algorithms.core.settings import setting
-from algorithms.core.states import norm_entries, only, snapshot, without
+from algorithms.core.states import norm_entries, only, snapshot, tensor_bytes, without
+from algorithms.core.task import Task
+from algorithms.core.training import Work
 from algorithms.methods.fedavg import FedAvg, FedAvgState
 from algorithms.parts.calibration import measure_norm
 
@@ -40,6 +43,12 @@ class FedBN(FedAvg):
         )
 
     config: Config
+
+    @classmethod
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        shared = Sent(mean_bytes(task, clients, lambda net: tensor_bytes(without(net.state_dict(), norm_entries(net)))))
+        common = super().needs(config, task, clients, work, counts)
+        return common.adding(up={"weights": shared}, down={"weights": shared})
 
     def start(self, clients: Sequence[ClientSpec]) -> FedAvgState:
         state = super().start(clients)

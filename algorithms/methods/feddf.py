@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.core.contract import ClientSpec, Cohort, Plan, Teaching
+from algorithms.core.contract import ClientSpec, Cohort, Plan
 from algorithms.core.distillation import Distillation, Source
+from algorithms.core.needs import Needs, PlannedDistillation, PublicData
 from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
@@ -99,34 +100,12 @@ class FedDF(Ensembling[FedDFState]):
         return frozenset({"classes", "images"})
 
     @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        reasons = super().refuse(config, task, clients, work)
-        if config.unlabelled == "generated":
-            reasons += image_refusals(task) + norm_refusal("norm", config.norm, clients, task)
-        if config.teachers == "accuracy" and config.unlabelled != "public":
-            reasons.append("teachers: accuracy needs examples that the server owns; set unlabelled: public")
-        if config.distinct is not None and config.distinct > max(config.steps, 1):
-            reasons.append(f"distinct = {config.distinct}: must be at most steps = {config.steps}")
-        return reasons
-
-    @classmethod
-    def owns(cls, config: Any) -> Literal["nothing", "images", "labelled images"]:
-        if config.unlabelled != "public":
-            return "nothing"
-        return "labelled images" if config.teachers == "accuracy" else "images"
-
-    @classmethod
-    def teaching(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
-        if config.steps == 0:
-            return None
-        again = config.distinct is not None and config.distinct < config.steps
-        images = config.batches * config.synthesis_batch if config.unlabelled == "generated" else 0
-        return Teaching(
-            students=tuple(sorted({config.student or clients[0].net, *(client.net for client in clients)})),
-            batch=config.batch,
-            kept=config.distinct if again else 0,
-            source=4 * images * math.prod(images_of(task).shape),
-            teacher=sum(held.count * held.bytes for held in cls.holdings(config, task, clients, counts)),
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        needs = super().needs(config, task, clients, work, counts)
+        return replace(
+            needs.adding(refusals=_refusals(config, task, clients)),
+            public=_public(config),
+            distillation=_distillation(config, task, clients, teacher=sum(s.total for s in needs.storage)),
         )
 
     def start(self, clients: Sequence[ClientSpec]) -> FedDFState:
@@ -223,3 +202,38 @@ class Softened:
 
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         return kl(teacher / self.temperature, student / self.temperature)
+
+
+def _refusals(config: FedDF.Config, task: Task, clients: Sequence[ClientSpec]) -> list[str]:
+    """Of images that cannot be made, and of settings that do not fit each other."""
+    reasons = []
+    if config.unlabelled == "generated":
+        reasons += image_refusals(task) + norm_refusal("norm", config.norm, clients, task)
+    if config.teachers == "accuracy" and config.unlabelled != "public":
+        reasons.append("teachers: accuracy needs examples that the server owns; set unlabelled: public")
+    if config.distinct is not None and config.distinct > max(config.steps, 1):
+        reasons.append(f"distinct = {config.distinct}: must be at most steps = {config.steps}")
+    return reasons
+
+
+def _public(config: FedDF.Config) -> PublicData:
+    if config.unlabelled != "public":
+        return "nothing"
+    return "labelled examples" if config.teachers == "accuracy" else "examples"
+
+
+def _distillation(
+    config: FedDF.Config, task: Task, clients: Sequence[ClientSpec], teacher: int
+) -> PlannedDistillation | None:
+    """Of every network, by a teacher of so many bytes."""
+    if config.steps == 0:
+        return None
+    again = config.distinct is not None and config.distinct < config.steps
+    images = config.batches * config.synthesis_batch if config.unlabelled == "generated" else 0
+    return PlannedDistillation(
+        students=tuple(sorted({config.student or clients[0].net, *(client.net for client in clients)})),
+        batch=config.batch,
+        kept=config.distinct or 0 if again else 0,
+        source=4 * images * math.prod(images_of(task).shape),
+        teacher=teacher,
+    )

@@ -9,11 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Terms, Update, client_side
-from algorithms.core.payload import EMPTY, Payload, kept, recalled
+from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, Terms, Update, client_side
+from algorithms.core.needs import Needs, Sent
+from algorithms.core.payload import EMPTY, NUMBER_BYTES, Payload, kept, recalled
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, combine, only, snapshot
-from algorithms.parts.averaging import Averaging, GlobalModel
+from algorithms.core.task import Task
+from algorithms.core.training import Work
+from algorithms.parts.averaging import ONE_NUMBER, Averaging, GlobalModel
 from algorithms.parts.corrections import proximal
 
 
@@ -75,9 +78,12 @@ class FedDyn(Averaging[FedDynState]):
     config: Config
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        examples = frozenset({"examples"} if config.scale == "released" else ())
-        return Kinds(up=frozenset({"weights"}) | cls.counts(config) | examples, down=frozenset({"weights"}) | examples)
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        common = super().needs(config, task, clients, work, counts)
+        if config.scale == "paper":
+            return common
+        counted = common.up.get("examples", Sent(NUMBER_BYTES, once=True))
+        return common.adding(up={"examples": counted}, down={"examples": ONE_NUMBER})
 
     def start(self, clients: Sequence[ClientSpec]) -> FedDynState:
         net, model = self.initial_model(clients)

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, client_side
+from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, client_side
 from algorithms.core.distillation import freeze_norm
+from algorithms.core.needs import Needs
 from algorithms.core.payload import Payload
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.settings import setting
@@ -19,10 +20,10 @@ from algorithms.core.states import WeightedMean, snapshot
 from algorithms.core.task import Task, Trait
 from algorithms.core.training import Work
 from algorithms.nets.server_generators import ConditionalGenerator
-from algorithms.parts.averaging import Averaging, GlobalModel
+from algorithms.parts.averaging import BEFORE_DISTILLATION, Averaging, GlobalModel
 from algorithms.parts.bank import Expert
 from algorithms.parts.ensembles import Ensemble, held, mixed
-from algorithms.parts.label_counts import labels_like, shares_by_class
+from algorithms.parts.label_counts import label_counts, labels_like, shares_by_class
 from algorithms.parts.losses import distances, kl_each, sameness
 from algorithms.parts.synthesis import image_refusals
 from algorithms.tasks.images import images_of
@@ -91,12 +92,10 @@ class FedFTG(Averaging[FedFTGState]):
         return frozenset({"classes", "images"})
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"weights", "label_counts"}) | cls.counts(config), down=frozenset({"weights"}))
-
-    @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        return super().refuse(config, task, clients, work) + image_refusals(task)
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        common = super().needs(config, task, clients, work, counts)
+        sent = common.adding(up={"label_counts": label_counts(task)}, refusals=image_refusals(task))
+        return replace(sent, stages=(BEFORE_DISTILLATION,))
 
     def start(self, clients: Sequence[ClientSpec]) -> FedFTGState:
         with torch_seeded(self.kit.seed.number("server generator")):

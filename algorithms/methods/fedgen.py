@@ -10,18 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.core.contract import Client, ClientSpec, Cohort, Holding, Kinds, Plan, Reply, client_side
+from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, client_side
+from algorithms.core.needs import Needs, Sent, mean_bytes, network_of
 from algorithms.core.payload import Payload, Tensors, Value
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
-from algorithms.core.states import WeightedMean, only, snapshot
+from algorithms.core.states import WeightedMean, only, snapshot, state_bytes
 from algorithms.core.task import Task, Trait
 from algorithms.core.training import Batches, Objective, Work
-from algorithms.nets import require_head
+from algorithms.nets import NetworkError, require_head
 from algorithms.nets.server_generators import LatentGenerator
-from algorithms.parts.ensembles import Ensembling, GroupedModels, network_of
+from algorithms.parts.ensembles import Ensembling, GroupedModels
 from algorithms.parts.heads import head_refusal
-from algorithms.parts.label_counts import seen_counts, shares_by_class
+from algorithms.parts.label_counts import label_counts, seen_counts, shares_by_class
 from algorithms.parts.losses import distances, kl, sameness
 
 HEAD = ("head.weight", "head.bias")
@@ -76,7 +77,9 @@ class FedGen(Ensembling[FedGenState]):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Ensembling.Config):
-        student: str | None = setting(None, "which of the clients' networks is evaluated; null: the only one")
+        student: str | None = setting(
+            None, "which of the clients' networks is evaluated; null: the only one", network=True
+        )
         alpha: float = setting(10.0, "client: weight of the cross-entropy of generated features", ge=0)
         beta: float = setting(10.0, "client: weight of the divergence from the answer to generated features", ge=0)
         decay: float = setting(0.98, "factor of alpha, beta and the generator's rate from round to round", gt=0, le=1)
@@ -104,28 +107,17 @@ class FedGen(Ensembling[FedGenState]):
         return frozenset({"classes"})
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        down = {"weights", "generator", "label_counts"} if config.guides else {"weights"}
-        return Kinds(up=frozenset({"weights", "label_counts"}) | cls.counts(config), down=frozenset(down))
-
-    @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        reasons = super().refuse(config, task, clients, work)
-        nets = sorted({client.net for client in clients})
-        if config.student is not None and config.student not in nets:
-            reasons.append(f"student: {config.student} is trained by no client; the clients have {', '.join(nets)}")
-        headless = head_refusal(nets, task, "the generator of features")
-        if headless:
-            return reasons + headless
-        sizes = {net: require_head(network_of(net, task)).head.in_features for net in nets}
-        if len(set(sizes.values())) > 1:
-            found = ", ".join(f"{net} {size}" for net, size in sizes.items())
-            reasons.append(f"generates features, which must be of one size for all clients, but they are {found}")
-        return reasons
-
-    @classmethod
-    def holdings(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> tuple[Holding, ...]:
-        return ()
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        counted = label_counts(task)
+        needs = (
+            super()
+            .needs(config, task, clients, work, counts)
+            .adding(up={"label_counts": counted}, refusals=_refusals(config, task, clients))
+        )
+        if config.guides:
+            generator = Sent(mean_bytes(task, clients, lambda net: _generator_bytes(config, task, net)))
+            needs = needs.adding(down={"generator": generator, "label_counts": counted})
+        return replace(needs, storage=(), stages=())
 
     def start(self, clients: Sequence[ClientSpec]) -> FedGenState:
         net, model, others = self.initial_groups(clients)
@@ -249,6 +241,30 @@ class FedGen(Ensembling[FedGenState]):
             return loss
 
         return objective
+
+
+def _refusals(config: FedGen.Config, task: Task, clients: Sequence[ClientSpec]) -> list[str]:
+    """Of students that nobody trains, and of networks that cannot share a generator."""
+    nets, reasons = sorted({client.net for client in clients}), []
+    if config.student is not None and config.student not in nets:
+        reasons.append(f"student: {config.student} is trained by no client; the clients have {', '.join(nets)}")
+    reasons += head_refusal(nets, task, "the generator of features")
+    try:
+        sizes = {net: require_head(network_of(net, task)).head.in_features for net in nets}
+    except NetworkError:  # it is refused already, or elsewhere by name
+        return reasons
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{net} {size}" for net, size in sizes.items())
+        reasons.append(f"generates features, which must be of one size for all clients, but they are {found}")
+    return reasons
+
+
+def _generator_bytes(config: FedGen.Config, task: Task, net: nn.Module) -> int:
+    """Of a generator of a network's features."""
+    features = require_head(net).head.in_features
+    # A network on the device `meta` has shapes and no memory.
+    with torch.device("meta"):
+        return state_bytes(LatentGenerator(task.classes, features, config.latent, config.hidden))
 
 
 def faded(weight: float, decay: float, seed: Seed) -> float:

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Terms, Update, client_side
+from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, Terms, Update, client_side
+from algorithms.core.needs import Needs, Sent, mean_bytes
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
-from algorithms.core.states import combine, only, snapshot, without
+from algorithms.core.states import combine, only, snapshot, state_bytes, trainable_bytes, without
 from algorithms.core.task import Task
 from algorithms.core.training import Work
-from algorithms.parts.averaging import Averaging, GlobalModel
+from algorithms.parts.averaging import ONE_NUMBER, Averaging, GlobalModel
 from algorithms.parts.corrections import proximal
 
 
@@ -60,15 +61,14 @@ class FedNova(Averaging[FedNovaState]):
     config: Config
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"gradients", "weights", "steps"}) | cls.counts(config), down=frozenset({"weights"}))
-
-    @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        reasons = super().refuse(config, task, clients, work)
-        if work.optimiser != "sgd":
-            reasons.append(f"weighs steps of SGD, but the clients' optimiser is {work.optimiser}")
-        return reasons
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        gradients = Sent(mean_bytes(task, clients, trainable_bytes))
+        buffers = Sent(mean_bytes(task, clients, lambda net: state_bytes(net) - trainable_bytes(net)))
+        return (
+            super()
+            .needs(config, task, clients, work, counts)
+            .adding(up={"gradients": gradients, "weights": buffers, "steps": ONE_NUMBER}, refusals=_refusals(work))
+        )
 
     def start(self, clients: Sequence[ClientSpec]) -> FedNovaState:
         net, model = self.initial_model(clients)
@@ -105,6 +105,12 @@ class FedNova(Averaging[FedNovaState]):
         counts_steps = self.config.effective_steps == "released" and self.config.mu > 0
         effective = {"effective": float(fitted.steps) if counts_steps else total}
         return self.reply(client, fitted, gradients=direction, weights=without(trained, x), steps=effective)
+
+
+def _refusals(work: Work) -> list[str]:
+    if work.optimiser == "sgd":
+        return []
+    return [f"weighs steps of SGD, but the clients' optimiser is {work.optimiser}"]
 
 
 def normaliser(steps: int, momentum: float, pull: float) -> float:

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Update, client_side, net_mixture
-from algorithms.core.payload import Payload
+from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, Update, client_side, net_mixture
+from algorithms.core.needs import Needs, Sent, mean_bytes
+from algorithms.core.payload import NUMBER_BYTES, Payload
 from algorithms.core.settings import setting
-from algorithms.core.states import WeightedMean, norm_buffers, only, snapshot, without
+from algorithms.core.states import WeightedMean, norm_buffers, only, snapshot, state_bytes, tensor_bytes, without
 from algorithms.core.task import Task, Trait
 from algorithms.core.training import Objective, Work
 from algorithms.parts.averaging import Averaging, GlobalModel
@@ -67,15 +68,26 @@ class HeteroFL(Averaging[HeteroFLState]):
         return frozenset({"classes"} if config.mask else ())
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        own = ["label_counts"] * config.mask + ["statistics"] * (config.norm == "static")
-        return Kinds(up=frozenset({"weights", *own}) | cls.counts(config), down=frozenset({"weights"}))
-
-    @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        reasons = net_mixture([replace(client, width=1.0) for client in clients])
-        reasons += width_refusals(clients[0].net, [client.width for client in clients], task)
-        return reasons + (head_refusal([clients[0].net], task, "mask: true", "set mask: false") if config.mask else [])
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        everywhere = [replace(client, width=1.0) for client in clients]
+        reasons = net_mixture(everywhere) + width_refusals(clients[0].net, [c.width for c in clients], task)
+        if config.mask:
+            reasons += head_refusal([clients[0].net], task, "mask: true", "set mask: false")
+        needs = replace(super().needs(config, task, clients, work, counts), refusals=tuple(reasons))
+        if config.mask:
+            needs = needs.adding(up={"label_counts": Sent(task.classes)})  # a truth value a class
+        if config.norm == "running":
+            return needs
+        trained = mean_bytes(task, clients, lambda net: state_bytes(net) - buffer_bytes(net))
+        # Statistics are measured with the whole model, but in some rounds, and of networks that have any.
+        whole = mean_bytes(task, everywhere, lambda net: state_bytes(net) if norm_buffers(net) else 0)
+        measured = mean_bytes(task, everywhere, statistics_bytes)
+        if trained is None or whole is None or measured is None:
+            return needs.adding(up={"statistics": Sent()})
+        return needs.adding(
+            up={"weights": Sent(trained), "statistics": Sent(measured / config.measure_every)},
+            down={"weights": Sent(trained + whole / config.measure_every)},
+        )
 
     def start(self, clients: Sequence[ClientSpec]) -> HeteroFLState:
         return HeteroFLState(*self.initial_model(clients))
@@ -151,3 +163,15 @@ class HeteroFL(Averaging[HeteroFLState]):
         measured = only(snapshot(net), sorted(norm_buffers(net)))
         statistics = {name: value for name, value in measured.items() if value.is_floating_point()}
         return Reply(Payload.of(statistics={**statistics, "batches": batches}))
+
+
+def buffer_bytes(net: nn.Module) -> int:
+    """Bytes of batch normalisation's running statistics and counters."""
+    return tensor_bytes(only(net.state_dict(), norm_buffers(net)))
+
+
+def statistics_bytes(net: nn.Module) -> int:
+    """Bytes of what `measure` sends: means and variances, and the number of batches; none without any."""
+    buffers = only(net.state_dict(), norm_buffers(net))
+    floats = {name: value for name, value in buffers.items() if value.is_floating_point()}
+    return tensor_bytes(floats) + NUMBER_BYTES if floats else 0

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from algorithms.core.contract import Client, ClientSpec, Cohort, Kinds, Plan, Reply, Terms, Update, client_side
+from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, Terms, Update, client_side
+from algorithms.core.needs import Needs, Sent, mean_bytes
 from algorithms.core.payload import Payload, Tensors, kept, recalled
 from algorithms.core.settings import setting
-from algorithms.core.states import WeightedMean, clipped, combine, only, snapshot
+from algorithms.core.states import WeightedMean, clipped, combine, only, snapshot, trainable_bytes
 from algorithms.core.task import Task
 from algorithms.core.training import Work
 from algorithms.parts.averaging import Averaging, GlobalModel
@@ -61,17 +62,13 @@ class Scaffold(Averaging[ScaffoldState]):
     config: Config
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"weights", "control"}) | cls.counts(config), down=frozenset({"weights", "control"}))
-
-    @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        reasons = super().refuse(config, task, clients, work)
-        if work.optimiser != "sgd":
-            reasons.append(f"needs plain SGD, but the clients' optimiser is {work.optimiser}")
-        elif work.momentum:
-            reasons.append(f"needs plain SGD, but the clients' momentum is {work.momentum:g}")
-        return reasons
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        control = Sent(mean_bytes(task, clients, trainable_bytes))
+        return (
+            super()
+            .needs(config, task, clients, work, counts)
+            .adding(up={"control": control}, down={"control": control}, refusals=_refusals(work))
+        )
 
     def start(self, clients: Sequence[ClientSpec]) -> ScaffoldState:
         net, model = self.initial_model(clients)
@@ -114,6 +111,12 @@ class Scaffold(Averaging[ScaffoldState]):
         scale = 1 / length
         new = combine(lambda d, m: m * scale - d, drift, moved)
         return new if self.config.control_clip is None else clipped(new, self.config.control_clip)
+
+
+def _refusals(work: Work) -> list[str]:
+    if work.optimiser != "sgd":
+        return [f"needs plain SGD, but the clients' optimiser is {work.optimiser}"]
+    return [f"needs plain SGD, but the clients' momentum is {work.momentum:g}"] if work.momentum else []
 
 
 def _added(state: ScaffoldState, changes: WeightedMean) -> dict[str, Tensor]:

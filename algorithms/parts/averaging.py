@@ -13,19 +13,23 @@ from algorithms.core.contract import (
     Client,
     ClientSpec,
     Cohort,
-    Kinds,
     Method,
     Reply,
     Terms,
     Update,
     client_side,
-    net_mixture,
 )
-from algorithms.core.payload import NOTHING, Memory, Payload, Value
+from algorithms.core.needs import Needs, Sent, Stage
+from algorithms.core.payload import NOTHING, NUMBER_BYTES, Memory, Payload, Value
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, only, snapshot, trainable
 from algorithms.core.task import Task
 from algorithms.core.training import Correction, Fit, Objective, Work
+
+ONE_NUMBER = Sent(NUMBER_BYTES)
+"""A number from each client in every round."""
+
+BEFORE_DISTILLATION = Stage("fedavg", "the global model before distillation")
 
 
 @dataclass(frozen=True)
@@ -56,17 +60,9 @@ class Averaging(Method[ModelT]):
     config: Config
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        return Kinds(up=frozenset({"weights"}) | cls.counts(config), down=frozenset({"weights"}))
-
-    @classmethod
-    def counts(cls, config: Any) -> frozenset[str]:
-        """The kind of n_k, which goes up only where the average is weighted by it."""
-        return frozenset({"examples"} if config.weights == "examples" else ())
-
-    @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        return net_mixture(clients)
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        common = super().needs(config, task, clients, work, counts)
+        return common.adding(up={"examples": ONE_NUMBER}) if config.weights == "examples" else common
 
     def predictor(self, state: ModelT) -> nn.Module:
         net = self.kit.network(state.net)
@@ -131,7 +127,7 @@ class Averaging(Method[ModelT]):
     def reply(self, client: Client, fitted: Fit, memory: Memory = NOTHING, **parts: Mapping[str, Value]) -> Reply:
         """These parts for the server, with n_k where its average is weighted by it; `memory` and the place in the order
         of examples for the next round."""
-        counted = {"examples": {"n": len(client.shard)}} if self.counts(self.config) else {}
+        counted = {"examples": {"n": len(client.shard)}} if self.config.weights == "examples" else {}
         return Reply(
             payload=Payload.of(**parts, **counted),
             memory={"position": fitted.position, **memory},

@@ -5,6 +5,7 @@ DENSE, Co-Boosting and FedDF. Clients' networks may differ: each client trains t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -13,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.core.contract import ClientSpec, Cohort, Holding, Plan, net_mixture
+from algorithms.core.contract import ClientSpec, Cohort, Plan, net_mixture
 from algorithms.core.kit import Kit
+from algorithms.core.needs import Needs, ServerStorage, Stage, network_of
 from algorithms.core.payload import Payload
-from algorithms.core.seeds import torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, norm_entries, state_bytes
 from algorithms.core.task import Task
 from algorithms.core.training import Work
 from algorithms.nets import NetworkError
-from algorithms.parts.averaging import Averaging, GlobalModel
+from algorithms.parts.averaging import BEFORE_DISTILLATION, Averaging, GlobalModel
 from algorithms.parts.bank import Expert
 from algorithms.parts.losses import NormGap
 
@@ -147,14 +148,17 @@ class Ensembling(Averaging[GroupsT]):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Averaging.Config):
-        student: str | None = setting(None, "network that is taught and evaluated; null: the clients' own")
+        student: str | None = setting(
+            None, "network that is taught and evaluated; null: the clients' own", network=True
+        )
 
     config: Config
 
     @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        """Clients of several networks are served, of several widths they are not."""
         nets = sorted({client.net for client in clients})
-        reasons = [reason for reason in net_mixture(clients) if "width" in reason]
+        reasons = net_mixture([replace(client, net="") for client in clients])
         if len(nets) > 1 and config.student is None:
             reasons.append(f"the clients have {', '.join(nets)}: say by student which network is to be evaluated")
         if config.student is not None and config.student not in nets:
@@ -162,19 +166,15 @@ class Ensembling(Averaging[GroupsT]):
                 network_of(config.student, task)
             except NetworkError as error:
                 reasons.append(f"student: {error}")
-        return reasons
-
-    @classmethod
-    def for_mixture(cls, config: Any, student: str) -> Any:
-        return replace(config, student=student)
-
-    @classmethod
-    def holdings(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> tuple[Holding, ...]:
-        nets = sorted({client.net for client in clients})
-        owners = {net: sum(client.net == net for client in clients) for net in nets}
-        return tuple(
-            Holding("", f"networks {net} of clients", count, state_bytes(network_of(net, task)))
-            for net, count in owners.items()
+        return replace(
+            super().needs(config, task, clients, work, counts),
+            refusals=tuple(reasons),
+            storage=networks_of_clients(task, clients),
+            stages=(
+                Stage("ensemble", "the clients' networks, answering together", against="fedavg"),
+                BEFORE_DISTILLATION,
+            ),
+            for_mixture=replace(config, student=config.student or nets[0]),
         )
 
     def initial_groups(
@@ -198,16 +198,25 @@ class Ensembling(Averaging[GroupsT]):
         return replace(state, model=models.pop(state.net), others=models), members
 
 
-def network_of(net: str, task: Task) -> nn.Module:
-    """A network for looking at, not for use: its weights mean nothing."""
-    with torch_seeded(0):
-        return task.network(net)
+def networks_of_clients(task: Task, clients: Sequence[ClientSpec]) -> tuple[ServerStorage, ...]:
+    """Every client's network, side by side; none where one cannot be built, which is refused elsewhere."""
+    owners = Counter({client.id: client.net for client in clients}.values())
+    try:
+        return tuple(
+            ServerStorage(f"networks {net} of clients", owners[net], state_bytes(network_of(net, task)))
+            for net in sorted(owners)
+        )
+    except NetworkError:
+        return ()
 
 
 def norm_refusal(setting: str, weight: float, clients: Sequence[ClientSpec], task: Task) -> list[str]:
     """Why a loss over batch statistics, weighted by a setting, cannot be had: no client's network has any."""
     nets = sorted({client.net for client in clients})
-    if not weight or any(norm_entries(network_of(net, task)) for net in nets):
+    try:
+        if not weight or any(norm_entries(network_of(net, task)) for net in nets):
+            return []
+    except NetworkError:  # refused elsewhere, by name
         return []
     lacking = f"which {nets[0]} lacks" if len(nets) == 1 else f"which none of {', '.join(nets)} has"
     return [f"{setting} = {weight:g} needs batch normalisation, {lacking}; set {setting}: 0"]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import nn
-
+from algorithms.core.needs import network_of
 from algorithms.core.task import Task
-from algorithms.nets import NetworkError, require_head
-from algorithms.parts.ensembles import network_of
+from algorithms.nets import Classifier, NetworkError
 
 
 def head_refusal(nets: Iterable[str], task: Task, use: str, otherwise: str = "") -> list[str]:
@@ -18,7 +16,7 @@ def head_refusal(nets: Iterable[str], task: Task, use: str, otherwise: str = "")
         use: what needs them, as `generator: features`.
         otherwise: a setting with which nothing needs them, as `set mask: false`; empty where there is none.
     """
-    lacking = [net for net in sorted(set(nets)) if not _has_head(network_of(net, task))]
+    lacking = [net for net in sorted(set(nets)) if not _has_head(net, task)]
     if not lacking:
         return []
     found = f"{lacking[0]} does not end" if len(lacking) == 1 else f"{', '.join(lacking)} do not end"
@@ -27,9 +25,10 @@ def head_refusal(nets: Iterable[str], task: Task, use: str, otherwise: str = "")
     return [f"{use} needs the last linear layer of a network and its inputs, and {found} in one; {remedy}{other}"]
 
 
-def _has_head(net: nn.Module) -> bool:
+def _has_head(net: str, task: Task) -> bool:
+    """Whether a network has a head; one that cannot be built counts as if it had, since that is refused elsewhere."""
     try:
-        require_head(net)
+        network = network_of(net, task)
     except NetworkError:
-        return False
-    return True
+        return True
+    return isinstance(network, Classifier)

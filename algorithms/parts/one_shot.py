@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from algorithms.core.contract import ClientSpec, Cohort, Plan
+from algorithms.core.needs import Needs
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
@@ -51,9 +52,9 @@ class OneShot(Ensembling[GroupsT]):
         return frozenset({"classes", "images"})
 
     @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        reasons = super().refuse(config, task, clients, work) + image_refusals(task)
-        return reasons + norm_refusal("norm", config.norm, clients, task)
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        reasons = [*image_refusals(task), *norm_refusal("norm", config.norm, clients, task)]
+        return super().needs(config, task, clients, work, counts).adding(refusals=reasons)
 
     def round(self, state: GroupsT, plan: Plan, cohort: Cohort) -> tuple[GroupsT, dict[str, float]]:
         state, members = self.gathered(state, plan, cohort)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from algorithms.core import batches
 from algorithms.core.kit import Kit
+from algorithms.core.needs import network_of
 from algorithms.core.payload import Tensors
-from algorithms.core.seeds import torch_seeded
 from algorithms.core.task import Task
 from algorithms.core.training import Loss, Objective
 from algorithms.nets import Inputs, NetworkError, require_head
@@ -85,8 +85,7 @@ def width_refusals(net: str, widths: Sequence[float], task: Task) -> list[str]:
     reasons = []
     for width in sorted(set(widths)):
         try:
-            with torch_seeded(0):
-                task.network(net, width)
+            network_of(net, task, width)
         except NetworkError as error:
             reasons.append(f"gives clients networks of width {width:g}: {error}")
     return reasons

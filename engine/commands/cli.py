@@ -221,7 +221,7 @@ def compare(what: tuple[str, ...], seeds: int, overrides: tuple[str, ...], out: 
 def plan(configuration: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say what would run where, what it would need, and what would be sent. Nothing is trained."""
     from engine.config import load
-    from engine.planning.report import lines
+    from engine.planning.words import lines
     from engine.run.hosting import predicted_plan
 
     report = predicted_plan(load(configuration, overrides))

@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import torch
+
 from actors.steps.orders import find_method, method_names
 from algorithms.core.contract import ClientSpec, Method
+from algorithms.core.needs import Needs
 from algorithms.core.payload import KINDS
 from algorithms.core.task import Task
 from algorithms.core.training import Work
@@ -25,38 +28,43 @@ from engine.partition import PartitionConfig, ShiftConfig
 Catalogue = Mapping[str, Any]
 
 WORK = Work(steps=1, epochs=None, batch=2, lr=0.1)
-STUDENT = "small_cnn"
 
-WIDTHS = (ClientSpec(0, STUDENT, 1.0), ClientSpec(1, STUDENT, 0.5))
-UNRELATED = (ClientSpec(0, "mlp"), ClientSpec(1, STUDENT), ClientSpec(2, "resnet8"))
-ONE_FEATURE_SIZE = (ClientSpec(0, STUDENT), ClientSpec(1, "cnn2"))
+ALIKE = (ClientSpec(0, "small_cnn"), ClientSpec(1, "small_cnn"))
+WIDTHS = (ClientSpec(0, "small_cnn", 1.0), ClientSpec(1, "small_cnn", 0.5))
+UNRELATED = (ClientSpec(0, "mlp"), ClientSpec(1, "small_cnn"), ClientSpec(2, "resnet8"))
+ONE_FEATURE_SIZE = (ClientSpec(0, "small_cnn"), ClientSpec(1, "cnn2"))
 """Clients that differ, each group in one way, whom a method is asked to serve. Both of these give 128 features."""
+
+ANY_NETWORK = "NET"
+"""Stands for whichever of the clients' networks a person chooses."""
 
 
 def catalogue() -> Catalogue:
     """Everything that a configuration may name, as JSON has it."""
+    methods = [describe_method(name) for name in method_names()]
     return {
-        "methods": [describe_method(name) for name in method_names()],
+        "methods": methods,
         "nets": {**net_names(), **PATTERNS},
         "data": bullets(DataConfig),
         "partitions": bullets(PartitionConfig),
         "shifts": bullets(ShiftConfig),
         "presets": {name: headline(preset_text(name)) for name in preset_names()},
         "comparisons": {name: headline(comparison_text(name)) for name in comparison_names()},
-        "kinds": dict(KINDS),
+        "kinds": {**KINDS, **{kind: text for method in methods for kind, text in method.pop("own_kinds").items()}},
     }
 
 
 def describe_method(name: str) -> dict[str, Any]:
     """A method's paper, what it does, what leaves a client by default, and its settings."""
     method = find_method(name)
-    kinds = method.kinds(method.Config())
+    needs = _asked(method, method.Config(), ALIKE)
     return {
         "name": name,
         "paper": method.paper,
         "about": inspect.getdoc(inspect.getmodule(method)),
-        "up": sorted(kinds.up),
-        "down": sorted(kinds.down),
+        "up": sorted(needs.up),
+        "down": sorted(needs.down),
+        "own_kinds": dict(needs.own_kinds),
         "serves": heterogeneity(method),
         "settings": [describe_setting(method.Config, field) for field in dataclasses.fields(method.Config)],
     }
@@ -66,15 +74,18 @@ def heterogeneity(method: type[Method[Any]]) -> dict[str, dict[str, Any]]:
     """Which heterogeneity a method serves, as it answers when it is asked to serve clients that differ; and the
     settings that it needs for them besides its defaults."""
     own = method.Config()
-    ready = method.for_mixture(own, STUDENT)
     # No method sees the partition before it starts, and every one is tested with clients of one class.
     found: dict[str, dict[str, Any]] = {"label skew": {}}
-    if _serves(method, own, WIDTHS):
+    if not _asked(method, own, WIDTHS).refusals:
         found["widths of one network"] = {}
-    if _serves(method, ready, UNRELATED):
-        found["unrelated networks"] = _changes(own, ready)
-    elif _serves(method, ready, ONE_FEATURE_SIZE):
-        found["unrelated networks with features of one size"] = _changes(own, ready)
+    for words, clients in (
+        ("unrelated networks", UNRELATED),
+        ("unrelated networks with features of one size", ONE_FEATURE_SIZE),
+    ):
+        ready = _asked(method, own, clients).for_mixture or own
+        if not _asked(method, ready, clients).refusals:
+            found[words] = _changes(own, ready)
+            break
     if method.personal:
         found["personal models"] = {}
     return found
@@ -86,14 +97,18 @@ def _task() -> Task:
     return load(DataConfig(source="digits")).task
 
 
-def _serves(method: type[Method[Any]], config: Any, clients: Sequence[ClientSpec]) -> bool:
-    return not method.refuse(config, _task(), clients, WORK)
+def _asked(method: type[Method[Any]], config: Any, clients: Sequence[ClientSpec]) -> Needs:
+    task = _task()
+    return method.needs(config, task, clients, WORK, torch.ones(len(clients), task.classes, dtype=torch.int64))
 
 
 def _changes(own: Any, other: Any) -> dict[str, Any]:
-    """The fields of one Config in which another differs, with the other's values."""
-    values = {field.name: getattr(other, field.name) for field in dataclasses.fields(own)}
-    return {name: value for name, value in values.items() if value != getattr(own, name)}
+    """The fields of one Config in which another differs, with the other's values; `NET` for a network's name."""
+    return {
+        field.name: ANY_NETWORK if field.metadata.get("network") else getattr(other, field.name)
+        for field in dataclasses.fields(own)
+        if getattr(other, field.name) != getattr(own, field.name)
+    }
 
 
 def describe_setting(config: type, field: dataclasses.Field[Any]) -> dict[str, Any]:
@@ -124,8 +139,7 @@ def type_in_words(hint: Any) -> str:
 
 def with_settings(difference: str, settings: Mapping[str, Any]) -> str:
     """`unrelated networks (student: NET, meta_data: images)`."""
-    values = {name: "NET" if value == STUDENT else shown(value).strip('"') for name, value in settings.items()}
-    needed = ", ".join(f"{name}: {value}" for name, value in sorted(values.items()))
+    needed = ", ".join(f"{name}: {shown(value).strip(chr(34))}" for name, value in sorted(settings.items()))
     return f"{difference} ({needed})" if needed else difference
 
 

@@ -74,11 +74,12 @@ def comparison_of(methods: Sequence[str], source: str, overrides: Sequence[str],
     """
     tree = reading.override(_read(source), overrides)
     entries = _entries(tree)
-    labels = list(dict.fromkeys(methods or entries))
+    names = {label_of(name): name for name in methods}
+    labels = list(names or entries)
     found: dict[str, RunConfig] = {}
     problems: dict[str, Problem] = {}
     for label in labels:
-        section = {"name": label, **entries.get(label, {})}
+        section = {"name": names.get(label, label), **entries.get(label, {})}
         try:
             found[label] = resolve({**tree, "method": section})
         except ConfigError as error:
@@ -91,6 +92,11 @@ def comparison_of(methods: Sequence[str], source: str, overrides: Sequence[str],
     numbers = tuple(common.seed + offset for offset in range(seeds))
     cells = tuple(Cell(label, seed, _alone(config, seed)) for label, config in found.items() for seed in numbers)
     return Comparison(source, common, tuple(labels), numbers, cells)
+
+
+def label_of(name: str) -> str:
+    """A method's label where it is given none: its name, and `pkg.module.Class` of one of the user's own."""
+    return name.replace(":", ".")
 
 
 def _read(source: str) -> dict[str, Any]:
@@ -134,7 +140,8 @@ def _entries(tree: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if wrong:
         raise ConfigError(wrong)
     if isinstance(own, Mapping) and isinstance(own.get("name"), str):
-        entries = {**entries, own["name"]: {**own, **entries.get(own["name"], {})}}
+        label = label_of(own["name"])
+        entries = {**entries, label: {**own, **entries.get(label, {})}}
     return {label: dict(settings) for label, settings in entries.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import typing
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from actors.steps.orders import find_method, method_names
 from algorithms.core.contract import Method
 from algorithms.core.settings import Config, out_of_range
+from engine.config.own_code import is_own
 from engine.errors import nearest
 
 
@@ -32,7 +34,7 @@ class MethodChoice:
     """Which method runs, and how.
 
     Attributes:
-        name: of the method's file in `algorithms`.
+        name: of the method's file in `algorithms/methods`, or `pkg.module:Class`.
         settings: the method's Config.
     """
 
@@ -50,9 +52,14 @@ def settings_model(name: str) -> type[BaseModel]:
     """A model with the fields of a method's Config: their types, defaults, sentences and ranges.
 
     Raises:
-        LookupError: no such method.
+        LookupError: no such method, or one of the user's own whose Config is none.
     """
-    return model_of(f"{name} settings", find_method(name).Config)
+    config = find_method(name).Config
+    if not (inspect.isclass(config) and issubclass(config, Config) and dataclasses.is_dataclass(config)):
+        raise LookupError(
+            f"the Config of {name} must be a frozen dataclass derived from algorithms.core.settings.Config"
+        )
+    return model_of(f"{name} settings", config)
 
 
 def model_of(title: str, config: type[Config]) -> type[BaseModel]:
@@ -61,11 +68,16 @@ def model_of(title: str, config: type[Config]) -> type[BaseModel]:
     fields: dict[str, Any] = {
         field.name: (
             Annotated[hints[field.name], AfterValidator(_within(field))],
-            Field(default=field.default, description=field.metadata.get("sentence")),
+            Field(default=_default(field), description=field.metadata.get("sentence")),
         )
         for field in dataclasses.fields(config)
     }
     return create_model(title, __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """As pydantic says it, for which `...` is none."""
+    return ... if field.default is dataclasses.MISSING else field.default
 
 
 def _within(field: dataclasses.Field[Any]) -> Any:
@@ -85,20 +97,22 @@ def read(section: Any) -> MethodChoice:
     if not isinstance(section, Mapping):
         raise PydanticCustomError("method", "must be a mapping that names a method")
     name = section.get("name")
-    if not isinstance(name, str) or name not in method_names():
-        raise refused("name", name, _unknown(name))
+    if not isinstance(name, str):
+        raise refused("name", name, f"must name a method; there are {_known()}")
+    try:
+        model = settings_model(name)
+    except LookupError as error:
+        reason = str(error) if is_own(name) else f"no such method; {nearest(name, method_names())}there are {_known()}"
+        raise refused("name", name, reason) from error
     given = {key: value for key, value in section.items() if key != "name"}
     # A ValidationError of the inner model keeps its places below `method`.
-    checked = settings_model(name).model_validate_json(json.dumps(given))
+    checked = model.model_validate_json(json.dumps(given))
     values = {key: getattr(checked, key) for key in type(checked).model_fields}
     return MethodChoice(name, find_method(name).Config(**values))
 
 
-def _unknown(name: Any) -> str:
-    known = ", ".join(method_names())
-    if name is None:
-        return f"must name a method; there are {known}"
-    return f"no such method; {nearest(str(name), method_names())}there are {known}"
+def _known() -> str:
+    return f"{', '.join(method_names())}, or one of your own as pkg.module:Class"
 
 
 def refused(key: str, value: Any, reason: str) -> ValidationError:

@@ -1,4 +1,5 @@
-"""Code of the user's own that a configuration names as `pkg.module:function`, and who may have it imported."""
+"""Code of the user's own that a configuration names as `pkg.module:function` or `pkg.module:Class`, and who may have it
+imported."""
 
 from __future__ import annotations
 
@@ -12,16 +13,17 @@ from engine.errors import ConfigError, Problem
 
 def named(tree: Mapping[str, Any]) -> dict[str, str]:
     """Modules that a configuration, as a tree, has imported, by the key that names each."""
-    task = tree.get("task")
+    clients, task = tree.get("clients"), tree.get("task")
     found = [
-        *_names("clients.net", tree.get("clients", {}).get("net")),
+        *_names("clients.net", clients.get("net") if isinstance(clients, Mapping) else None),
         *_names("method", tree.get("method")),
         *_names("task.name", task.get("name") if isinstance(task, Mapping) else None),
     ]
-    return {place: name.partition(":")[0] for place, name in found if _is_own(name)}
+    return {place: name.partition(":")[0] for place, name in found if is_own(name)}
 
 
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
+    """Whether a name is of the form `pkg.module:function`, of code of the user's own."""
     return ":" in name and not name.startswith("torchvision:")
 
 

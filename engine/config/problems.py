@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from actors.steps.orders import method_names
 from engine.config.method import settings_model
 from engine.errors import MISSING, Problem, nearest
 
@@ -96,12 +95,20 @@ def fields_at(model: type[BaseModel], place: tuple[Any, ...], tree: Any) -> dict
     """
     if place[:1] == ("method",):
         name = (tree.get("method") or {}).get("name") if isinstance(tree.get("method"), dict) else None
-        return dict(settings_model(name).model_fields) if len(place) == 1 and name in method_names() else {}
+        return _settings_of(name) if len(place) == 1 and isinstance(name, str) else {}
     inner: type[BaseModel] | None = model
     for name in place:
         field = inner.model_fields.get(name) if inner else None
         inner = _model_in(field.annotation) if field else None
     return dict(inner.model_fields) if inner else {}
+
+
+def _settings_of(name: str) -> dict[str, FieldInfo]:
+    """The fields of a method's section; {} where there is no such method."""
+    try:
+        return dict(settings_model(name).model_fields)
+    except LookupError:
+        return {}
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.config import method
 from engine.config.problems import fields_at
 from engine.config.schema import RateScheduleConfig
 from engine.errors import MISSING, Problem
@@ -107,25 +106,6 @@ def gpu_shares_with_cuda(look: Look) -> Iterator[Problem]:
             yield Problem(place, look(place), "must be 0 with runner.device: cpu; or set runner.device: cuda")
 
 
-def rounds_after_warmup(look: Look) -> Iterator[Problem]:
-    """What a method does when its warm-up ends must lie within the run."""
-    choice, rounds = method.read(look("method")), look("rounds")
-    warmup = getattr(choice.settings, "warmup", 0)
-    if warmup > rounds:
-        fitting = f"set method.warmup to {rounds} or less, or rounds to {warmup} or more"
-        yield Problem("method.warmup", warmup, f"must be at most rounds = {rounds}, or never ends; {fitting}")
-
-
-def nothing_forbidden_leaves(look: Look) -> Iterator[Problem]:
-    """The kinds a method sends up are not among those that must not leave a client."""
-    choice = method.read(look("method"))
-    sent = choice.type.kinds(choice.settings).up
-    forbidden = [kind for kind in look("privacy.forbid") if kind in sent]
-    if forbidden:
-        reason = f"{choice.name} sends {', '.join(sorted(sent))}; allow these, or choose another method or settings"
-        yield Problem("privacy.forbid", forbidden, reason)
-
-
 OPTIMISERS = {"momentum": ("sgd",), "betas": ("adam", "adamw"), "eps": ("adam", "adamw")}
 """Settings of `clients` that some optimisers know, and which these are."""
 
@@ -178,8 +158,6 @@ RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     ray_settings_with_ray,
     hosts_when_pooled,
     gpu_shares_with_cuda,
-    rounds_after_warmup,
-    nothing_forbidden_leaves,
     *(partial(setting_of_the_optimiser, name) for name in OPTIMISERS),
     *(partial(setting_of_the_schedule, name) for name in ("every", "factor")),
     warmup_of_the_rate_ends,

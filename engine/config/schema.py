@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from actors.distillation.plan import Actors, DistilResources
 from actors.failures import Action, FailurePolicy
 from algorithms.core.contract import ClientSpec, drawn_width
-from algorithms.core.payload import KINDS
 from algorithms.core.schedules import RateSchedule, Shape
 from algorithms.core.seeds import Seed
 from algorithms.core.training import BETAS, EPS, OptimiserName, Work
 from engine.config.method import MethodSection
 from engine.config.task import TaskSection
 from engine.data import DataConfig
-from engine.errors import nearest
 from engine.partition import PartitionConfig, ShiftConfig
 
 
@@ -280,15 +278,6 @@ class PrivacyConfig(Section):
 
     forbid: tuple[str, ...] = Field(default=(), description="kinds of content that must not leave a client")
     images: bool = Field(default=False, description="let the report show generated images beside clients' real ones")
-
-    @field_validator("forbid")
-    @classmethod
-    def _known_kinds(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [kind for kind in kinds if kind not in KINDS]
-        if unknown:
-            hint = nearest(unknown[0], KINDS)
-            raise ValueError(f"{', '.join(unknown)} is no kind of content; {hint}there are {', '.join(KINDS)}")
-        return kinds
 
 
 class CheckpointConfig(Section):

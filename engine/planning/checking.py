@@ -12,7 +12,7 @@ from actors.steps.orders import find_method, method_names
 from algorithms.core.task import LABEL, Trait
 from algorithms.nets import NetworkError
 from engine.config import RunConfig
-from engine.errors import ConfigError, Problem
+from engine.errors import ConfigError, Problem, nearest
 from engine.planning.federation import Federation
 from engine.planning.report import too_large
 
@@ -28,7 +28,8 @@ def check(federation: Federation, free: int | None = None) -> None:
     """
     problems = [*_machine(federation.config), *_clients(federation.config, len(federation.partition.rows))]
     wrong_networks = list(_networks(federation))
-    problems += [*wrong_networks, *_method(federation), *_owned(federation), *_labels(federation)]
+    problems += [*wrong_networks, *_method(federation), *_rounds(federation), *_forbidden(federation)]
+    problems += [*_owned(federation), *_labels(federation)]
     if not wrong_networks:
         problems += too_large(federation, psutil.virtual_memory().available if free is None else free)
     if problems:
@@ -65,13 +66,41 @@ def _networks(federation: Federation) -> Iterator[Problem]:
 
 
 def _method(federation: Federation) -> Iterator[Problem]:
-    casting, choice = federation.casting, federation.config.method
-    missing = choice.type.requires(choice.settings) - casting.task.traits
-    if missing:
-        yield Problem("method.name", choice.name, _wrong_task(federation, missing))
-        return
-    for reason in choice.type.refuse(choice.settings, casting.task, casting.variants(), casting.work):
-        yield Problem("method.name", choice.name, reason)
+    """What the method itself says that it cannot serve, and what it sends without a word on it."""
+    name, needs = federation.config.method.name, federation.needs
+    if needs.lacking:
+        yield Problem("method.name", name, _wrong_task(federation, needs.lacking))
+    for reason in needs.refusals:
+        yield Problem("method.name", name, reason)
+    for kind, sentence in needs.kinds.items():
+        if not sentence:
+            reason = f"sends {kind} and does not say what that tells about a client: put a sentence into own_kinds"
+            yield Problem("method.name", name, reason)
+
+
+def _rounds(federation: Federation) -> Iterator[Problem]:
+    """What a method comes to do must lie within the run."""
+    least, rounds = federation.needs.least_rounds, federation.config.rounds
+    if least is not None and least.rounds > rounds:
+        value = getattr(federation.config.method.settings, least.setting)
+        reason = (
+            f"needs {least.rounds} rounds, and there are {rounds}: lower it, or set rounds to {least.rounds} or more"
+        )
+        yield Problem(f"method.{least.setting}", value, reason)
+
+
+def _forbidden(federation: Federation) -> Iterator[Problem]:
+    """The kinds that must not leave a client are kinds that there are, and the method sends none of them."""
+    forbid, needs, name = federation.config.privacy.forbid, federation.needs, federation.config.method.name
+    unknown = [kind for kind in forbid if kind not in needs.known_kinds]
+    if unknown:
+        known = ", ".join(needs.known_kinds)
+        reason = f"{unknown[0]} is no kind of content; {nearest(unknown[0], needs.known_kinds)}there are {known}"
+        yield Problem("privacy.forbid", list(forbid), reason)
+    sent = [kind for kind in forbid if kind in needs.up]
+    if sent:
+        reason = f"{name} sends {', '.join(sorted(needs.up))}; allow these, or choose another method or settings"
+        yield Problem("privacy.forbid", sent, reason)
 
 
 def _wrong_task(federation: Federation, missing: frozenset[Trait]) -> str:
@@ -91,14 +120,12 @@ def _labels(federation: Federation) -> Iterator[Problem]:
 
 
 def _owned(federation: Federation) -> Iterator[Problem]:
-    """Images that the method needs the server to own."""
-    choice, public = federation.config.method, federation.config.data.public
-    needed, found = choice.type.owns(choice.settings), federation.dataset.public
+    """Examples that the method needs the server to own."""
+    name, public = federation.config.method.name, federation.config.data.public
+    needed, found = federation.needs.public, federation.dataset.public
     if needed != "nothing" and found is None:
-        reason = f"{choice.name} needs {needed} that the server owns: give a share of the training rows, as 0.1"
-        yield Problem("data.public", public, f"{reason}{', or a folder' if needed == 'images' else ''}")
-    elif needed == "labelled images" and found is not None and LABEL not in found:
-        reason = (
-            f"{choice.name} needs their labels, which are not looked at in a folder; give a share of the training rows"
-        )
+        reason = f"{name} needs {needed} that the server owns: give a share of the training rows, as 0.1"
+        yield Problem("data.public", public, f"{reason}{', or a folder' if needed == 'examples' else ''}")
+    elif needed == "labelled examples" and found is not None and LABEL not in found:
+        reason = f"{name} needs their labels, which are not looked at in a folder; give a share of the training rows"
         yield Problem("data.public", public, reason)

@@ -11,12 +11,15 @@ import torch
 from actors.runner import InlineRunner
 from actors.steps.orders import Casting
 from actors.steps.shards import ShardArrays
+from algorithms.core.needs import Needs
 from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
 from algorithms.core.task import LABEL, Shard
 from engine.config import RunConfig
+from engine.config.own_code import is_own
 from engine.data import DataSet, load
 from engine.data.load import rows_of
+from engine.errors import ConfigError, Problem
 from engine.partition import Partition, divide, divide_tests, shift_columns
 from engine.records import Evaluation, evaluation_of
 
@@ -36,6 +39,17 @@ def _shift_training(config: RunConfig, dataset: DataSet, partition: Partition) -
     return replace(dataset, train=held)
 
 
+def _asked(casting: Casting, counts: torch.Tensor) -> Needs:
+    """What the method answers. A method of one's own that fails there is told as any other mistake is."""
+    try:
+        return casting.needs(counts)
+    except Exception as error:
+        if not is_own(casting.method):
+            raise
+        reason = f"fails when it is asked what it needs: {type(error).__name__}: {error}"
+        raise ConfigError([Problem("method.name", casting.method, reason)]) from error
+
+
 @dataclass(frozen=True, eq=False)
 class Federation:
     """Everything that is fixed before the first round.
@@ -45,6 +59,7 @@ class Federation:
         dataset: its training half is shifted as `config.shift` says; its test half is as it was read.
         casting: what a worker is told.
         shards: every client's examples, without copies.
+        needs: what the method answers, which is asked once, here.
     """
 
     config: RunConfig
@@ -52,6 +67,7 @@ class Federation:
     partition: Partition
     casting: Casting
     shards: ShardArrays
+    needs: Needs
 
     @classmethod
     def gather(cls, config: RunConfig) -> Federation:
@@ -59,7 +75,7 @@ class Federation:
 
         Raises:
             DataError, PartitionError: what is wrong with the data, or with the way it is to be dealt.
-            ConfigError: shifts that such data cannot have.
+            ConfigError: shifts that such data cannot have, or a method of one's own that fails when it is asked.
         """
         return cls.of(config, load(config.data, config.task))
 
@@ -89,7 +105,10 @@ class Federation:
         tests = _own_tests(config, dataset, partition) if config.method.type.personal else None
         dataset = _shift_training(config, dataset, partition)
         shards = ShardArrays.of(dataset.train, partition.rows)
-        return cls(config, dataset, partition, casting, replace(shards, tests=tests))
+        # The method is asked about the examples as clients have them.
+        counts = torch.from_numpy(partition.counts(dataset.train_labels, dataset.task.classes))
+        held = replace(shards, tests=tests)
+        return cls(config, dataset, partition, casting, held, needs=_asked(casting, counts))
 
     @property
     def public(self) -> Shard | None:
@@ -97,8 +116,7 @@ class Federation:
         owned = self.dataset.public
         if owned is None:
             return None
-        labelled = self.config.method.type.owns(self.config.method.settings) == "labelled images"
-        known = owned if labelled else {}
+        known = owned if self.needs.public == "labelled examples" else {}
         return ShardArrays.whole({**owned, LABEL: known.get(LABEL, np.full(rows_of(owned), -1))})
 
     def inline(self) -> InlineRunner:

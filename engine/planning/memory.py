@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from actors.hosts.dispatch import AHEAD_BYTES
 from actors.hosts.placement import LIBRARY_BYTES, PROCESS_BYTES
 from algorithms.core import batches
-from algorithms.core.contract import Holding, Teaching
-from algorithms.core.seeds import torch_seeded
+from algorithms.core.needs import PlannedDistillation, network_of
 from algorithms.core.stacking import LANES, stackable
 from algorithms.core.states import state_bytes
 from algorithms.nets.forms import Form
@@ -96,23 +95,14 @@ class Sizes:
 
 def net_plan(federation: Federation, name: str, width: float, clients: float) -> NetPlan:
     """One of the clients' networks at one width."""
-    net = _built(federation, name, width)
+    task = federation.casting.task
+    net = network_of(name, task, width)
     state = state_bytes(net)
     together = LANES if federation.config.clients.stack and stackable(net) else 1
-    example = together * activation_bytes(net, federation.casting.task.form)
+    example = together * activation_bytes(net, task.form)
     copies = COPIES + (federation.casting.work.optimiser != "sgd")  # Adam remembers two moments in place of one
     training = together * copies * state + example * federation.config.clients.batch
     return NetPlan(name, width, clients, sum(p.numel() for p in net.parameters()), state, training, example)
-
-
-def _built(federation: Federation, name: str, width: float = 1.0) -> nn.Module:
-    task = federation.casting.task
-    with torch_seeded(0):
-        return task.network(name, width)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def activation_bytes(net: nn.Module, form: Form) -> int:
@@ -121,7 +111,7 @@ def activation_bytes(net: nn.Module, form: Form) -> int:
 
     def note(_: nn.Module, __: Any, output: Any) -> None:
         nonlocal total
-        total += _bytes(output) if isinstance(output, Tensor) else 0
+        total += output.numel() * output.element_size() if isinstance(output, Tensor) else 0
 
     hooks = [m.register_forward_hook(note) for m in net.modules() if not list(m.children())]
     net.eval()
@@ -140,76 +130,66 @@ def driver_base(federation: Federation) -> int:
     return process + data + (column_bytes(public) if public else 0)
 
 
-def sizes(
-    federation: Federation, nets: Sequence[NetPlan], holdings: Sequence[Holding], teaching: Teaching | None
-) -> Sizes:
+def sizes(federation: Federation, nets: Sequence[NetPlan]) -> Sizes:
     """All of them for a run on Ray, or inline for one that stays in this process."""
-    driver = _driver(federation, holdings) + (OPTIMISER_BYTES if teaching else 0)
-    loaded = max((h.loaded for h in holdings), default=0)
+    storage, planned = federation.needs.storage, federation.needs.distillation
+    driver = _driver(federation) + (OPTIMISER_BYTES if planned else 0)
+    loaded = max((stored.loaded for stored in storage), default=0)
     loaded += OPTIMISER_BYTES if federation.casting.work.optimiser != "sgd" else 0
-    sampler, teacher, trainer = _distillation(federation, teaching) if teaching else (0, 0, 0)
+    # A client trains its network, or makes what it sends once.
+    client = max(*(net.training_bytes for net in nets), *(stored.making for stored in storage), 0)
+    sampler, teacher, trainer = _distillation(federation, planned) if planned else (0, 0, 0)
     if federation.config.runner.kind == "inline":
-        working = max(*(net.training_bytes for net in nets), _made(holdings), trainer)
-        return Sizes(driver + working + loaded, 0, 0, 0, 0, 0, 0)
-    process = (PROCESS_BYTES + OPTIMISER_BYTES) if teaching else 0
-    working = sum(net.bytes for net in nets) + max(*(net.training_bytes for net in nets), _made(holdings))
+        return Sizes(driver + loaded + max(client, trainer), 0, 0, 0, 0, 0, 0)
+    process = (PROCESS_BYTES + OPTIMISER_BYTES) if planned else 0
     return Sizes(
         driver=driver,
-        host=PROCESS_BYTES + loaded + working,
+        host=PROCESS_BYTES + loaded + sum(net.bytes for net in nets) + client,
         sampler=process + sampler,
         teacher=process + teacher,
         trainer=process + trainer,
-        store=_store(federation, nets, holdings, teaching),
+        store=_store(federation, nets, planned),
         # Whichever host has room performs a client, and pages that it has mapped count as its own until it ends.
-        mapped=federation.shards.nbytes + _kept_by_clients(federation, holdings),
+        mapped=federation.shards.nbytes + _kept_by_clients(federation),
     )
 
 
-def _made(holdings: Sequence[Holding]) -> int:
-    """What a client takes that makes what it sends once, and its adversary."""
-    return 2 * COPIES * max((h.bytes for h in holdings if h.kind), default=0)
+def _driver(federation: Federation) -> int:
+    """Three of each global model (the state, sums, what is evaluated), what the method stores, and test batches."""
+    task = federation.casting.task
+    nets = [network_of(name, task) for name in sorted({client.net for client in federation.casting.clients})]
+    tested = max(activation_bytes(net, task.form) // 2 for net in nets) * federation.config.evaluate.batch
+    stored = sum(stored.total for stored in federation.needs.storage)
+    return driver_base(federation) + 3 * sum(map(state_bytes, nets)) + stored + tested
 
 
-def _driver(federation: Federation, holdings: Sequence[Holding]) -> int:
-    """Three of each global model (the state, sums, what is evaluated), what the method holds, and test batches."""
-    form = federation.casting.task.form
-    nets = [_built(federation, name) for name in sorted({client.net for client in federation.casting.clients})]
-    tested = max(activation_bytes(net, form) // 2 for net in nets) * federation.config.evaluate.batch
-    held = 3 * sum(map(state_bytes, nets)) + sum(h.count * h.bytes for h in holdings)
-    return driver_base(federation) + held + tested
-
-
-def _distillation(federation: Federation, teaching: Teaching) -> tuple[int, int, int]:
+def _distillation(federation: Federation, planned: PlannedDistillation) -> tuple[int, int, int]:
     """What a sampler, a teacher and a train worker hold beside their processes."""
-    batch = _batch_bytes(federation, teaching)
-    form = federation.casting.task.form
-    students = [_built(federation, name) for name in teaching.students]
-    largest = max(COPIES * state_bytes(net) + activation_bytes(net, form) * teaching.batch for net in students)
-    answering = max(activation_bytes(net, form) // 2 for net in students) * teaching.batch
+    task, batch = federation.casting.task, _batch_bytes(federation, planned)
+    students = [network_of(name, task) for name in planned.students]
+    activations = {net: activation_bytes(net, task.form) for net in students}
+    largest = max(COPIES * state_bytes(net) + activations[net] * planned.batch for net in students)
+    answering = max(activations[net] // 2 for net in students) * planned.batch
     return (
-        _owned(federation) + teaching.source + 4 * batch,
-        teaching.teacher + 2 * batch + answering,
-        largest + (teaching.kept + 2) * batch,
+        _owned(federation) + planned.source + 4 * batch,
+        planned.teacher + 2 * batch + answering,
+        largest + (planned.kept + 2) * batch,
     )
 
 
 def _owned(federation: Federation) -> int:
     """Images that the server owns, as inputs of networks; methods that need some distil on them."""
-    needed = federation.config.method.type.owns(federation.config.method.settings) != "nothing"
     public = federation.dataset.public
-    return 4 * column_bytes(public) if public and needed else 0
+    return 4 * column_bytes(public) if public and federation.needs.public != "nothing" else 0
 
 
-def _batch_bytes(federation: Federation, teaching: Teaching) -> int:
+def _batch_bytes(federation: Federation, planned: PlannedDistillation) -> int:
     """Inputs of 32 bits, labels of 64, and the teacher's logits."""
     task = federation.casting.task
-    return teaching.batch * (input_bytes(task.form) + 8 + 4 * task.outputs)
-
-
-def input_bytes(form: Form) -> int:
-    """Bytes of one example as a network takes it."""
-    inputs = form.probe(1)
-    return sum(map(_bytes, [inputs] if isinstance(inputs, Tensor) else inputs.values()))
+    inputs = task.form.probe(1)
+    tensors = [inputs] if isinstance(inputs, Tensor) else inputs.values()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return planned.batch * (size + 8 + 4 * task.outputs)
 
 
 def column_bytes(columns: Mapping[str, np.ndarray]) -> int:
@@ -217,30 +197,29 @@ def column_bytes(columns: Mapping[str, np.ndarray]) -> int:
     return sum(values.nbytes for values in columns.values())
 
 
-def _store(
-    federation: Federation, nets: Sequence[NetPlan], holdings: Sequence[Holding], teaching: Teaching | None
-) -> int:
+def _store(federation: Federation, nets: Sequence[NetPlan], planned: PlannedDistillation | None) -> int:
     """The data, what clients keep, and what a round sends and receives, or a distillation needs, whichever is more."""
     cohort = federation.config.clients.cohort or len(federation.casting.clients)
-    largest = max([*(net.bytes for net in nets), *(h.bytes for h in holdings if h.kind)])
+    once = [round(sent.bytes) for sent in federation.needs.up.values() if sent.once and sent.bytes is not None]
+    largest = max([*(net.bytes for net in nets), *once])
     replies = min(AHEAD_BYTES, cohort * largest) if largest > DIRECT_BYTES else 0
-    kept = _kept_by_clients(federation, holdings)
+    kept = _kept_by_clients(federation)
     # A client's new memory comes while its old one is still there; from few to all of them at once were measured.
     passing = MESSAGES * sum(net.bytes for net in nets) + replies + kept // 2
-    return federation.shards.nbytes + kept + max(passing, _job(federation, teaching) if teaching else 0)
+    return federation.shards.nbytes + kept + max(passing, _job(federation, planned) if planned else 0)
 
 
-def _kept_by_clients(federation: Federation, holdings: Sequence[Holding]) -> int:
-    """What all clients send the server once, where it is sent on to every client, which keeps it in its memory."""
-    down = federation.config.method.type.kinds(federation.casting.config).down
-    return len(federation.casting.clients) * sum(h.count * h.bytes for h in holdings if h.kind in down)
+def _kept_by_clients(federation: Federation) -> int:
+    """What every client comes to remember of what the server stores."""
+    return len(federation.casting.clients) * sum(stored.total for stored in federation.needs.storage if stored.kept)
 
 
-def _job(federation: Federation, teaching: Teaching) -> int:
+def _job(federation: Federation, planned: PlannedDistillation) -> int:
+    """What a distillation puts into the object store: its source, teacher and student, and batches that wait."""
     ahead = int(federation.config.runner.distillation.resources().ahead_mb * MIB)
-    students = max(state_bytes(_built(federation, name)) for name in teaching.students)
-    waiting = min(ahead, (teaching.kept or ahead) * _batch_bytes(federation, teaching))
-    return _owned(federation) + teaching.source + teaching.teacher + students + waiting
+    students = max(state_bytes(network_of(name, federation.casting.task)) for name in planned.students)
+    waiting = min(ahead, (planned.kept or ahead) * _batch_bytes(federation, planned))
+    return _owned(federation) + planned.source + planned.teacher + students + waiting
 
 
 def of_process(own: int, mapped: int = 0) -> int:

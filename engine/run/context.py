@@ -63,4 +63,6 @@ class RunContext:
             figures=dataset.task.figures,
             facts={**self.facts, **{f"changed: {key}": words for key, words in self.changes.items()}},
             preset=self.preset,
+            kinds=self.federation.needs.kinds,
+            stages=self.federation.needs.stages,
         )

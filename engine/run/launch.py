@@ -15,7 +15,7 @@ from actors.clock import PhaseClock
 from actors.runner import MemoryLostError
 from actors.steps.orders import StepError
 from engine.config import RunConfig, to_tree
-from engine.config.own_code import options, refuse_unnamed
+from engine.config.own_code import options
 from engine.errors import NoRoom, mistakes
 from engine.planning.checking import check
 from engine.planning.federation import Federation
@@ -87,8 +87,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Co
     clock = PhaseClock("start:data")
     files = RunFolder.of_run(folder)
     with files.held():
-        config, changes = changed(files, overrides)
-        refuse_unnamed(to_tree(config), code)
+        config, changes = changed(files, overrides, code)
         finished = files.rounds_finished()
         if finished is not None and finished >= config.rounds:
             _finish_cleanup(files)

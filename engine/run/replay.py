@@ -19,7 +19,7 @@ from algorithms.core.contract import Reply
 from algorithms.core.payload import Payload
 from algorithms.core.records import flatten, rebuild
 from algorithms.core.seeds import Seed
-from engine.config import load, to_tree
+from engine.config import reading, resolve
 from engine.config.own_code import refuse_unnamed
 from engine.errors import UserError
 from engine.planning.federation import Federation
@@ -95,9 +95,16 @@ def replay(
     What the step raises is raised here; with `debug`, Python's debugger is opened first, where it was raised.
     """
     order = read_failed_order(folder, round, step, client)
-    config = load(str(folder / "config.yaml"))
-    refuse_unnamed(to_tree(config), code)
+    tree = reading.read(str(folder / "config.yaml"))
+    refuse_unnamed(tree, code)  # before a method of one's own is looked for, which imports it
+    config = resolve(tree)
     federation = Federation.gather(config)
+    undeclared = [kind for kind in order.received.parts if kind not in federation.needs.kinds]
+    if undeclared:
+        raise ReplayError(
+            f"the failed step of {folder} was given {', '.join(undeclared)}, which {config.method.name} does not send: "
+            "its file, or the run's configuration, was changed after the run"
+        )
     worker = Worker(federation.casting, federation.shards, loop_of(federation.casting))
     try:
         return worker.reply(order)

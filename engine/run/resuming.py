@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from engine.config import RunConfig, load, to_tree
+from engine.config import RunConfig, reading, resolve, to_tree
+from engine.config.own_code import refuse_unnamed
 from engine.errors import ConfigError, Problem, UserError, shown
 from engine.planning.federation import Federation
 from engine.store.folder import RunFolder
@@ -23,14 +24,22 @@ class ResumeError(UserError):
     """A run that cannot go on as it was asked to."""
 
 
-def changed(files: RunFolder, overrides: tuple[str, ...]) -> tuple[RunConfig, dict[str, str]]:
+def changed(
+    files: RunFolder, overrides: tuple[str, ...], code: Collection[str] = ()
+) -> tuple[RunConfig, dict[str, str]]:
     """A run's configuration with overrides put in, and what differs from before, in words by key.
 
+    Args:
+        code: modules of one's own that may be imported where the configuration names them.
+
     Raises:
-        ConfigError: for everything that may not differ.
+        ConfigError: for everything that may not differ, or for code that may not be imported.
     """
-    path = str(files.path / "config.yaml")
-    before, config = to_tree(load(path)), load(path, overrides)
+    tree = reading.read(str(files.path / "config.yaml"))
+    asked = reading.override(tree, overrides)
+    for named in (tree, asked):  # before a method of one's own is looked for, which imports it
+        refuse_unnamed(named, code)
+    before, config = to_tree(resolve(tree)), resolve(asked)
     old, new = dict(_leaves(before)), dict(_leaves(to_tree(config)))
     differing = [place for place in {**old, **new} if old.get(place) != new.get(place)]
     problems = [_refused(place, old, new) for place in differing if not _may_differ(place, old, new)]

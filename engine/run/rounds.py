@@ -18,6 +18,7 @@ from actors.steps.worker import OWN, one_thread
 from algorithms.core.contract import ClientSpec, Plan
 from algorithms.core.distillation import Distillation
 from algorithms.core.kit import Kit
+from algorithms.core.needs import Needs
 from algorithms.core.seeds import Seed
 from algorithms.core.task import Shard
 from engine.records import GLOBAL, Evaluation, RoundRecord, StageRecord, Watcher
@@ -81,6 +82,7 @@ class Rounds:
     def __init__(
         self,
         casting: Casting,
+        needs: Needs,
         schedule: Schedule,
         runner: Runner,
         evaluate: Callable[[nn.Module], Evaluation],
@@ -90,10 +92,10 @@ class Rounds:
         policy: FailurePolicy | None = None,
         clock: PhaseClock | None = None,
     ) -> None:
-        """`public` are the server's own examples; `policy` says what is done where something fails; `clock` has run
-        since the command began."""
+        """`needs` is the method's answer, which says what may travel; `public` are the server's own examples; `policy`
+        says what is done where something fails; `clock` has run since the command began."""
         self._policy = policy or FailurePolicy()
-        self._casting, self._schedule, self._runner = casting, schedule, runner
+        self._casting, self._needs, self._schedule, self._runner = casting, needs, schedule, runner
         self._evaluate, self._watchers, self._checkpoints = evaluate, watchers, checkpoints
         self.book = Book()
         self.clock = clock or PhaseClock("start")
@@ -114,7 +116,6 @@ class Rounds:
         )
         method = find_method(casting.method)
         self.method = method(casting.config, kit)
-        self._kinds = method.kinds(casting.config)
         self._seed = seed
         with one_thread():
             self.state: Any = self.method.start(casting.clients)
@@ -132,7 +133,7 @@ class Rounds:
         self.clock.switch("server")
         before = self.clock.read()
         plan = self._plan(number)
-        cohort = Delivery(plan, self._runner, self._kinds, self.book, self.clock, self._step_told, self._policy)
+        cohort = Delivery(plan, self._runner, self._needs, self.book, self.clock, self._step_told, self._policy)
         self.state, metrics = self.method.round(self.state, plan, cohort)
         self.clock.switch("server")
         self.metrics.update(metrics)

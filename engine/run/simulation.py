@@ -72,6 +72,7 @@ def _rounds(run: RunContext, runner: Runner, watchers: Sequence[Watcher], keeper
     )
     return Rounds(
         federation.casting,
+        federation.needs,
         schedule,
         runner,
         federation.evaluate,

@@ -28,6 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from algorithms.core.needs import Stage
+from algorithms.core.payload import KINDS
 from algorithms.core.task import Figure
 from engine.config.reading import dump, parse
 from engine.errors import UserError
@@ -190,6 +192,8 @@ class RunFolder:
             "label_counts": start.label_counts.tolist(),
             "figures": [dataclasses.asdict(figure) for figure in start.figures],
             "facts": dict(start.facts),
+            "kinds": dict(start.kinds),
+            "stages": [dataclasses.asdict(stage) for stage in start.stages],
         }
         self._write_text("start.json", json.dumps(known, ensure_ascii=False))
         self._write_text("config.yaml", dump(dict(start.config)))
@@ -291,6 +295,8 @@ class StoredRun:
     Attributes:
         config: complete and resolved.
         facts: what the plan said, in words.
+        kinds: a sentence on each kind of content that may have travelled.
+        captions: the stages that the method may have shown.
         label_counts: int64 (clients, classes); see `RunStart`.
         figures: those of the task, the headline first.
         result: result.json, with null where a number was not finite.
@@ -313,6 +319,8 @@ class StoredRun:
     rounds: pa.Table
     seconds: pa.Table
     images: tuple[GeneratedImages, ...]
+    kinds: Mapping[str, str]
+    captions: tuple[Stage, ...]
 
     @property
     def headline(self) -> Figure:
@@ -355,6 +363,8 @@ def read(path: Path) -> StoredRun:
         rounds=rounds,
         seconds=_read_table(path / "seconds.parquet", tables.SECONDS),
         images=tables.images_of(_read_table(images, tables.IMAGES)) if images.exists() else (),
+        kinds=_sentences(path / "start.json", start),
+        captions=_captions(path / "start.json", start),
     )
 
 
@@ -371,6 +381,20 @@ def _confusion(path: Path, classes: int) -> np.ndarray | None:
         return None
     with _naming(path):
         return tables.confusion_of(_read_table(path, tables.CONFUSION), classes)
+
+
+def _sentences(path: Path, start: Mapping[str, Any]) -> Mapping[str, str]:
+    """Those that a run wrote down; before runs did, those that all methods have in common."""
+    with _naming(path):
+        return _mapping(start.get("kinds", dict(KINDS)))
+
+
+def _captions(path: Path, start: Mapping[str, Any]) -> tuple[Stage, ...]:
+    with _naming(path):
+        try:
+            return tuple(Stage(**stage) for stage in start.get("stages", []))
+        except TypeError as error:
+            raise ValueError(f"its stages are none: {error}") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from actors.failures import FailurePolicy
 from actors.runner import InlineRunner
 from actors.steps.orders import StepError
 from algorithms.core.payload import Payload, PayloadError
-from tests.support import play, tiny_casting, tiny_plan, tiny_shards
+from tests.support import needs_of, play, tiny_casting, tiny_plan, tiny_shards
 from tests.toys import Toy
 
 CASTING = tiny_casting("tests.toys:Toy", clients=4, nets=("mlp",))
@@ -25,7 +25,7 @@ class Listener:
         self.delivery = Delivery(
             tiny_plan(CASTING, number=5),
             InlineRunner(CASTING, tiny_shards(4)),
-            Toy.kinds(CASTING.config),
+            needs_of(CASTING),
             self.book,
             PhaseClock("server", now=lambda: 0.0),
             lambda *told: self.told.append(told),

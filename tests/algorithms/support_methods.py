@@ -26,7 +26,7 @@ from algorithms.core.seeds import Seed
 from algorithms.core.training import Work
 from algorithms.nets import Classifier
 from algorithms.tasks.images import ImageTask
-from tests.support import tiny_plan, tiny_shards
+from tests.support import needs_of, tiny_plan, tiny_shards
 
 # --- Squared error in one weight: z = w x, f(w) = mean of (w x - y)^2 / 2, gradient x (w x - y) -------------------
 
@@ -157,8 +157,8 @@ class Federation:
     def play(self, number: int, asked: Sequence[int] | None = None) -> Federation:
         """Round `number` with the clients asked, all where None."""
         plan = tiny_plan(self.casting, number, self.rounds, asked)
-        kinds = self.method.kinds(self.casting.config)
-        cohort = Delivery(plan, self.runner, kinds, self.book, PhaseClock("server"), lambda step, done, asked: None)
+        needs = needs_of(self.casting)
+        cohort = Delivery(plan, self.runner, needs, self.book, PhaseClock("server"), lambda step, done, asked: None)
         with one_thread():
             self.state, _ = self.method.round(self.state, plan, cohort)
         return self

@@ -19,7 +19,7 @@ from algorithms.parts.ensembles import Ensemble, WeightedLogits, alike
 from algorithms.parts.losses import kl
 from algorithms.parts.synthesis import Pool
 from tests.algorithms.support_ensembles import ensemble_of, tiny_inputs, tiny_kit, tiny_net
-from tests.support import play, tiny_casting, tiny_images, tiny_shards
+from tests.support import needs_of, play, tiny_casting, tiny_images, tiny_shards
 
 SMALLEST = {
     "epochs": 2,
@@ -209,4 +209,4 @@ def test_a_student_of_its_own_architecture_is_taught_by_clients_of_two_others():
 def test_batch_normalisation_is_needed_only_where_its_term_has_a_weight():
     for norm, count in ((0.0, 0), (1.0, 1)):
         casting = small(nets=("mlp",), norm=norm)
-        assert len(CoBoosting.refuse(casting.config, casting.task, casting.clients, casting.work)) == count
+        assert len(needs_of(casting).refusals) == count

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from actors.steps.orders import find_method
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.methods.dense import Dense, disagreement
@@ -20,7 +19,7 @@ from algorithms.parts.losses import kl
 from algorithms.parts.synthesis import Pool, synthesised
 from tests.algorithms.support_ensembles import ensemble_of, hooks_on, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_casting, tiny_shards
 
 SMALLEST = {
     "epochs": 2,
@@ -213,7 +212,7 @@ def test_networks_of_one_kind_are_averaged_apart_from_the_others():
 def reasons(nets: tuple[str, ...], **changes) -> str:
     casting = small(nets, **changes)
     task = dataclasses.replace(casting.task, shape=changes.pop("shape", casting.task.shape))
-    return "; ".join(find_method("dense").refuse(casting.config, task, casting.clients, casting.work))
+    return "; ".join(needs_of(dataclasses.replace(casting, task=task)).refusals)
 
 
 def test_a_loss_over_batch_normalisation_is_refused_where_no_client_has_any():
@@ -229,7 +228,5 @@ def test_an_unknown_student_is_refused_by_name():
 
 def test_what_the_server_holds_is_said_beforehand():
     casting = small(("mlp", "small_cnn"), student="mlp")
-    counts = torch.zeros(len(casting.clients), casting.task.classes, dtype=torch.int64)
-    said = Dense.holdings(casting.config, casting.task, casting.clients, counts)
-    found = {holding.name: holding.count for holding in said}
+    found = {stored.name: stored.count for stored in needs_of(casting).storage}
     assert found == {"networks mlp of clients": 3, "networks small_cnn of clients": 3}

@@ -17,7 +17,7 @@ from algorithms.parts.ensembles import Ensemble
 from algorithms.parts.losses import kl, kl_each
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg
-from tests.support import play, tiny_casting, tiny_columns, tiny_shards
+from tests.support import needs_of, play, tiny_casting, tiny_columns, tiny_shards
 
 SMALLEST = {"generator_steps": 2, "student_steps": 2, "batch": 12, "latent": 4, "generator_width": 4}
 ON_DIGITS = {"generator_steps": 5, "student_steps": 5, "batch": 32}
@@ -264,7 +264,6 @@ def test_the_teachers_are_the_sub_networks_that_were_sent(monkeypatch):
 
 def test_a_network_that_has_one_width_only_is_refused_in_others():
     casting = narrow(1.0, 0.5)
-    clients = [replace(client, net="torchvision:resnet18") for client in casting.clients]
-    reasons = DFRD.refuse(casting.config, casting.task, clients, casting.work)
-    assert any("0.5" in reason for reason in reasons)
-    assert DFRD.refuse(casting.config, casting.task, casting.clients, casting.work) == []
+    clients = tuple(replace(client, net="torchvision:resnet18") for client in casting.clients)
+    assert any("0.5" in reason for reason in needs_of(replace(casting, clients=clients)).refusals)
+    assert needs_of(casting).refusals == ()

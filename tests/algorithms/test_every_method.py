@@ -18,7 +18,6 @@ from actors.runner import InlineRunner
 from actors.steps.orders import Casting, find_method, method_names
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
-from algorithms.core.payload import KINDS
 from algorithms.core.records import digest
 from algorithms.core.schedules import RateSchedule
 from algorithms.core.scoring import score
@@ -37,7 +36,7 @@ from tests.algorithms.support_methods import (
     client_of,
     lone_example,
 )
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_casting, tiny_shards
 
 SMALLEST: dict[str, dict[str, typing.Any]] = {
     "mosaic": {
@@ -128,7 +127,7 @@ def test_a_run_on_ray_hosts_is_the_run_in_this_process(name, ray_cluster):
 @METHODS
 def test_a_network_without_a_last_linear_layer_is_served_or_refused_before_the_start(name):
     casting = casting_of(name, "tests.algorithms.test_nets:noisy")
-    reasons = find_method(name).refuse(casting.config, casting.task, casting.clients, casting.work)
+    reasons = needs_of(casting).refusals
     if reasons:
         assert all("in one; let it end in an nn.Linear" in reason for reason in reasons)
     else:
@@ -143,7 +142,7 @@ def test_clients_train_by_adam_under_a_schedule_or_the_method_says_why_not(name)
     schedule = RateSchedule("cosine", rounds=ROUNDS, warmup=1)
     work = Work(steps=3, epochs=None, batch=8, lr=0.01, optimiser="adam", schedule=schedule)
     casting = dataclasses.replace(casting_of(name), work=work)
-    refusals = find_method(name).refuse(casting.config, casting.task, casting.clients, work)
+    refusals = list(needs_of(casting).refusals)
     if refusals:
         assert [reason for reason in refusals if reason.endswith("the clients' optimiser is adam")] == refusals
     else:
@@ -197,11 +196,50 @@ def test_the_ledger_says_the_bytes_that_travelled_and_no_byte_more(name):
 @METHODS
 def test_what_is_sent_is_what_was_declared(name):
     casting = casting_of(name)
-    declared = find_method(name).kinds(casting.config)
-    assert declared.up | declared.down <= KINDS.keys()
+    needs = needs_of(casting)
+    assert all(needs.kinds.values()), "each kind has a sentence on what it tells"
     entries = play(casting, rounds=ROUNDS).book.entries
-    assert {e.kind for e in entries if e.direction == "up"} == declared.up
-    assert {e.kind for e in entries if e.direction == "down"} == declared.down
+    assert {e.kind for e in entries if e.direction == "up"} == needs.up.keys()
+    assert {e.kind for e in entries if e.direction == "down"} == needs.down.keys()
+
+
+GUESSED = {"mosaic": ("up", "statistics")}
+"""What depends on how a client's examples form groups, of which their numbers tell no more than how many fit."""
+
+
+@METHODS
+@pytest.mark.parametrize("net", ["small_cnn", "mlp"])
+def test_the_bytes_that_are_planned_are_those_that_travel(name, net):
+    """In the last round, when methods of several phases have come to their last; or once in the run."""
+    if needs_of(casting_of(name, net)).refusals:
+        pytest.skip(f"{name} refuses {net}")
+    casting, shards = casting_of(name, net), tiny_shards()
+    entries = play(casting, rounds=ROUNDS).book.entries
+    held = [shards(client.id).label_counts(casting.task.classes) for client in casting.clients]
+    needs, found, planned = casting.needs(torch.stack(held)), {}, {}
+    for direction, kinds in (("up", needs.up), ("down", needs.down)):
+        for kind, sent in kinds.items():
+            if sent.bytes is not None:
+                rounds = range(ROUNDS) if sent.once else [ROUNDS - 1]
+                planned[direction, kind] = sent.bytes * len(casting.clients)
+                found[direction, kind] = sum(
+                    e.bytes for e in entries if (e.direction, e.kind) == (direction, kind) and e.round in rounds
+                )
+    assert ("up", "weights") in planned
+    guess = found.pop(GUESSED.get(name), None), planned.pop(GUESSED.get(name), None)
+    assert guess[0] == pytest.approx(guess[1], rel=0.1)
+    assert found == planned
+
+
+@METHODS
+def test_the_stages_that_are_shown_have_captions(name):
+    casting, shown = casting_of(name), set()
+    federation = Federation.inline(casting, tiny_shards(), ROUNDS)
+    federation.method.kit.show = lambda stage, predictor: shown.add(stage)
+    federation.play_all()
+    captions = {stage.name: stage for stage in needs_of(casting).stages}
+    assert shown <= captions.keys()
+    assert {stage.against for stage in captions.values()} <= {"", *captions}
 
 
 TRAVELS: dict[str, typing.Callable[[Sizes], Travel]] = given("travels")
@@ -228,7 +266,7 @@ WEIGHTED = [name for name in method_names() if hasattr(find_method(name).Config(
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_a_client_says_how_many_examples_it_has_only_where_its_share_depends_on_it(name, weights):
     casting = casting_of(name, weights=weights)
-    declared = find_method(name).kinds(casting.config).up
+    declared = needs_of(casting).up
     sent = {entry.kind for entry in play(casting, rounds=1).book.entries if entry.direction == "up"}
     assert ("examples" in declared, "examples" in sent) == (weights == "examples",) * 2
 
@@ -291,11 +329,12 @@ MIXTURES = {
 @pytest.mark.parametrize("mixture", MIXTURES)
 def test_different_networks_are_served_or_refused_with_a_reason(name, mixture):
     nets, widths = MIXTURES[mixture]
-    casting, method = tiny_casting(name, nets=nets, **SMALLEST.get(name, {})), find_method(name)
+    casting = tiny_casting(name, nets=nets, **SMALLEST.get(name, {}))
     clients = tuple(dataclasses.replace(c, width=widths[c.id % len(widths)]) for c in casting.clients)
-    config = method.for_mixture(casting.config, nets[0]) if len(nets) > 1 else casting.config
-    casting = dataclasses.replace(casting, clients=clients, config=config)
-    reasons = method.refuse(config, casting.task, clients, casting.work)
+    casting = dataclasses.replace(casting, clients=clients)
+    if len(nets) > 1:
+        casting = dataclasses.replace(casting, config=needs_of(casting).for_mixture or casting.config)
+    reasons = needs_of(casting).refusals
     if reasons:
         words = [*(f"{w:g}" for w in widths if w < 1), *(nets if len(nets) > 1 else ())]
         assert any(word in " ".join(reasons) for word in words)
@@ -307,7 +346,7 @@ def test_different_networks_are_served_or_refused_with_a_reason(name, mixture):
 @METHODS
 def test_equal_networks_are_refused_by_nobody(name):
     casting = casting_of(name)
-    assert find_method(name).refuse(casting.config, casting.task, casting.clients, casting.work) == []
+    assert needs_of(casting).refusals == ()
 
 
 # --- Settings -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from algorithms.core.seeds import Seed
 from algorithms.core.states import WeightedMean
 from algorithms.core.training import Work, fit
 from tests.algorithms.support_methods import Federation, method_of, regression, sgd, weight_of
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_casting, tiny_shards
 
 
 def update(client, weight, n, count=1):
@@ -127,8 +127,9 @@ def test_a_model_and_a_number_of_examples_travel():
 
 
 def test_numbers_of_examples_stay_with_clients_where_all_count_the_same():
-    run = play(tiny_casting("fedavg", weights="uniform"), rounds=1)
-    assert {entry.kind for entry in run.book.entries} == run.method.kinds(run.method.config).up == {"weights"}
+    casting = tiny_casting("fedavg", weights="uniform")
+    run = play(casting, rounds=1)
+    assert {entry.kind for entry in run.book.entries} == needs_of(casting).up.keys() == {"weights"}
 
 
 def test_the_models_bytes_are_those_of_the_spec_for_resnet18():

@@ -18,7 +18,7 @@ from algorithms.parts.losses import kl
 from algorithms.parts.unlabelled import Given, Noise
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation
-from tests.support import play, tiny_casting, tiny_shards, tiny_task
+from tests.support import needs_of, play, tiny_casting, tiny_shards, tiny_task
 
 SMALLEST = {
     "batches": 1,
@@ -294,9 +294,9 @@ def test_distillation_brings_the_student_nearer_to_the_ensemble_on_images_it_has
 )
 def test_what_cannot_be_done_is_refused_with_the_way_out(nets, changes, word):
     casting = small(nets, **changes)
-    assert word in "; ".join(FedDF.refuse(casting.config, casting.task, casting.clients, casting.work))
+    assert word in "; ".join(needs_of(casting).refusals)
 
 
 def test_networks_without_batch_normalisation_are_served_where_images_are_not_generated():
     casting = small(("mlp",), unlabelled="noise")
-    assert FedDF.refuse(casting.config, casting.task, casting.clients, casting.work) == []
+    assert needs_of(casting).refusals == ()

@@ -17,7 +17,7 @@ from algorithms.parts.ensembles import Ensemble
 from algorithms.parts.losses import kl_each
 from tests.algorithms.support_ensembles import members, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg, by_class
-from tests.support import play, tiny_casting
+from tests.support import needs_of, play, tiny_casting
 
 SMALLEST = {"server_steps": 2, "student_steps": 2, "batch": 12, "latent": 4, "generator_width": 4}
 ON_DIGITS = {"server_steps": 5, "batch": 32, "student_lr": 0.01}
@@ -237,5 +237,5 @@ def test_the_generator_goes_on_from_round_to_round():
 
 def test_clients_of_several_networks_are_refused():
     casting = tiny_casting("fedftg", nets=("mlp", "small_cnn"), **SMALLEST)
-    (reason,) = FedFTG.refuse(casting.config, casting.task, casting.clients, casting.work)
+    (reason,) = needs_of(casting).refusals
     assert "mlp, small_cnn" in reason

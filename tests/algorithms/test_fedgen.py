@@ -17,7 +17,7 @@ from algorithms.nets.server_generators import LatentGenerator
 from algorithms.parts.losses import kl
 from tests.algorithms.support_ensembles import tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg, by_class, client_of, method_of, train
-from tests.support import play, tiny_casting, tiny_plan, tiny_shards
+from tests.support import needs_of, play, tiny_casting, tiny_plan, tiny_shards
 
 SMALLEST = {"generated_batch": 4, "latent": 4, "hidden": 8, "generator_steps": 2, "generator_batch": 6}
 ON_DIGITS = {"alpha": 1.0, "beta": 1.0, "generator_steps": 10, "generator_batch": 32}
@@ -291,7 +291,7 @@ HEADLESS = "tests.algorithms.test_nets:without_bias"
 )
 def test_networks_that_cannot_share_a_generator_are_refused(nets, changes, words):
     casting = small(nets, **changes)
-    reasons = "; ".join(FedGen.refuse(casting.config, casting.task, casting.clients, casting.work))
+    reasons = "; ".join(needs_of(casting).refusals)
     assert all(word in reasons for word in words)
 
 

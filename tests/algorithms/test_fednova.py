@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from algorithms.core.schedules import RateSchedule
 from algorithms.core.training import Work
-from algorithms.methods.fednova import FedNova, normaliser
+from algorithms.methods.fednova import normaliser
 from tests.algorithms.support_methods import NORMED_SCALAR, Federation, Sizes, Travel, regression, sgd, weight_of
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_casting, tiny_shards
 
 EPOCH = Work(steps=None, epochs=1, batch=1, lr=0.1)
 """As many steps as a client has points."""
@@ -100,7 +100,7 @@ def test_one_client_under_a_schedule_is_fedprox():
 
 def test_steps_that_are_not_sgds_are_refused():
     casting = tiny_casting("fednova", work=sgd(1, 0.1, optimiser="adamw"))
-    (reason,) = FedNova.refuse(casting.config, casting.task, casting.clients, casting.work)
+    (reason,) = needs_of(casting).refusals
     assert reason == "weighs steps of SGD, but the clients' optimiser is adamw"
 
 

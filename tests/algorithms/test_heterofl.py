@@ -9,7 +9,6 @@ import torch
 from actors.steps.shards import ShardArrays
 from algorithms.core.payload import Payload
 from algorithms.core.training import Work
-from algorithms.methods.heterofl import HeteroFL
 from algorithms.parts.submodels import part_of
 from algorithms.tasks.images import ImageTask
 from tests.algorithms.support_methods import (
@@ -24,7 +23,7 @@ from tests.algorithms.support_methods import (
     sgd,
     train,
 )
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_casting, tiny_shards
 
 OFF = {"scaler": False, "mask": False}
 
@@ -200,7 +199,7 @@ def test_widths_are_drawn_anew_every_round_from_those_given():
 def refusals(*widths, nets=("mlp",), **config):
     casting = tiny_casting("heterofl", clients=len(widths), nets=nets, **config)
     clients = [dataclasses.replace(c, width=width) for c, width in zip(casting.clients, widths, strict=True)]
-    return HeteroFL.refuse(casting.config, casting.task, clients, casting.work)
+    return list(needs_of(dataclasses.replace(casting, clients=tuple(clients))).refusals)
 
 
 def test_widths_of_one_network_are_served():

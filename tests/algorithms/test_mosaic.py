@@ -17,6 +17,7 @@ from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
 from algorithms.core.distillation import distil_here, labelled
 from algorithms.core.kit import Kit
+from algorithms.core.needs import LeastRounds
 from algorithms.core.payload import Payload
 from algorithms.core.records import digest, flatten, rebuild
 from algorithms.core.schedules import RateSchedule
@@ -30,7 +31,7 @@ from algorithms.nets.dcgan import DCGenerator
 from algorithms.parts.prototypes import as_examples
 from algorithms.parts.submodels import part_of
 from tests.algorithms.support_methods import BackwardsRunner, Sizes, Travel, by_class
-from tests.support import CLASSES, Played, play, tiny_casting, tiny_images, tiny_plan, tiny_shards
+from tests.support import CLASSES, Played, needs_of, play, tiny_casting, tiny_images, tiny_plan, tiny_shards
 
 SMALL = {
     "warmup": 2,
@@ -105,8 +106,9 @@ def walk(settings, runner: InlineRunner, state: MosaicState | None, first: int, 
     with one_thread():
         for number in range(first, last):
             plan = tiny_plan(settings, number, 4)
-            kinds, clock = method.kinds(settings.config), PhaseClock("server")
-            cohort = Delivery(plan, runner, kinds, Book(), clock, lambda step, done, asked: None)
+            cohort = Delivery(
+                plan, runner, needs_of(settings), Book(), PhaseClock("server"), lambda step, done, asked: None
+            )
             state, _ = method.round(state, plan, cohort)
     return state
 
@@ -129,9 +131,8 @@ def test_the_warm_up_is_fedavg_to_the_bit():
     assert all(torch.equal(mosaic[name], value) for name, value in fedavg.items())
 
 
-def test_a_run_too_short_for_the_distillation_is_refused():
-    with pytest.raises(ValueError, match="warmup = 2 rounds, of a run of 1"):
-        played(rounds=1)
+def test_a_run_needs_as_many_rounds_as_the_warm_up():
+    assert needs_of(casting(warmup=7)).least_rounds == LeastRounds(7, "warmup")
 
 
 def shown(**config) -> dict[str, torch.nn.Module]:
@@ -149,7 +150,7 @@ def shown(**config) -> dict[str, torch.nn.Module]:
     for number in range(3):
         plan = tiny_plan(settings, number, 3)
         cohort = Delivery(
-            plan, runner, method.kinds(settings.config), Book(), PhaseClock("server"), lambda step, done, asked: None
+            plan, runner, needs_of(settings), Book(), PhaseClock("server"), lambda step, done, asked: None
         )
         state, _ = method.round(state, plan, cohort)
     return stages

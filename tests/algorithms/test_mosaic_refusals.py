@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from algorithms.methods.mosaic import Mosaic
 from tests.algorithms.test_mosaic import GAN, RECIPES, casting
+from tests.support import needs_of
 
 HEADLESS = "tests.algorithms.test_nets:without_bias"
 
@@ -15,8 +15,8 @@ def refused(
     clients: int = 3, nets: tuple[str, ...] = ("small_cnn",), widths: tuple[float, ...] = (1.0,), **config
 ) -> list[str]:
     settings = casting(clients, nets, **{"generator": "dcgan", **config})
-    specs = [dataclasses.replace(client, width=widths[client.id % len(widths)]) for client in settings.clients]
-    return Mosaic.refuse(settings.config, settings.task, specs, settings.work)
+    specs = tuple(dataclasses.replace(client, width=widths[client.id % len(widths)]) for client in settings.clients)
+    return list(needs_of(dataclasses.replace(settings, clients=specs)).refusals)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -73,5 +73,5 @@ def test_a_network_without_batch_normalisation_is_served_where_its_statistics_ar
 def test_a_dcgan_for_images_it_cannot_make_is_refused():
     settings = casting(**GAN)
     task = dataclasses.replace(settings.task, shape=(1, 10, 10))
-    (found,) = Mosaic.refuse(settings.config, task, settings.clients, settings.work)
+    (found,) = needs_of(dataclasses.replace(settings, task=task)).refusals
     assert "no DCGAN makes images of 10x10" in found

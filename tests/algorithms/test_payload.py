@@ -31,9 +31,11 @@ def test_an_empty_message_weighs_nothing():
     assert EMPTY.nbytes() == {}
 
 
-def test_a_kind_nobody_declared_is_refused_with_those_that_exist():
-    with pytest.raises(PayloadError, match=r"unknown kind of payload: images; known are weights"):
-        Payload.of(images={"x": torch.zeros(1)})
+def test_a_kind_is_a_word():
+    assert Payload.of(masks={"x": torch.zeros(2)}).nbytes() == {"masks": 8}
+    for name in ("", "two words", "<b>", 3):
+        with pytest.raises(PayloadError, match=r"is no kind of payload; a kind is a word, as weights"):
+            Payload({name: {}})
 
 
 def test_anything_but_tensors_and_numbers_is_refused_by_its_place():

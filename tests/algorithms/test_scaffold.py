@@ -8,9 +8,8 @@ from algorithms.core.payload import recalled
 from algorithms.core.schedules import CONSTANT, RateSchedule
 from algorithms.core.states import clipped
 from algorithms.core.training import Work
-from algorithms.methods.scaffold import Scaffold
 from tests.algorithms.support_methods import Federation, Sizes, Travel, regression, sgd, weight_of
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_casting, tiny_shards
 
 TWO = [[(1, 4)], [(2, 2)]]
 """f_0 = (w - 4)^2 / 2 and f_1 = (2 w - 2)^2 / 2 = 4 (w - 1)^2 / 2; minimum of their sum at (4 + 4) / (1 + 4) = 1.6."""
@@ -155,5 +154,5 @@ def test_no_step_leaves_the_control():
 )
 def test_anything_but_plain_sgd_is_refused(change, found):
     casting = tiny_casting("scaffold", work=sgd(1, 0.1, **change))
-    (reason,) = Scaffold.refuse(casting.config, casting.task, casting.clients, casting.work)
+    (reason,) = needs_of(casting).refusals
     assert reason == f"needs plain SGD, but the clients' {found}"

@@ -31,7 +31,7 @@ from tests.algorithms.support_tasks import (
     signal,
     text,
 )
-from tests.support import play
+from tests.support import needs_of, play
 
 TASKS = pytest.mark.parametrize("name", CASES)
 CPU = torch.device("cpu")
@@ -191,9 +191,6 @@ METHODS = {
     "fedprox": {"mu": 0.1},
     "fedbn": {},
     "fedadam": {},
-    "fedadagrad": {},
-    "fedyogi": {},
-    "fedavgm": {},
 }
 """Methods that need nothing of a task, with settings."""
 
@@ -205,7 +202,7 @@ def test_methods_without_wishes_serve_every_task_whatever_the_order(name, method
     casting = case.casting(method, **METHODS[method])
     config = casting.config
     assert find_method(method).requires(config) == frozenset()
-    assert find_method(method).refuse(config, casting.task, casting.clients, casting.work) == []
+    assert needs_of(casting).refusals == ()
     one_by_one, grouped = (play(casting, runner(casting, case.shards)) for runner in (InlineRunner, GroupedRunner))
     assert one_by_one.digest == grouped.digest
     assert one_by_one.digests[0] != one_by_one.digests[1]
@@ -251,7 +248,7 @@ def test_methods_by_class_serve_every_task_with_classes(name, method):
     case = CASES[name]
     casting = case.casting(method, **BY_CLASS[method])
     assert find_method(method).requires(casting.config) == {"classes"}
-    assert find_method(method).refuse(casting.config, casting.task, casting.clients, casting.work) == []
+    assert needs_of(casting).refusals == ()
     runs = [Federation(casting, runner(casting, case.shards), 2).play_all() for runner in (InlineRunner, GroupedRunner)]
     answers = [
         score(run.method.predictor(run.state), casting.task, ShardArrays.whole(case.prepared.test), CPU) for run in runs

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from actors.cohort.delivery import Book, ClientMetric, Entry
+from algorithms.core.needs import Stage
+from algorithms.core.payload import KINDS
 from algorithms.core.task import Figure
 from engine.records import Evaluation, GeneratedImages, Result, RoundRecord, RunStart, StageRecord, Watcher
 from engine.store import tables
@@ -20,6 +22,13 @@ FIGURES = (ACCURACY, Figure("loss", "lower"))
 
 PERPLEXITY = Figure("perplexity", "lower")
 """Of a task without classes, whose other figure has a unit."""
+
+STAGES = (
+    Stage("teacher", "many heads", against="fedavg"),
+    Stage("distilled", "one head", against="fedavg"),
+    Stage("fedavg", "their mean"),
+)
+"""As a method declares them."""
 
 
 def evaluation(accuracy: float, classes: int = 3, loss: float = 0.5) -> Evaluation:
@@ -56,6 +65,8 @@ def start_of(folder: Path, clients: int = 2, class_names: tuple[str, ...] = ("ca
         figures=FIGURES,
         facts={"runner": "inline", "placement": "in this process"},
         preset="fedavg-digits",
+        kinds={"weights": KINDS["weights"], "examples": KINDS["examples"]},
+        stages=STAGES,
     )
 
 
@@ -212,4 +223,6 @@ def telling(
         rounds=tables.metric_rows(record, stages),
         seconds=tables.second_rows(record),
         images=tuple(images_of(k, n=20, shape=(1, 8, 8)) for k in range(images)),
+        kinds=KINDS,
+        captions=STAGES,
     )

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from algorithms.tasks.images import ImageTask
 from engine.data import DataConfig, DataError, load
+from engine.data.task import TaskChoice
 
 
 def picture(value, side=4, mode="L", kind="PNG"):
@@ -70,6 +73,22 @@ def test_columns_follow_their_rows_when_some_are_held_out(folder):
     data = read(folder, validation=0.4)
     rows = [[0, 100, 255].index(image[0, 0, 0]) for image in data.train["image"]]
     assert list(data.columns["domain"]) == ["xyx"[row] for row in rows]
+
+
+class FirstRowTwice(ImageTask):
+    """A task that makes two examples of the first training row, and one of each other."""
+
+    @classmethod
+    def prepare(cls, train, test, roles, settings):
+        prepared = super().prepare(train, test, roles, ImageTask.Settings())
+        rows = np.array([0, *range(len(prepared.train["label"]))])
+        return replace(prepared, train={name: values[rows] for name, values in prepared.train.items()}, rows=rows)
+
+
+def test_columns_follow_the_examples_where_a_row_becomes_several(folder):
+    config = DataConfig(source=f"parquet:{folder}")
+    choice = TaskChoice(f"{__name__}:FirstRowTwice", FirstRowTwice.Settings())
+    assert list(load(config, choice).columns["domain"]) == ["x", "x", "y", "x"]
 
 
 def test_held_out_rows_leave_the_test_file_closed(folder):

@@ -114,7 +114,7 @@ def test_a_personal_method_is_evaluated_client_by_client_and_weighted_by_example
                 yield outcome
 
     runner, ledger = Known(federation.casting, federation.shards), Ledger()
-    rounds = Rounds(federation.casting, Schedule(1, 4, 1), runner, federation.evaluate, [ledger])
+    rounds = Rounds(federation.casting, federation.needs, Schedule(1, 4, 1), runner, federation.evaluate, [ledger])
     rounds.play()
     sizes = [len(federation.shards.test(k)) for k in range(4)]
     expected = sum(k / 10 * n for k, n in enumerate(sizes)) / sum(sizes)
@@ -129,7 +129,13 @@ def played(federation, rounds=3, watchers=()):
     """All its rounds, in this process."""
     schedule = Schedule(rounds, len(federation.casting.clients), rounds)
     run = Rounds(
-        federation.casting, schedule, federation.inline(), federation.evaluate, watchers, public=federation.public
+        federation.casting,
+        federation.needs,
+        schedule,
+        federation.inline(),
+        federation.evaluate,
+        watchers,
+        public=federation.public,
     )
     run.play()
     return run
@@ -214,7 +220,7 @@ def test_public_images_change_what_is_distilled_and_the_runs_repeat():
 
 def test_a_method_that_needs_images_which_the_server_does_not_own_is_refused():
     (reason,) = reasons(gathered(FEDDF))
-    assert reason == "feddf needs images that the server owns: give a share of the training rows, as 0.1, or a folder"
+    assert reason == "feddf needs examples that the server owns: give a share of the training rows, as 0.1, or a folder"
     check(gathered(FEDDF, data={"public": 0.1}), free=2**34)
 
 

@@ -29,8 +29,8 @@ def test_a_method_serves_what_its_paper_serves(name):
 
 def test_what_must_be_set_for_unrelated_networks_is_said():
     found = heterogeneity(find_method("mosaic"))["unrelated networks"]
-    assert found == {"student": "small_cnn", "meta_data": "images", "conditional": True}
-    assert heterogeneity(find_method("dense"))["unrelated networks"] == {"student": "small_cnn"}
+    assert found == {"student": "NET", "meta_data": "images", "conditional": True}
+    assert heterogeneity(find_method("dense"))["unrelated networks"] == {"student": "NET"}
 
 
 def test_a_person_reads_paper_kinds_and_heterogeneity():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from actors.hosts.placement import LIBRARY_BYTES, PROCESS_BYTES
+from algorithms.core.needs import Needs, Sent
 from algorithms.nets import Images, build
 from clusters.nodes import Node
 from engine.config import resolve
@@ -23,11 +24,14 @@ from engine.planning.memory import (
     activation_bytes,
     column_bytes,
 )
-from engine.planning.report import holdings_of, lines, plan
+from engine.planning.report import plan
+from engine.planning.words import lines
 from engine.units import size
 from tests.engine.test_config import changed
 
 GIB = 2**30
+LEAN = {"name": "mosaic", "generator": "pca", "meta_data": "images"}
+
 MACHINE = (Node(cpus=2, gpus=0, memory=16 * GIB),)
 
 PARAMETERS = 64 * 64 + 64 + 64 * 10 + 10
@@ -110,7 +114,7 @@ def test_mosaic_plans_its_generators_and_experts():
     # 8x8 images: 100 to 32x4x4 by 4x4, then to 16x8x8 by 4x4, then to one channel by 1x1; each hidden layer's batch
     # normalisation has weight, bias, mean and variance in 32 bits and a counter in 64.
     floats = 100 * 32 * 16 + 32 * 16 * 16 + 16 + 4 * (32 + 16)
-    by_name = {holding.name.split()[0]: holding for holding in report.holdings}
+    by_name = {stored.name.split()[0]: stored for stored in report.storage}
     assert (by_name["generators"].count, by_name["generators"].bytes) == (4, 4 * floats + 2 * 8)
     assert by_name["experts"].count == 10
     assert ("up", "generator", 4 * (4 * floats + 2 * 8), "once") in {
@@ -126,7 +130,7 @@ def test_gaussians_are_counted_by_the_examples_that_clients_hold():
     tree = {**changed(method=lean, runner={"kind": "ray", "hosts": 2}), "partition": classes}
     federation = Federation.gather(resolve(tree))
     report = plan(federation, MACHINE, 8 * GIB)
-    (gaussians,) = (holding for holding in report.holdings if holding.kind == "statistics")
+    (gaussians,) = (stored for stored in report.storage if "Gaussians" in stored.name)
     # Three of each class, with a mean and five directions of 64 pixels.
     assert (gaussians.count, gaussians.bytes) == (4, 3 * 3 * 6 * 64 * 4)
     (host,) = (part for part in report.parts if part.name == "host")
@@ -137,7 +141,7 @@ def test_gaussians_are_counted_by_the_examples_that_clients_hold():
 def test_more_generators_than_memory_allows_are_refused_with_the_number_that_fits():
     federation = gathered(method={"name": "mosaic", "warmup": 2, "gan_width": 512, "inversion": 0.0})
     check(federation, 16 * GIB)
-    (each,) = {h.bytes for h in holdings_of(federation) if h.name == "generators"}
+    (each,) = {h.bytes for h in federation.needs.storage if h.name == "generators"}
     base = DRIVER_BYTES + MLFLOW_BYTES + federation.shards.nbytes + column_bytes(federation.dataset.test)
     experts = 10 * 4 * 4 * PARAMETERS
     for room, fitting in (3 * each, 3), (3 * each - 1, 2):
@@ -151,6 +155,51 @@ def test_what_only_the_data_tells_is_refused_together():
     found = refused(federation)
     assert "vgg11" in found["clients.net"]
     assert "averages networks, which must be the same everywhere" in found["method.name"]
+
+
+def test_what_the_method_says_is_refused_together_with_what_the_data_tells():
+    mosaic = {"name": "mosaic", "warmup": 4, "mixed": True}
+    tree = changed(method=mosaic, clients={"net": "mpl"}, privacy={"forbid": ["weights", "wieghts"]})
+    found = refused(Federation.gather(resolve(tree)))
+    assert found.keys() == {"clients.net", "method.name", "method.warmup", "privacy.forbid"}
+    assert found["method.warmup"] == "needs 4 rounds, and there are 3: lower it, or set rounds to 4 or more"
+    check(gathered(method={**LEAN, "warmup": 3}), 16 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("forbid", "words"),
+    [
+        (["wieghts"], "wieghts is no kind of content; did you mean weights? there are weights, gradients"),
+        (["logits", "weights"], "fedavg sends examples, weights; allow these"),
+    ],
+)
+def test_kinds_that_must_not_leave_a_client_are_kinds_that_there_are_and_none_that_is_sent(forbid, words):
+    assert words in refused(gathered(privacy={"forbid": forbid}))["privacy.forbid"]
+    check(gathered(privacy={"forbid": ["logits", "prototypes"]}), 16 * GIB)
+
+
+def test_a_kind_of_a_methods_own_can_be_forbidden_and_needs_a_sentence():
+    federation = gathered(privacy={"forbid": ["masks"]})
+    needs = federation.needs.adding(up={"masks": Sent(8)})
+    silent = refused(replace(federation, needs=needs))
+    assert "sends masks and does not say what that tells" in silent["method.name"]
+    assert silent["privacy.forbid"].startswith("fedavg sends examples, masks, weights")
+    told = replace(needs, own_kinds={"masks": "which weights the client changed most"})
+    assert refused(replace(federation, needs=told)) == {
+        "privacy.forbid": "fedavg sends examples, masks, weights; allow these, or choose another method or settings"
+    }
+    check(replace(gathered(), needs=told), 16 * GIB)
+
+
+def test_the_plan_says_of_each_kind_what_the_method_says():
+    federation = gathered(clients={"cohort": 2})
+    needs = Needs(up={"logits": Sent(1.5), "loss": Sent()}, down={"logits": Sent(10, once=True)})
+    report = plan(replace(federation, needs=needs), MACHINE, 8 * GIB)
+    assert [(t.direction, t.kind, t.bytes, t.when) for t in report.traffic] == [
+        ("up", "logits", 3, "every round"),  # of the two clients asked
+        ("up", "loss", None, "as the data has it"),
+        ("down", "logits", 40, "once"),  # of all four
+    ]
 
 
 def test_an_unknown_network_is_refused_with_the_nearest():
@@ -234,7 +283,7 @@ def test_what_workers_of_a_distillation_hold_follows_from_shapes():
     report = plan(gathered(method=MOSAIC, runner=runner), MACHINE, 8 * GIB)
     process = PROCESS_BYTES + OPTIMISER_BYTES
     own = {part.name: part.own - process for part in report.parts if part.processes == 1}
-    by_name = {holding.name.split()[0]: holding for holding in report.holdings}
+    by_name = {stored.name.split()[0]: stored for stored in report.storage}
     batch = 64 * (4 * 64 + 8 + 4 * 10)  # images, labels, logits
     outputs = 4 * (64 + 64 + 64 + 10)
     assert own["sampler"] == 4 * by_name["generators"].bytes + 4 * batch

@@ -211,6 +211,22 @@ def test_per_class_the_teacher_stands_against_fedavg(tmp_path):
     assert "no test examples" in page.text
 
 
+def test_stages_bear_the_captions_of_the_method_and_kinds_its_sentences(tmp_path):
+    run = stored(tmp_path / "run", kinds={"weights": "hats of clients", "examples": ""})
+    stages = tuple(StageRecord(1, name, evaluation(0.5)) for name in ("fedavg", "secret"))
+    page = report(tmp_path, replace(run, stages=(*stages, *run.stages)))
+    found = " ".join(str(value) for _, attributes in page.tags for value in attributes.values())
+    for words in ("their mean", "the global model after the last round"):
+        assert words in found + page.text
+    assert "hats of clients" in page.text
+    assert "a kind of which nothing is said" in page.text
+
+
+def test_without_a_comparison_of_its_own_the_last_model_stands_against_a_stage(tmp_path):
+    stages = (StageRecord(1, "fedavg", evaluation(0.25)), StageRecord(2, "global", evaluation(0.5)))
+    assert "3 are better with final and 0 worse" in report(tmp_path, stored(tmp_path / "run", stages=stages)).text
+
+
 def test_where_there_is_no_teacher_the_student_stands_against_fedavg(tmp_path):
     stages = tuple(StageRecord(1, name, evaluation(share)) for name, share in [("fedavg", 0.25), ("distilled", 0.5)])
     assert "3 are better with distilled and 0 worse" in report(tmp_path, stored(tmp_path / "run", stages=stages)).text

@@ -11,7 +11,7 @@ from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import Seed
 from engine.records import Evaluation
 from engine.run.rounds import Rounds, Schedule, choose
-from tests.support import tiny_casting, tiny_shards
+from tests.support import needs_of, tiny_casting, tiny_shards
 
 CLIENTS = tuple(ClientSpec(id=k, net="mlp") for k in range(10))
 
@@ -56,7 +56,7 @@ def played(ear, **schedule):
     casting = tiny_casting(clients=4)
     known = Evaluation({"accuracy": 0.5, "loss": 1.0}, {"accuracy": np.array([0.5, 0.5, 0.5])})
     runner = InlineRunner(casting, tiny_shards(4))
-    rounds = Rounds(casting, Schedule(**schedule), runner, lambda predictor: known, [ear])
+    rounds = Rounds(casting, needs_of(casting), Schedule(**schedule), runner, lambda predictor: known, [ear])
     rounds.play()
     return rounds
 
@@ -83,7 +83,14 @@ def test_watchers_hear_how_far_a_distillation_has_come():
         "mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8
     )
     known = Evaluation({"accuracy": 0.5, "loss": 1.0}, {"accuracy": np.array([0.5, 0.5, 0.5])})
-    Rounds(casting, Schedule(1, 4, 1), InlineRunner(casting, tiny_shards(4)), lambda predictor: known, [ear]).play()
+    Rounds(
+        casting,
+        needs_of(casting),
+        Schedule(1, 4, 1),
+        InlineRunner(casting, tiny_shards(4)),
+        lambda predictor: known,
+        [ear],
+    ).play()
     told = [event[1:] for event in ear.heard if event[:1] == ("step",) and event[2] == "distillation"]
     assert told == [(0, "distillation", done, 4) for done in (0, 1, 2, 3, 4)]
 
@@ -99,7 +106,9 @@ def test_a_process_of_the_distillation_that_was_lost_and_replaced_is_written_dow
     )
     known = Evaluation({"accuracy": 0.5, "loss": 1.0}, {"accuracy": np.array([0.5, 0.5, 0.5])})
     ear = Ear()
-    Rounds(casting, Schedule(1, 4, 1), Losing(casting, tiny_shards(4)), lambda predictor: known, [ear]).play()
+    Rounds(
+        casting, needs_of(casting), Schedule(1, 4, 1), Losing(casting, tiny_shards(4)), lambda predictor: known, [ear]
+    ).play()
     assert ear.faults == [FaultEntry(0, "distillation", -1, "worker_lost", "retry")]
 
 

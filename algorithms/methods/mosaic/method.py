@@ -13,15 +13,13 @@ from algorithms.core.contract import (
     Client,
     ClientSpec,
     Cohort,
-    Holding,
-    Kinds,
     Method,
     Plan,
     Reply,
-    Teaching,
     client_side,
 )
 from algorithms.core.kit import Kit
+from algorithms.core.needs import Needs
 from algorithms.core.payload import EMPTY, Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
@@ -33,9 +31,8 @@ from algorithms.methods.mosaic.generators import FAMILIES, CellConfig, GanConfig
 from algorithms.methods.mosaic.generators.lean import features_of
 from algorithms.methods.mosaic.generators.mixed import beside, samples_needed
 from algorithms.methods.mosaic.generators.shelf import Sent, packed, recalled_from, remembered
-from algorithms.methods.mosaic.holdings import holdings, teaching
 from algorithms.methods.mosaic.meta import Examples, MetaConfig, train_meta
-from algorithms.methods.mosaic.refusals import refusals
+from algorithms.methods.mosaic.prospectus import needs
 from algorithms.methods.mosaic.student import StudentConfig, distillation
 from algorithms.nets import Classifier, require_head
 from algorithms.parts.bank import Bank, Expert
@@ -142,7 +139,7 @@ class Mosaic(Method[MosaicState]):
         warmup: int = setting(41, "rounds up to the distillation, the one that it ends included", ge=1)
         finetune_lr: float | None = setting(1e-4, "learning rate after the distillation; null: as before it", gt=0)
         mixed: bool = setting(False, "fine-tune on batches of which half are generated, by all clients' generators")
-        student: str | None = setting(None, "network that is evaluated; null: that of the first client")
+        student: str | None = setting(None, "network that is evaluated; null: that of the first client", network=True)
         generator: Literal["dcgan", "pca", "features"] = setting(
             "dcgan",
             "what imitates a client's data: a DCGAN, Gaussians over pixels, or over the global model's features",
@@ -183,29 +180,8 @@ class Mosaic(Method[MosaicState]):
         return frozenset({"classes"} if config.generator == "features" else {"classes", "images"})
 
     @classmethod
-    def kinds(cls, config: Any) -> Kinds:
-        generator = "generator" if config.generator == "dcgan" else "statistics"
-        up = ["weights", "label_counts", generator] + ["prototypes"] * config.uses_prototypes
-        down = ["weights"] + [generator, "label_counts"] * config.mixed
-        return Kinds(up=frozenset(up), down=frozenset(down))
-
-    @classmethod
-    def refuse(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work) -> list[str]:
-        return refusals(config, task, clients)
-
-    @classmethod
-    def for_mixture(cls, config: Any, student: str) -> Any:
-        """Unrelated networks have no features in common: the meta model learns from images of known class instead."""
-        conditional = config.conditional or config.generator == "dcgan"
-        return replace(config, student=student, meta_data="images", conditional=conditional)
-
-    @classmethod
-    def holdings(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> tuple[Holding, ...]:
-        return holdings(config, task, clients, counts)
-
-    @classmethod
-    def teaching(cls, config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor) -> Teaching | None:
-        return teaching(config, task, clients, counts)
+    def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
+        return needs(config, task, clients, counts)
 
     def start(self, clients: Sequence[ClientSpec]) -> MosaicState:
         student = self.config.student or clients[0].net
@@ -214,10 +190,6 @@ class Mosaic(Method[MosaicState]):
 
     def round(self, state: MosaicState, plan: Plan, cohort: Cohort) -> tuple[MosaicState, dict[str, float]]:
         last = self.config.warmup - 1
-        if plan.rounds <= last:
-            raise ValueError(
-                f"warmup = {last + 1} rounds, of a run of {plan.rounds}: the distillation would never come"
-            )
         if plan.round > last:
             return self.fine_tuned(state, plan, cohort), {}
         if not self.family.needs_model:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from algorithms.core.contract import ClientSpec
-from algorithms.core.seeds import torch_seeded
+from algorithms.core.needs import network_of
 from algorithms.core.task import Task
 from algorithms.methods.mosaic.meta import meta_size
 from algorithms.nets import NetworkError
@@ -80,8 +80,7 @@ def _about_networks(config: Any, task: Task, clients: Sequence[ClientSpec]) -> I
         yield from head_refusal(nets, task, f"meta_data: {config.meta_data}", "set meta_data: images")
     if config.student is not None and config.student not in nets:
         try:
-            with torch_seeded(0):
-                task.network(config.student)
+            network_of(config.student, task)
         except NetworkError as error:
             yield f"student: {error}"
 

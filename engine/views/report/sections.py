@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from actors.cohort.delivery import NOBODY
 from actors.failures import said
-from algorithms.core.payload import KINDS
 from algorithms.core.task import Figure
 from engine.config.reading import dump
 from engine.records import GLOBAL, GeneratedImages
@@ -34,12 +33,9 @@ from engine.views.report.charts import (
 )
 from engine.views.report.html import Element, data_uri, element
 from engine.views.report.pictures import grid
-from engine.views.report.words import FINAL, STAGES, count, labels, spoken, stages
+from engine.views.report.words import FINAL, captions, count, labels, spoken, stages
 
 Runs = Sequence[StoredRun]
-
-BEFORE_AFTER = (("fedavg", "teacher"), ("fedavg", "distilled"), ("fedavg", FINAL))
-"""Pairs of stages to compare class by class, the most telling first."""
 
 _GRID_COLUMNS = 10
 _MANY_CLASSES = 12
@@ -98,14 +94,15 @@ def _stage_bars(run: StoredRun) -> Element | None:
     shown = stages(run)
     if set(shown) <= {FINAL}:
         return None
+    words = captions(run)
     rows = [
-        Bar(name, e.headline, figure_text(e.headline, run.headline.unit), STAGES.get(name)) for name, e in shown.items()
+        Bar(name, e.headline, figure_text(e.headline, run.headline.unit), words.get(name)) for name, e in shown.items()
     ]
     return bars(rows, whole=whole_of(run.headline))
 
 
 def per_class(runs: Runs) -> Element | None:
-    """Teacher against FedAvg, class by class; and of two runs, the one's last model against the other's."""
+    """A stage against an earlier one, class by class; and of two runs, the one's last model against the other's."""
     blocks: list[Element | None] = [*_each(runs, _stage_pairs)]
     if len(runs) == 1 and not blocks:
         blocks = [_class_bars(run) for run in runs if _shares(run, FINAL)]
@@ -119,7 +116,9 @@ def per_class(runs: Runs) -> Element | None:
 
 def _stage_pairs(run: StoredRun) -> Element | None:
     shown = stages(run)
-    found = next(((one, other) for one, other in BEFORE_AFTER if one in shown and other in shown), None)
+    compared = [(stage.against, stage.name) for stage in run.captions if stage.against]
+    compared += [(stage.name, FINAL) for stage in run.captions]
+    found = next((pair for pair in compared if shown.keys() >= set(pair)), None)
     if found is None:
         return None
     return _pairs((found[0], run, found[0]), (found[1], run, found[1]))
@@ -323,7 +322,7 @@ def _left_clients(run: StoredRun) -> Element | None:
             element("dt", spoken(row["kind"])),
             element(
                 "dd",
-                KINDS.get(row["kind"], "a kind that this version does not know"),
+                run.kinds.get(row["kind"]) or "a kind of which nothing is said",
                 element(
                     "small",
                     f"{count(row['bytes_count'], 'message')} of {count(row['client_count_distinct'], 'client')}, "

@@ -11,14 +11,12 @@ from engine.store.folder import StoredRun
 FINAL = "final"
 """The stage that is the global model after the last round, in result.json."""
 
-STAGES = {
-    "fedavg": "the global model before distillation",
-    "experts": "the plain sum of the experts",
-    "teacher": "the experts, fused by the meta model",
-    "distilled": "the student, just distilled",
-    FINAL: "the global model after the last round",
-}
-"""What the stages are, for those that several methods share."""
+FINAL_CAPTION = "the global model after the last round"
+
+
+def captions(run: StoredRun) -> dict[str, str]:
+    """What each stage is, in words: the method's own, and `final`."""
+    return {**{stage.name: stage.caption for stage in run.captions}, FINAL: FINAL_CAPTION}
 
 
 def spoken(name: str) -> str:

@@ -1,0 +1,20 @@
+"""What the server knows of a client before it has said anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ClientSpec:
+    """What the server knows of a client before it has said anything.
+
+    Attributes:
+        id: number from 0.
+        net: name of the client's network.
+        width: fraction in (0, 1] of that network's hidden channels which the client can hold.
+    """
+
+    id: int
+    net: str
+    width: float = 1.0
