@@ -133,11 +133,11 @@ def test_words_are_classes_in_the_order_of_the_alphabet(tmp_path):
     assert labels(tmp_path, ["dog", "cat", "dog"], ["cat"])[:3] == (("cat", "dog"), [1, 0, 1], [0])
 
 
-def test_numbers_from_zero_are_the_classes_themselves(tmp_path):
-    assert labels(tmp_path, [0, 1, 4], [4]) == (("0", "1", "2", "3", "4"), [0, 1, 4], [4], ())
+def test_numbers_from_zero_of_which_half_occur_are_the_classes_themselves(tmp_path):
+    assert labels(tmp_path, [0, 1, 5], [5]) == (("0", "1", "2", "3", "4", "5"), [0, 1, 5], [5], ())
 
 
-@pytest.mark.parametrize("numbers", [[1, 2, 3], [0, 7, 2**33], [-1, 1, 2]])
+@pytest.mark.parametrize("numbers", [[1, 2, 3], [0, 1, 6], [0, 7, 2**33], [-1, 1, 2]])
 def test_numbers_with_gaps_or_another_beginning_are_numbered_and_said(tmp_path, numbers):
     names, train, test, facts = labels(tmp_path, numbers, numbers[::-1])
     assert names == tuple(map(str, numbers))
@@ -430,6 +430,12 @@ def test_a_set_of_the_hub_is_read_with_its_class_names(hub):
     assert data.task.class_names == ("bad", "good")
     assert (len(data), data.test_labels.tolist()) == (30, [0, 1, 0, 1])
     assert data.columns["text"][3] == "word number 3 here"
+
+
+def test_classes_without_names_are_counted_over_the_whole_split(hub):
+    numbers = pa.table({"x": np.arange(4) + 0.5, "label": [0, 1, 2, 3]})
+    hub["name", None] = {"train": numbers, "test": numbers}
+    assert load(DataConfig(source="hf:name", limit=1, test_limit=1)).task.class_names == ("0", "1", "2", "3")
 
 
 def test_a_part_of_one_split_is_split_as_one_file(hub):

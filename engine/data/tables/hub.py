@@ -27,7 +27,8 @@ def _half(config: DataConfig, dataset: Any, limit: int | None) -> Half:
     split = str(dataset.split)
     read = dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
     table = table_of(read)
-    whole = table_of(dataset.select_columns(class_columns(config, table.schema))) if limit is not None else None
+    classes = class_columns(config, table.schema) if limit is not None else []
+    whole = table_of(dataset.select_columns(classes)) if classes else None
     return half_of(table, config, lambda row: f"{config.place} {split} row {row}", f"{config.place} {split}", whole)
 
 
