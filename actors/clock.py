@@ -38,7 +38,7 @@ class PhaseClock:
         finally:
             self.switch(before)
 
-    def anew(self, phase: str) -> PhaseClock:
+    def fresh_copy(self, phase: str) -> PhaseClock:
         """A clock that begins at nothing and tells the same listener."""
         return PhaseClock(phase, self._now, self._told)
 

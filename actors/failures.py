@@ -22,7 +22,7 @@ _FAULTS = {
 _ACTIONS = {"retry": "tried again", "leave out": "left out", "stop": "stopped"}
 
 
-def said(fault: Fault, action: Action) -> str:
+def describe(fault: Fault, action: Action) -> str:
     """A fault and what was done about it, for people."""
     return f"{_FAULTS[fault]}, {_ACTIONS[action]}"
 

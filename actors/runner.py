@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from actors.steps.orders import Casting, Failure, Order, Outcome, step_seed
+from actors.steps.orders import Failure, Order, Outcome, WorkerSetup, step_seed
 from actors.steps.stacking import Crew
 from actors.steps.wire import pack_outcome, unpack_memory, unpack_outcome
 from actors.steps.worker import Shards
@@ -21,7 +21,7 @@ from algorithms.core.training import TrainingLoop
 
 
 @dataclass(frozen=True)
-class Errand:
+class StepRequest:
     """One step for a group of clients: what a runner is asked.
 
     Attributes:
@@ -61,7 +61,7 @@ class Listener:
     replaced: Callable[[str], None] = ignore
 
 
-UNHEARD = Listener()
+NO_LISTENER = Listener()
 
 
 class MemoryLostError(RuntimeError):
@@ -81,19 +81,21 @@ class MemoryLostError(RuntimeError):
 
 
 class Runner(Protocol):
-    """Carries errands out and keeps the clients' memories where the steps run.
+    """Carries requests out and keeps the clients' memories where the steps run.
 
     All methods that need a memory raise MemoryLostError where it is lost.
     """
 
-    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
-        """Start the errand's steps now; outcomes come in cohort order, whatever finished first.
+    def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
+        """Start the request's steps now; outcomes come in cohort order, whatever finished first.
 
         Outcomes carry memory None: the runner has kept it.
         """
         ...
 
-    def distil(self, job: Distillation, listener: Listener = UNHEARD, storage: Path | None = None) -> dict[str, Tensor]:
+    def distil(
+        self, job: Distillation, listener: Listener = NO_LISTENER, storage: Path | None = None
+    ) -> dict[str, Tensor]:
         """Perform a distillation job: the one way to do it, wherever it is done.
 
         Args:
@@ -133,23 +135,23 @@ class InlineRunner:
     and a method cannot tell where its steps ran.
     """
 
-    def __init__(self, casting: Casting, shards: Shards, loop: TrainingLoop | None = None) -> None:
+    def __init__(self, setup: WorkerSetup, shards: Shards, loop: TrainingLoop | None = None) -> None:
         """`loop` trains the clients' networks, one by one, where given."""
-        self._crew = Crew(casting, shards, loop)
+        self._crew = Crew(setup, shards, loop)
         self._memories: dict[int, Memory] = {}
 
-    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
-        for first in range(0, len(errand.clients), self._crew.size):
-            yield from map(self._taken, self._perform(errand, errand.clients[first : first + self._crew.size]))
+    def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
+        for first in range(0, len(request.clients), self._crew.size):
+            yield from map(self._accept, self._perform(request, request.clients[first : first + self._crew.size]))
 
-    def _perform(self, errand: Errand, clients: Sequence[int]) -> Iterable[Outcome | Failure]:
-        return self._crew.perform([self._order(errand, client) for client in clients])
+    def _perform(self, request: StepRequest, clients: Sequence[int]) -> Iterable[Outcome | Failure]:
+        return self._crew.perform([self._order(request, client) for client in clients])
 
-    def _order(self, errand: Errand, client: int) -> Order:
+    def _order(self, request: StepRequest, client: int) -> Order:
         memory = self._memories.get(client, {})
-        return Order(errand.step, client, errand.seed_of(client), errand.message(client), memory)
+        return Order(request.step, client, request.seed_of(client), request.message(client), memory)
 
-    def _taken(self, outcome: Outcome | Failure) -> Outcome | Failure:
+    def _accept(self, outcome: Outcome | Failure) -> Outcome | Failure:
         head, kept = pack_outcome(outcome)
         if isinstance(head, Failure):
             return head
@@ -157,7 +159,9 @@ class InlineRunner:
             self._memories[head.told.client] = unpack_memory(kept, private=False)
         return unpack_outcome(head)
 
-    def distil(self, job: Distillation, listener: Listener = UNHEARD, storage: Path | None = None) -> dict[str, Tensor]:
+    def distil(
+        self, job: Distillation, listener: Listener = NO_LISTENER, storage: Path | None = None
+    ) -> dict[str, Tensor]:
         return distil_here(job, listener.done)
 
     def memories(self, clients: Collection[int] | None = None) -> dict[int, Memory]:

@@ -71,20 +71,20 @@ class Curve:
 def started(federation: Federation, rounds: int, every: int) -> tuple[Rounds, Curve, InlineRunner]:
     """A run in this process, not yet played."""
     runner, curve = federation.inline(), Curve()
-    schedule = Schedule(rounds, len(federation.casting.clients), every)
-    curve.rounds = Rounds(federation.casting, federation.needs, schedule, runner, federation.evaluate, [curve])
+    schedule = Schedule(rounds, len(federation.setup.clients), every)
+    curve.rounds = Rounds(federation.setup, federation.needs, schedule, runner, federation.evaluate, [curve])
     return curve.rounds, curve, runner
 
 
 def with_method(federation: Federation, **changes: Any) -> Federation:
     """The same federation under other settings of its method."""
-    settings = replace(federation.casting.config, **changes)
-    return replace(federation, casting=replace(federation.casting, config=settings))
+    settings = replace(federation.setup.config, **changes)
+    return replace(federation, setup=replace(federation.setup, config=settings))
 
 
 def mosaic_rows(name: str, federation: Federation) -> Iterator[dict[str, Any]]:
     """Mosaic and its controls, from one common beginning."""
-    total, warmup = federation.config.rounds, federation.casting.config.warmup
+    total, warmup = federation.config.rounds, federation.setup.config.warmup
     common, curve, runner = started(federation, total, total)
     common.play(until=warmup - 1)
     for suffix, changes in CONTROLS.items():

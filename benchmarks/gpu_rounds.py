@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from actors.hosts.fleet import Host
-from actors.steps.orders import Casting
+from actors.steps.orders import WorkerSetup
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
 from algorithms.core.contract import ClientSpec
@@ -29,9 +29,9 @@ SHARE, TOO_MUCH, LITTLE = 0.25, 0.5, 0.1
 """Of a card: a host's share, what it must be refused, and what it must get."""
 
 
-def casting_of(problem: Problem, device: str) -> Casting:
+def setup_of(problem: Problem, device: str) -> WorkerSetup:
     """FedAvg, in which every client trains for one epoch in every round."""
-    return Casting(
+    return WorkerSetup(
         method="fedavg",
         config=FedAvg.Config(),
         task=TASK,
@@ -69,15 +69,15 @@ def rounds(problem: Problem, device: str, hosts: int, times: int) -> tuple[tuple
 
     Round by round in turn, so that both meet the card in the same mood; the first one holds what happens once.
     """
-    casting, shards = casting_of(problem, device), problem.shards()
+    setup, shards = setup_of(problem, device), problem.shards()
     watch, theirs = Stopwatch(), []
     unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(TASK.classes)})
     plain = PlainRounds(problem, device, shards)
     schedule = Schedule(times + 1, problem.clients, times + 1)
     share = 1 / hosts if device == "cuda" else 0.0
-    with one_thread(), ray_runner(casting, shards, hosts, share) as runner:
+    with one_thread(), ray_runner(setup, shards, hosts, share) as runner:
         runner.peak_rss_mb()  # waits until every host is there: else the first ones would carry more than one round
-        ours = Rounds(casting, needs_of(casting), schedule, runner, lambda _: unseen, [watch])
+        ours = Rounds(setup, needs_of(setup), schedule, runner, lambda _: unseen, [watch])
         for number in range(times + 1):
             theirs.append(seconds_of(partial(plain.play, number)))
             ours.play(number + 1)
@@ -98,7 +98,7 @@ def held(problem: Problem) -> str:
 
 def gets(problem: Problem, share: float, wanted: float) -> bool:
     """Whether a host with a share of the card can have so much of it, both in [0, 1]. The host limits this process."""
-    Host(casting_of(problem, "cuda"), problem.shards(), share)
+    Host(setup_of(problem, "cuda"), problem.shards(), share)
     total = torch.cuda.get_device_properties(0).total_memory
     try:
         torch.empty(int(wanted * total), dtype=torch.uint8, device="cuda")

@@ -68,11 +68,11 @@ def dealt(clients: int, data: DataSet, folder: Path) -> Federation:
 
 def sent(federation: Federation) -> Rounds:
     """A round loop with hosts that start, over clients that do nothing."""
-    casting = replace(federation.casting, method="benchmarks.idle:Idle", config=Idle.Config())
+    setup = replace(federation.setup, method="benchmarks.idle:Idle", config=Idle.Config())
     hosts = Placement("pooled", os.cpu_count() or 1, cpus=0.5, gpus=0.0, reason="one for each core")
-    runner = RayRunner(casting, federation.shards, hosts)
+    runner = RayRunner(setup, federation.shards, hosts)
     unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(10)})
-    return Rounds(casting, needs_of(casting), Schedule(10**6, ASKED, 10**6), runner, lambda _: unseen, [])
+    return Rounds(setup, needs_of(setup), Schedule(10**6, ASKED, 10**6), runner, lambda _: unseen, [])
 
 
 def measure(clients: int) -> list[Figure]:

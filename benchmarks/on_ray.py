@@ -12,14 +12,14 @@ import torch
 
 from actors.hosts.placement import Request, decide
 from actors.hosts.ray import RayRunner
-from actors.steps.orders import Casting
+from actors.steps.orders import WorkerSetup
 from actors.steps.shards import ShardArrays
 from algorithms.core.needs import Needs
 from clusters.session import attach_or_start
 
 
 @contextmanager
-def ray_runner(casting: Casting, shards: ShardArrays, hosts: int, gpus: float = 0.0) -> Iterator[RayRunner]:
+def ray_runner(setup: WorkerSetup, shards: ShardArrays, hosts: int, gpus: float = 0.0) -> Iterator[RayRunner]:
     """`hosts` pooled hosts, closed with their cluster at the end; more than there are cores take turns, and it is said.
 
     Args:
@@ -34,16 +34,16 @@ def ray_runner(casting: Casting, shards: ShardArrays, hosts: int, gpus: float = 
             None, log=Path(folder) / "ray.log", gpus=1 if gpus else None, data_bytes=shards.nbytes
         ) as cluster,
     ):
-        request = Request(len(casting.clients), kind="pooled", hosts=hosts, gpus_per_host=gpus)
+        request = Request(len(setup.clients), kind="pooled", hosts=hosts, gpus_per_host=gpus)
         placement = decide(request, cluster.nodes)
         print(placement.reason, file=sys.stderr)
-        runner = RayRunner(casting, shards, placement)
+        runner = RayRunner(setup, shards, placement)
         try:
             yield runner
         finally:
             runner.close()
 
 
-def needs_of(casting: Casting) -> Needs:
+def needs_of(setup: WorkerSetup) -> Needs:
     """What the method answers, where every client has one example of each class."""
-    return casting.needs(torch.ones(len(casting.clients), casting.task.classes, dtype=torch.int64))
+    return setup.needs(torch.ones(len(setup.clients), setup.task.classes, dtype=torch.int64))

@@ -18,7 +18,7 @@ import numpy as np
 import ray
 
 from actors.hosts.dispatch import AHEAD_BYTES
-from actors.steps.orders import Casting
+from actors.steps.orders import WorkerSetup
 from actors.steps.shards import ShardArrays
 from algorithms.core.contract import ClientSpec
 from algorithms.core.training import Work
@@ -63,9 +63,9 @@ class StoreWatch:
             self.peak_mb = max(self.peak_mb, (whole - free) / 1e6)
 
 
-def casting_of(size: int) -> Casting:
+def setup_of(size: int) -> WorkerSetup:
     """Clients that send back what they received, of `size` bytes."""
-    return Casting(
+    return WorkerSetup(
         method="benchmarks.idle:Idle",
         config=Idle.Config(bytes=size),
         task=ImageTask(("all",), (1, 1, 1), mean=(0.0,), std=(1.0,)),
@@ -94,9 +94,9 @@ def measure(megabytes: int) -> list[Figure]:
     """All figures of one size."""
     size, hosts, name = megabytes * 10**6, os.cpu_count() or 1, f"payloads, {megabytes} MB"
     unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(1)})
-    casting = casting_of(size)
-    with ray_runner(casting, shards(), hosts) as runner, StoreWatch() as store:
-        run = Rounds(casting, needs_of(casting), Schedule(10**6, CLIENTS, 10**6), runner, lambda _: unseen, [])
+    setup = setup_of(size)
+    with ray_runner(setup, shards(), hosts) as runner, StoreWatch() as store:
+        run = Rounds(setup, needs_of(setup), Schedule(10**6, CLIENTS, 10**6), runner, lambda _: unseen, [])
         run.play(until=1)
         rounds, copies = [], []
         for _ in range(TIMES):

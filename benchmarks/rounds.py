@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from actors.process import peak_rss_mb
-from actors.steps.orders import Casting
+from actors.steps.orders import WorkerSetup
 from actors.steps.shards import ShardArrays
 from algorithms.core.contract import ClientSpec
 from algorithms.core.training import Work
@@ -92,9 +92,9 @@ def problem(case: Case, data: DataSet, rounds: int) -> plain.Problem:
     )
 
 
-def casting_of(case: Case, data: DataSet, stack: bool) -> Casting:
+def setup_of(case: Case, data: DataSet, stack: bool) -> WorkerSetup:
     """The work as Tessera takes it."""
-    return Casting(
+    return WorkerSetup(
         method="fedavg",
         config=FedAvg.Config(),
         task=data.task,
@@ -108,19 +108,17 @@ def casting_of(case: Case, data: DataSet, stack: bool) -> Casting:
 def measure(case: Case, rounds: int, hosts: int, stack: bool) -> dict[str, Any]:
     """Round by round in turn, so that both meet the machine in the same mood."""
     data = fetched(case.source, case.clients * case.examples)
-    casting, shards = (
-        casting_of(case, data, stack),
+    setup, shards = (
+        setup_of(case, data, stack),
         ShardArrays.of({"image": data.train["image"], "label": data.train_labels}, deal(case)),
     )
     watch, theirs = Stopwatch(), []
     unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(10)})
     with (
         plain.Yardstick(problem(case, data, rounds), hosts) as yardstick,
-        ray_runner(casting, shards, hosts) as runner,
+        ray_runner(setup, shards, hosts) as runner,
     ):
-        ours = Rounds(
-            casting, needs_of(casting), Schedule(rounds, case.cohort, rounds), runner, lambda _: unseen, [watch]
-        )
+        ours = Rounds(setup, needs_of(setup), Schedule(rounds, case.cohort, rounds), runner, lambda _: unseen, [watch])
         for number in range(rounds):
             theirs.append(yardstick.play(number))
             ours.play(number + 1)

@@ -14,7 +14,7 @@ _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0,
 _SETTINGS = 4
 
 
-def why_not(address: str) -> str:
+def unreachable_reason(address: str) -> str:
     """Why no cluster can be reached at `host:port`, as half a sentence; empty where one answers."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 
 @contextmanager
-def quiet(log: Path) -> Iterator[None]:
+def redirect_all_output(log: Path) -> Iterator[None]:
     """A block whose output to the terminal goes to the log, that of Ray's compiled code and child processes too."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -33,7 +33,7 @@ def quiet(log: Path) -> Iterator[None]:
 
 
 @contextmanager
-def logged(log: Path) -> Iterator[None]:
+def redirect_ray_output(log: Path) -> Iterator[None]:
     """A block in which what Ray logs in this process, and prints from threads of its own, goes to the log alone."""
     logger = logging.getLogger("ray")
     handler = logging.FileHandler(log, delay=True)

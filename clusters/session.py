@@ -17,11 +17,11 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-from clusters.answering import why_not
-from clusters.chatter import collect, logged, quiet
+from clusters.answering import unreachable_reason
+from clusters.chatter import collect, redirect_all_output, redirect_ray_output
 from clusters.environment import variable
 from clusters.nodes import Node, nodes_of
-from clusters.sweeping import swept_folder
+from clusters.sweeping import scratch_folder
 
 STORE_BYTES = 2 * 2**30
 """Of the object store beside the data: room for messages, replies and memories. Ray spills what is more to disk."""
@@ -76,45 +76,48 @@ def attach_or_start(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     address = address or os.environ.get("RAY_ADDRESS") or None
-    with logged(log):
+    with redirect_ray_output(log):
         if ray.is_initialized():
-            yield _attached(address, log)
+            yield _current_cluster(address, log)
         else:
-            with _joined(address, log) if address else _started(cpus, gpus, data_bytes, log) as cluster:
+            with _join(address, log) if address else _start_own(cpus, gpus, data_bytes, log) as cluster:
                 yield cluster
 
 
-def _attached(address: str | None, log: Path) -> Cluster:
+def _current_cluster(address: str | None, log: Path) -> Cluster:
     """The cluster that somebody in this process has attached to before, as in a notebook. It is left as it is."""
     there = ray.get_runtime_context().gcs_address
     if address not in (None, "auto", there):
-        _found(address)
+        _reachable_address(address)
         raise ClusterError(f"{address} cannot be joined: this process is attached to {there} already")
     return Cluster(there, False, nodes_of(ray.nodes()), log, "")
 
 
 @contextmanager
-def _joined(address: str, log: Path) -> Iterator[Cluster]:
+def _join(address: str, log: Path) -> Iterator[Cluster]:
     """A cluster that is there, and stays when this process has left it."""
     try:
-        with quiet(log):
+        with redirect_all_output(log):
             info = _attach(address)
         yield _cluster(info, False, log)
     finally:
-        with quiet(log):
+        with redirect_all_output(log):
             ray.shutdown()
 
 
 @contextmanager
-def _started(cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -> Iterator[Cluster]:
+def _start_own(cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -> Iterator[Cluster]:
     """A cluster of this process alone."""
-    with swept_folder() as folder:
+    with scratch_folder() as folder:
         try:
-            with quiet(log), variable("TMPDIR", str(folder)):  # Ray's processes and theirs keep what they write there
+            with (
+                redirect_all_output(log),
+                variable("TMPDIR", str(folder)),
+            ):  # Ray's processes and theirs keep what they write there
                 info = _start(cpus, gpus, data_bytes, folder)
             yield _cluster(info, True, log)
         finally:
-            with quiet(log):
+            with redirect_all_output(log):
                 ray.shutdown()
             for session in folder.glob("session_2*"):
                 collect(session, log)
@@ -126,7 +129,7 @@ def _cluster(info: dict[str, Any], started: bool, log: Path) -> Cluster:
     return Cluster(info["gcs_address"], started, nodes_of(ray.nodes()), log, info["webui_url"] or "")
 
 
-def _found(address: str) -> str:
+def _reachable_address(address: str) -> str:
     """host:port of what answers at an address, since `ray.init` waits two minutes for an answer."""
     if address.startswith("ray://"):
         raise ClusterError(
@@ -134,7 +137,7 @@ def _found(address: str) -> str:
             "address (host:6379) on a machine of the cluster, or send the run there with `ray job submit`"
         )
     found = _on_this_machine() if address == "auto" else address
-    reason = why_not(found)
+    reason = unreachable_reason(found)
     if reason:
         place = found if found == address else f"{found}, where {address} leads"
         raise ClusterError(f"no Ray cluster answers at {place}: {reason}. {_START_ONE}")
@@ -150,9 +153,9 @@ def _on_this_machine() -> str:
 
 
 def _attach(address: str) -> dict[str, Any]:
-    found = _found(address)
+    found = _reachable_address(address)
     try:
-        _knock(found, here=address == "auto")
+        _check_token(found, here=address == "auto")
         context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
         return dict(context.address_info)
     except ray.exceptions.AuthenticationError as error:
@@ -168,7 +171,7 @@ def _attach(address: str) -> dict[str, Any]:
         ) from error
 
 
-def _knock(found: str, here: bool) -> None:
+def _check_token(found: str, here: bool) -> None:
     """Show this process's token, as `ray.init` does for half a minute where it is not the cluster's.
 
     Raises:

@@ -106,8 +106,8 @@ def submit(words: Sequence[str], folder: Path, address: str) -> SubmittedJob:
     Raises:
         ClusterError: within seconds, where no dashboard answers, or the cluster takes no job from us.
     """
-    _refuse_silence(address)
-    _quiet()
+    _require_dashboard(address)
+    _silence_loggers()
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     environment = {
         "working_dir": str(folder),
@@ -128,14 +128,14 @@ def submit(words: Sequence[str], folder: Path, address: str) -> SubmittedJob:
     return SubmittedJob(client, job)
 
 
-def _quiet() -> None:
+def _silence_loggers() -> None:
     """Ray tells of every file that does not travel, and of every connection that ends."""
     logger = logging.getLogger("ray")
     logger.handlers, logger.propagate = [logging.NullHandler()], False
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a Ctrl-C breaks a connection off without a farewell
 
 
-def _refuse_silence(address: str) -> None:
+def _require_dashboard(address: str) -> None:
     """Look whether somebody listens, since a request would wait for minutes."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -26,7 +26,7 @@ _LOOKS = 200
 
 
 @contextmanager
-def swept_folder() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """A new folder, gone after the block together with every process that is at home in it."""
     folder = Path(tempfile.mkdtemp(prefix="tessera-", dir=_parent()))
     sweeper = subprocess.Popen(

@@ -13,7 +13,7 @@ from actors.clock import PhaseClock
 from actors.cohort.delivery import Book, Delivery
 from actors.failures import FailurePolicy
 from actors.runner import InlineRunner, Runner
-from actors.steps.orders import Casting, find_method
+from actors.steps.orders import WorkerSetup, find_method
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
 from algorithms.core.contract import ClientSpec, Method, Plan
@@ -59,7 +59,7 @@ def tiny_shards(clients: int = 6, images: int = IMAGES, seed: int = 7) -> ShardA
     return ShardArrays.of({"image": pixels, "label": labels}, [np.sort(order[k::clients]) for k in range(clients)])
 
 
-def tiny_casting(
+def tiny_setup(
     method: str = "fedavg",
     *,
     clients: int = 6,
@@ -67,9 +67,9 @@ def tiny_casting(
     work: Work | None = None,
     seed: int = 3,
     **config: Any,
-) -> Casting:
-    """A casting for the tiny task; client k has the k-th of `nets`, in turn; `config` goes to the method's Config."""
-    return Casting(
+) -> WorkerSetup:
+    """A setup for the tiny task; client k has the k-th of `nets`, in turn; `config` goes to the method's Config."""
+    return WorkerSetup(
         method=method,
         config=find_method(method).Config(**config),
         task=tiny_task(),
@@ -101,7 +101,7 @@ class Played:
 
 
 def play(
-    casting: Casting,
+    setup: WorkerSetup,
     runner: Runner | None = None,
     rounds: int = 2,
     *,
@@ -119,16 +119,16 @@ def play(
         policy: what is done where something fails; the default one where None.
         book: is written into also where the run fails; a new one where None.
     """
-    runner = runner or InlineRunner(casting, shards or tiny_shards(len(casting.clients)))
-    kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), distil=runner.distil)
-    method, needs = find_method(casting.method)(casting.config, kit), needs_of(casting)
+    runner = runner or InlineRunner(setup, shards or tiny_shards(len(setup.clients)))
+    kit = Kit(task=setup.task, work=setup.work, seed=Seed(setup.seed), distil=runner.distil)
+    method, needs = find_method(setup.method)(setup.config, kit), needs_of(setup)
     book = book or Book()
     states: list[Any] = []
     metrics: list[dict[str, float]] = []
     with one_thread():
-        state = method.start(casting.clients)
+        state = method.start(setup.clients)
         for number in range(rounds):
-            plan = tiny_plan(casting, number, rounds, cohort(number) if cohort else None)
+            plan = tiny_plan(setup, number, rounds, cohort(number) if cohort else None)
             delivery = Delivery(
                 plan,
                 runner,
@@ -144,19 +144,19 @@ def play(
     return Played(method, tuple(states), tuple(map(digest, states)), tuple(metrics), book)
 
 
-def needs_of(casting: Casting, each: int = 20) -> Needs:
+def needs_of(setup: WorkerSetup, each: int = 20) -> Needs:
     """What the method answers, where every client has so many examples of each class."""
-    return casting.needs(torch.full((len(casting.clients), casting.task.classes), each))
+    return setup.needs(torch.full((len(setup.clients), setup.task.classes), each))
 
 
-def tiny_plan(casting: Casting, number: int = 0, rounds: int = 1, asked: Sequence[int] | None = None) -> Plan:
+def tiny_plan(setup: WorkerSetup, number: int = 0, rounds: int = 1, asked: Sequence[int] | None = None) -> Plan:
     """The plan of one round for the clients asked, all where None."""
-    numbers = range(len(casting.clients)) if asked is None else asked
-    seed = Seed(casting.seed).at(round=number, phase="server")
+    numbers = range(len(setup.clients)) if asked is None else asked
+    seed = Seed(setup.seed).at(round=number, phase="server")
     return Plan(
         round=number,
         rounds=rounds,
-        clients=tuple(casting.client(k, seed) for k in numbers),
+        clients=tuple(setup.client(k, seed) for k in numbers),
         seed=seed,
     )
 

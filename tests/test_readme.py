@@ -13,7 +13,7 @@ import yaml
 
 from actors.runner import InlineRunner
 from algorithms import methods
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import play, tiny_setup, tiny_shards
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]}
@@ -41,16 +41,16 @@ def shown_methods(tmp_path, monkeypatch):
 
 
 def test_the_method_of_the_readme_is_found_by_its_file_and_takes_the_lower_median(shown_methods):
-    casting = tiny_casting("fedmedian", clients=3)
+    setup = tiny_setup("fedmedian", clients=3)
     sent = []
 
     class Ear(InlineRunner):
-        def run(self, errand):
-            for outcome in super().run(errand):
+        def run(self, request):
+            for outcome in super().run(request):
                 sent.append(outcome.payload.tensors("weights"))
                 yield outcome
 
-    played = play(casting, Ear(casting, tiny_shards(3)), rounds=1)
+    played = play(setup, Ear(setup, tiny_shards(3)), rounds=1)
     for name, median in played.state.model.items():
         middle = torch.stack([weights[name] for weights in sent]).sort(dim=0).values[1]
         assert torch.equal(median, middle), name
@@ -58,8 +58,8 @@ def test_the_method_of_the_readme_is_found_by_its_file_and_takes_the_lower_media
 
 def test_the_method_that_shrinks_the_average_shrinks_what_is_trained_and_nothing_else(shown_methods):
     shrunk, plain = (
-        play(casting, InlineRunner(casting, tiny_shards(3)), rounds=1)
-        for casting in (tiny_casting(name, clients=3, nets=["small_cnn"]) for name in ("feddecay", "fedavg"))
+        play(setup, InlineRunner(setup, tiny_shards(3)), rounds=1)
+        for setup in (tiny_setup(name, clients=3, nets=["small_cnn"]) for name in ("feddecay", "fedavg"))
     )
     trained = plain.method.trainable("small_cnn", plain.state.model)
     assert set(trained) < set(plain.state.model)

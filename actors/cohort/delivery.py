@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from actors.clock import PhaseClock
-from actors.failures import Action, FailurePolicy, Fault, said
-from actors.runner import Errand, Runner
+from actors.failures import Action, FailurePolicy, Fault, describe
+from actors.runner import Runner, StepRequest
 from actors.steps.folding import Groups
 from actors.steps.orders import Failure, Outcome, Span, StepError
 from algorithms.core.contract import Client, ClientSpec, Plan, Reply, Terms, Update
@@ -96,12 +96,17 @@ class Book:
         self.bytes[entry.direction][entry.kind] += entry.bytes
 
     def note_fault(
-        self, errand: Errand, client: int, fault: Fault, action: Action, reason: str, times: int = 1
+        self, request: StepRequest, client: int, fault: Fault, action: Action, reason: str, times: int = 1
     ) -> None:
         """Write a fault down, and what was done about it."""
-        self.faults.append(FaultEntry(errand.seed.round, errand.step, client, fault, action, times))
+        self.faults.append(FaultEntry(request.seed.round, request.step, client, fault, action, times))
         log.warning(
-            "round %d, step %s, client %d: %s: %s", errand.seed.round, errand.step, client, said(fault, action), reason
+            "round %d, step %s, client %d: %s: %s",
+            request.seed.round,
+            request.step,
+            client,
+            describe(fault, action),
+            reason,
         )
 
     def note_replaced(self, round: int, phase: str, kind: str) -> None:
@@ -118,8 +123,8 @@ class Book:
             self.metrics.append(ClientMetric(round, phase, outcome.client, name, float(value)))
 
 
-def settled(
-    runner: Runner, errand: Errand, outcome: Outcome | Failure, policy: FailurePolicy, book: Book
+def resolve_outcome(
+    runner: Runner, request: StepRequest, outcome: Outcome | Failure, policy: FailurePolicy, book: Book
 ) -> Outcome | None:
     """What comes of a client's step in the end: its outcome, after as many tries as the policy grants, or None for a
     client that is left out. What went wrong is written into the book.
@@ -132,13 +137,13 @@ def settled(
         action = policy.decide(outcome.fault, tried)
         if action == "stop":
             raise StepError(outcome)
-        book.note_fault(errand, outcome.client, outcome.fault, action, outcome.error)
+        book.note_fault(request, outcome.client, outcome.fault, action, outcome.error)
         if action == "leave out":
             return None
         tried += 1
-        outcome = next(runner.run(replace(errand, clients=(outcome.client,), terms="")))
+        outcome = next(runner.run(replace(request, clients=(outcome.client,), terms="")))
     if outcome.lost:
-        book.note_fault(errand, outcome.client, "host_lost", "retry", "its host was lost", outcome.lost)
+        book.note_fault(request, outcome.client, "host_lost", "retry", "its host was lost", outcome.lost)
     return outcome
 
 
@@ -162,7 +167,7 @@ class Delivery:
         self._policy = policy or FailurePolicy()
         self._plan, self._runner, self._needs, self._book = plan, runner, needs, book
         self._clock, self._told = clock, told
-        self._open: dict[int, Errand] = {}
+        self._open: dict[int, StepRequest] = {}
 
     def ask(
         self,
@@ -198,38 +203,38 @@ class Delivery:
         """Start a step on clients at once; what comes of each, None where it is left out."""
         name = _step_name(step)
         asked = tuple(c.id for c in (self._plan.clients if clients is None else clients))
-        errand = Errand(name, asked, message, self._plan.seed, terms)
+        request = StepRequest(name, asked, message, self._plan.seed, terms)
         sent: dict[int, Mapping[str, int]] = {}
         for client in asked:
-            payload = errand.message(client)
+            payload = request.message(client)
             sent.setdefault(id(payload), payload.nbytes())
             self._write(name, client, "down", sent[id(payload)])
-            self._open[client] = errand
+            self._open[client] = request
         self._told(name, 0, len(asked))
-        return self._settled(errand, self._runner.run(errand))
+        return self._resolve(request, self._runner.run(request))
 
-    def _settled(self, errand: Errand, outcomes: Iterator[Outcome | Failure]) -> Iterator[Outcome | None]:
-        step, asked = errand.step, errand.clients
-        for done, outcome in enumerate(self._awaited(step, outcomes), start=1):
-            self._refuse_overlap(errand, outcome.client)
+    def _resolve(self, request: StepRequest, outcomes: Iterator[Outcome | Failure]) -> Iterator[Outcome | None]:
+        step, asked = request.step, request.clients
+        for done, outcome in enumerate(self._wait_for(step, outcomes), start=1):
+            self._refuse_overlap(request, outcome.client)
             with self._clock.during(f"client:{step}"):
-                final = settled(self._runner, errand, outcome, self._policy, self._book)
+                final = resolve_outcome(self._runner, request, outcome, self._policy, self._book)
             if final is not None:
                 self._write(step, final.client, "up", final.nbytes())
                 self._book.note_metrics(self._plan.round, step, final)
             self._told(step, done, len(asked))
             yield final
 
-    def _refuse_overlap(self, errand: Errand, client: int) -> None:
+    def _refuse_overlap(self, request: StepRequest, client: int) -> None:
         """Two steps of one client at a time would read and leave its memory in an order that nothing determines."""
         later = self._open[client]
-        if later is not errand:
+        if later is not request:
             raise PayloadError(
-                f"client {client} was asked for {later.step} before its update of {errand.step} was taken; "
+                f"client {client} was asked for {later.step} before its update of {request.step} was taken; "
                 f"take the updates of one step before asking the same clients for the next"
             )
 
-    def _awaited(self, step: str, outcomes: Iterator[Outcome | Failure]) -> Iterator[Outcome | Failure]:
+    def _wait_for(self, step: str, outcomes: Iterator[Outcome | Failure]) -> Iterator[Outcome | Failure]:
         while True:
             with self._clock.during(f"client:{step}"):
                 outcome = next(outcomes, None)

@@ -20,7 +20,7 @@ _HEADER = "tessera"
 
 
 @dataclass(frozen=True)
-class Saved:
+class StudentCheckpoint:
     """A student after some steps.
 
     Attributes:
@@ -36,7 +36,7 @@ class Saved:
     done: int
 
     @classmethod
-    def of(cls, learner: Learner, student: nn.Module) -> Saved:
+    def of(cls, learner: Learner, student: nn.Module) -> StudentCheckpoint:
         """A learner whose student, unwrapped, is this one."""
         optimiser = learner.optimiser.state_dict()
         return cls(snapshot(student), optimiser["state"], optimiser["param_groups"], learner.done)
@@ -55,11 +55,11 @@ class Saved:
         save_file(apart, folder / _FILE, metadata={_HEADER: json.dumps(tree)})
 
     @classmethod
-    def read(cls, folder: Path) -> Saved:
+    def read(cls, folder: Path) -> StudentCheckpoint:
         """What `write` put there."""
         with safe_open(folder / _FILE, framework="pt") as file:
             tree = json.loads(file.metadata()[_HEADER])
             # Copies begin where torch's own tensors do: a kernel may round otherwise on memory of another alignment.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        saved: Saved = rebuild(cls, tree, tensors)
+        saved: StudentCheckpoint = rebuild(cls, tree, tensors)
         return saved

@@ -26,8 +26,8 @@ from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 from torch import Tensor, nn
 
-from actors.distillation.plan import DistillationError, DistilResources, Room, fits
-from actors.runner import UNHEARD, Listener
+from actors.distillation.plan import DistillationError, DistilResources, Room, shortage
+from actors.runner import NO_LISTENER, Listener
 from algorithms.core.distillation import Distillation
 from algorithms.core.payload import Tensors
 from algorithms.core.states import snapshot
@@ -39,7 +39,7 @@ NetT = TypeVar("NetT", bound=nn.Module)
 
 
 def distil_on_ray(
-    job: Distillation, resources: DistilResources, storage: Path, listener: Listener = UNHEARD
+    job: Distillation, resources: DistilResources, storage: Path, listener: Listener = NO_LISTENER
 ) -> dict[str, Tensor]:
     """Perform a distillation on the cluster this process is connected to.
 
@@ -58,23 +58,23 @@ def distil_on_ray(
     """
     if job.steps == 0:
         return snapshot(job.student)
-    _refuse_what_cannot_run(resources)
+    _require_room(resources)
     groups = set(placement_group_table())
     monitor = _start_monitor()
     try:
-        running = monitor.perform.remote(_sent(job), resources, storage.resolve())
-        return _watched(monitor, running, job.steps, resources, listener)
+        running = monitor.perform.remote(_pack(job), resources, storage.resolve())
+        return _wait_for_result(monitor, running, job.steps, resources, listener)
     finally:
         ray.kill(monitor)
         _release(groups)
 
 
-def _refuse_what_cannot_run(resources: DistilResources) -> None:
+def _require_room(resources: DistilResources) -> None:
     """Look again for a moment where only others' actors are in the way: they may just have ended."""
     whole = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    looks = 1 if fits(resources, whole) else _LOOKS
+    looks = 1 if shortage(resources, whole) else _LOOKS
     for _ in range(looks):
-        reason = fits(resources, _free_room())
+        reason = shortage(resources, _free_room())
         if reason is None:
             return
         time.sleep(_POLL_SECONDS)
@@ -130,7 +130,7 @@ class _Parcel:
     distinct: int
 
 
-class _Elsewhere:
+class _AbsentSource:
     """Stands for a source that the receiver has no use for."""
 
     def latents(self, index: int) -> dict[str, Tensor]:
@@ -140,8 +140,8 @@ class _Elsewhere:
         raise NotImplementedError("the source lies with the pipeline")
 
 
-def _sent(job: Distillation) -> _Parcel:
-    lesson = replace(job, source=_Elsewhere(), teacher=nn.Identity(), student=_on_cpu(job.student))
+def _pack(job: Distillation) -> _Parcel:
+    lesson = replace(job, source=_AbsentSource(), teacher=nn.Identity(), student=_on_cpu(job.student))
     return _Parcel(ray.put(job.source), ray.put(_on_cpu(job.teacher)), ray.put(lesson), job.steps, job.distinct)
 
 
@@ -220,7 +220,7 @@ class _Monitor:
         return _News(dict(self._last), time.monotonic() - self._moved, tuple(self._replaced), self._failure)
 
 
-def _watched(
+def _wait_for_result(
     monitor: Any, running: ray.ObjectRef[Any], steps: int, resources: DistilResources, listener: Listener
 ) -> dict[str, Tensor]:
     """The result of a running job, or the reason why there will be none."""
@@ -229,17 +229,17 @@ def _watched(
         while not ended:
             ended = bool(ray.wait([running], timeout=_POLL_SECONDS)[0])
             news = _news_of(monitor)
-            _look(news, steps, resources)
-            heard = _passed_on(news.last.get("trained", -1), heard, listener.done)
+            _refuse_failure_or_stall(news, steps, resources)
+            heard = _report_progress(news.last.get("trained", -1), heard, listener.done)
             for kind in news.replaced[replaced:]:
                 listener.replaced(kind)
             replaced = len(news.replaced)
         student: dict[str, Tensor] = ray.get(running)
-        _passed_on(steps, heard, listener.done)
+        _report_progress(steps, heard, listener.done)
     except RayActorError as error:
         raise DistillationError(f"the process that led the distillation died: {error}") from error
     except RayTaskError as error:
-        _look(_news_of(monitor), steps, resources)
+        _refuse_failure_or_stall(_news_of(monitor), steps, resources)
         raise DistillationError(f"the distillation failed: {error}") from error
     return student
 
@@ -249,21 +249,23 @@ def _news_of(monitor: Any) -> _News:
     return news
 
 
-def _passed_on(trained: int, heard: int, told: Callable[[int], None]) -> int:
+def _report_progress(trained: int, heard: int, told: Callable[[int], None]) -> int:
     """The most steps told of. After the loss of a train worker some are done again, which is not told."""
     if trained > heard:
         told(trained)
     return max(trained, heard)
 
 
-def _look(news: _News, steps: int, resources: DistilResources) -> None:
+def _refuse_failure_or_stall(news: _News, steps: int, resources: DistilResources) -> None:
     if news.failure is not None:
         raise DistillationError(f"a part of the distillation raised:\n{news.failure}")
     if news.silence > resources.patience:
-        raise DistillationError(stillness(news.last, steps, resources.patience, _actors_in("=", "PENDING_CREATION")))
+        raise DistillationError(
+            describe_stall(news.last, steps, resources.patience, _actors_in("=", "PENDING_CREATION"))
+        )
 
 
-def stillness(last: Mapping[str, int], steps: int, patience: float, waiting: Sequence[str]) -> str:
+def describe_stall(last: Mapping[str, int], steps: int, patience: float, waiting: Sequence[str]) -> str:
     """What stood still, in words.
 
     Args:

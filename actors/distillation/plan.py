@@ -77,7 +77,7 @@ Room = Mapping[str, float]
 """What one node has free, as Ray counts it: {"CPU": 1.5, "GPU": 1.0, ...}."""
 
 
-def fits(resources: DistilResources, nodes: Sequence[Room], beside: str = " beside what hosts hold") -> str | None:
+def shortage(resources: DistilResources, nodes: Sequence[Room], beside: str = " beside what hosts hold") -> str | None:
     """Why a distillation cannot run in what is free, with the numbers that would fit; None where it can.
 
     An actor lies on one node, so shares are packed node by node, largest first.
@@ -85,10 +85,10 @@ def fits(resources: DistilResources, nodes: Sequence[Room], beside: str = " besi
     Args:
         beside: what the free room lies beside, in words.
     """
-    if _packs(resources, nodes):
+    if _fits(resources, nodes):
         return None
     reason = f"the distillation asks for {_words(resources)}, and {_free(nodes)} free{beside}"
-    smaller = _largest(resources, nodes)
+    smaller = _largest_fitting(resources, nodes)
     if smaller is not None:
         return f"{reason}; {_actors_in_words(smaller)} would fit"
     one = _with_counts(resources, dict.fromkeys(KINDS, 1))
@@ -96,25 +96,25 @@ def fits(resources: DistilResources, nodes: Sequence[Room], beside: str = " besi
     return f"{reason}; even one of each does not fit: {_amount(cpus, gpus)} must be free on nodes that can hold them"
 
 
-def _packs(resources: DistilResources, nodes: Sequence[Room]) -> bool:
-    return packs(resources, [Left.of(node) for node in nodes])
+def _fits(resources: DistilResources, nodes: Sequence[Room]) -> bool:
+    return place_all(resources, [RemainingRoom.of(node) for node in nodes])
 
 
-def packs(resources: DistilResources, left: Sequence[Left]) -> bool:
+def place_all(resources: DistilResources, left: Sequence[RemainingRoom]) -> bool:
     """Whether all actors of a distillation find room in what nodes have left, which is taken from them."""
     shares = sorted(_shares(resources), key=lambda share: (-share[1], -share[0]))
     return all(any(node.take(cpus, gpus) for node in left) for cpus, gpus in shares)
 
 
 @dataclass
-class Left:
+class RemainingRoom:
     """What a node has left while actors are dealt out: processors, and what is free of each card."""
 
     cpus: float
     cards: list[float]
 
     @classmethod
-    def of(cls, node: Room) -> Left:
+    def of(cls, node: Room) -> RemainingRoom:
         """All that is free on a node."""
         whole, rest = divmod(node.get("GPU", 0.0), 1)
         return cls(node.get("CPU", 0.0), [1.0] * int(whole) + [rest])
@@ -141,9 +141,9 @@ def _shares(resources: DistilResources) -> Iterator[tuple[float, float]]:
         yield from [(actors.cpus, actors.gpus)] * actors.count
 
 
-def _largest(resources: DistilResources, nodes: Sequence[Room]) -> DistilResources | None:
+def _largest_fitting(resources: DistilResources, nodes: Sequence[Room]) -> DistilResources | None:
     """The plan with fewer actors that fits, taking one at a time from the kind that has most; None where none does."""
-    while not _packs(resources, nodes):
+    while not _fits(resources, nodes):
         kind, most = max(resources.by_kind().items(), key=lambda item: item[1].count)
         if most.count == 1:
             return None

@@ -25,7 +25,7 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from actors.distillation.checkpoint import Saved
+from actors.distillation.checkpoint import StudentCheckpoint
 from actors.distillation.norm import see_whole_batches
 from actors.distillation.pipeline import Monitor, Stages, options, pipeline
 from actors.distillation.plan import DistilResources
@@ -64,9 +64,9 @@ class Feed:
     storage: Path
 
     def __call__(self) -> ray.data.Dataset:
-        return pipeline(self.needed(steps_done(self.storage)), self.stages, self.resources)
+        return pipeline(self.batch_numbers(steps_done(self.storage)), self.stages, self.resources)
 
-    def needed(self, done: int) -> list[int]:
+    def batch_numbers(self, done: int) -> list[int]:
         """Numbers of the batches that the steps after the first `done` ones need, in the order of need; never none."""
         end = max(done + 1, min(done + self.distinct, self.steps))
         return [step % self.distinct for step in range(done, end)]
@@ -114,12 +114,12 @@ def learn(config: dict[str, Any]) -> None:
         with one_thread():
             _learn(lesson, workers)
     except Exception as error:
-        if _is_the_jobs_own(error, workers):
+        if _would_recur(error, workers):
             ray.get(lesson.monitor.fail.remote(traceback.format_exc()))
         raise
 
 
-def _is_the_jobs_own(error: Exception, workers: int) -> bool:
+def _would_recur(error: Exception, workers: int) -> bool:
     """Whether an error would come again after a restart: it does not stem from a process that was lost."""
     if isinstance(error, RayError):
         return isinstance(error, UserCodeException)
@@ -133,9 +133,9 @@ def _learn(lesson: Lesson, workers: int) -> None:
     if workers > 1:
         see_whole_batches(student)
         job = replace(job, loss=share)
-    learner = Learner(job, _together(student, workers))
-    _go_on(learner, student)
-    kept, fresh = Kept[WorkerBatch](job), _Fresh()
+    learner = Learner(job, _synchronised(student, workers))
+    _resume(learner, student)
+    kept, fresh = Kept[WorkerBatch](job), _ShardBatches()
     if ray.train.get_context().get_world_rank() == 0:  # where one is lost all begin anew
         lesson.monitor.begin.remote("train worker", "student")
     lesson.monitor.note.remote("trained", learner.done)
@@ -145,10 +145,10 @@ def _learn(lesson: Lesson, workers: int) -> None:
         learner.step(part.batch)
         lesson.monitor.note.remote("trained", learner.done)
         if learner.done % lesson.checkpoint_every == 0 or learner.done == job.steps:
-            _report(learner, student)
+            _save(learner, student)
 
 
-def _together(student: nn.Module, workers: int) -> nn.Module:
+def _synchronised(student: nn.Module, workers: int) -> nn.Module:
     """The student as it is trained: several workers average their gradients in every step."""
     return DistributedDataParallel(student, broadcast_buffers=False) if workers > 1 else student
 
@@ -164,7 +164,7 @@ class _Share:
         return self._loss(student, teacher, labels) * (self.of_batch * self._workers)
 
 
-class _Fresh:
+class _ShardBatches:
     """Batches from this worker's shard of the pipeline."""
 
     def __init__(self) -> None:
@@ -178,7 +178,7 @@ class _Fresh:
         return part
 
 
-def _go_on(learner: Learner, student: nn.Module) -> None:
+def _resume(learner: Learner, student: nn.Module) -> None:
     """Bring a new learner to where the last checkpoint was."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
@@ -186,16 +186,16 @@ def _go_on(learner: Learner, student: nn.Module) -> None:
     _load(checkpoint).restore(learner, student)
 
 
-def _report(learner: Learner, student: nn.Module) -> None:
+def _save(learner: Learner, student: nn.Module) -> None:
     """Checkpoint the student; every worker must call this at the same step."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if ray.train.get_context().get_world_rank() == 0:
-            Saved.of(learner, student).write(Path(folder))
+            StudentCheckpoint.of(learner, student).write(Path(folder))
             checkpoint = Checkpoint.from_directory(folder)
         ray.train.report({"done": learner.done}, checkpoint=checkpoint)
 
 
-def _load(checkpoint: Checkpoint) -> Saved:
+def _load(checkpoint: Checkpoint) -> StudentCheckpoint:
     with checkpoint.as_directory() as folder:
-        return Saved.read(Path(folder))
+        return StudentCheckpoint.read(Path(folder))

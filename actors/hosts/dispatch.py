@@ -11,7 +11,7 @@ CALLS_PER_HOST = 2
 """A host computes one call while the next one waits at its door."""
 
 LARGEST_CHUNK = 16
-"""Clients in one call: more cost no less per client, and the last call of an errand would be waited for longer."""
+"""Clients in one call: more cost no less per client, and the last call of a request would be waited for longer."""
 
 CHUNK_BYTES = 64 * 2**20
 """The replies of one call together, unless one client alone sends more."""
@@ -98,7 +98,7 @@ def chunks_for_own(clients: Sequence[int]) -> list[Chunk]:
 
 
 class Dispatch:
-    """The state of one errand: what waits, what each host has been sent, what has come back out of turn.
+    """The state of one request: what waits, what each host has been sent, what has come back out of turn.
 
     Attributes:
         ahead: see `look_ahead`.
@@ -113,7 +113,7 @@ class Dispatch:
         self._end = sum(len(chunk.clients) for chunk in chunks)
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether every chunk has been taken."""
         return self._turn == self._end
 
@@ -136,7 +136,7 @@ class Dispatch:
         self._waiting = kept
         return now
 
-    def landed(self, host: int, chunk: Chunk) -> None:
+    def receive(self, host: int, chunk: Chunk) -> None:
         """A chunk's reply has come."""
         self._sent[host].remove(chunk)
         self._landed[chunk.start] = chunk
@@ -145,7 +145,7 @@ class Dispatch:
         """What a host is performing; None where it has nothing to do."""
         return self._sent[host][0] if self._sent[host] else None
 
-    def lost(self, host: int, reason: str) -> Loss:
+    def lose_host(self, host: int, reason: str) -> Loss:
         """A host has been lost and replaced; what it had been sent waits again.
 
         The loss is charged to the chunk that it was performing, about which the policy decides. Where that is sent

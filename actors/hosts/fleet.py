@@ -15,13 +15,13 @@ from ray.exceptions import RayActorError
 
 from actors.hosts.placement import Placement
 from actors.process import keep_freed_memory, peak_rss_mb
-from actors.steps.folding import folded
-from actors.steps.orders import Casting, Failure, Order, step_seed
+from actors.steps.folding import fold
+from actors.steps.orders import Failure, Order, WorkerSetup, step_seed
 from actors.steps.shards import ShardArrays
 from actors.steps.stacking import Crew
 from actors.steps.wire import (
     Head,
-    Packed,
+    PackedParts,
     pack_outcome,
     unpack_memory,
     unpack_outcome,
@@ -53,7 +53,7 @@ class Call:
         reads: for each client, which of the messages it receives.
         seed: of the run and round, completed here by step and client.
         first, asked: place of the first client in the cohort, and clients of the cohort.
-        terms: see `actors.runner.Errand`.
+        terms: see `actors.runner.StepRequest`.
     """
 
     step: str
@@ -85,16 +85,16 @@ def ending_after(deadline: float | None) -> Iterator[None]:
 class Host:
     """Performs steps for clients in turn. Lives in a process of its own as a Ray actor."""
 
-    def __init__(self, casting: Casting, shards: ShardArrays, gpus: float, deadline: float | None = None) -> None:
+    def __init__(self, setup: WorkerSetup, shards: ShardArrays, gpus: float, deadline: float | None = None) -> None:
         """`deadline` in seconds: a step that takes longer ends this process."""
         self._deadline = deadline
         keep_freed_memory()
         torch.set_num_threads(1)
-        if casting.torch_device.type == "cuda" and 0 < gpus < 1:
+        if setup.torch_device.type == "cuda" and 0 < gpus < 1:
             torch.cuda.set_per_process_memory_fraction(gpus)
-        self._crew = Crew(casting, shards)
+        self._crew = Crew(setup, shards)
 
-    def perform(self, call: Call, *parcels: Packed | None) -> tuple[Any, ...]:
+    def perform(self, call: Call, *parcels: PackedParts | None) -> tuple[Any, ...]:
         """Perform a call: a list of packed outcomes, then one memory per client, None where it stays as it was.
 
         What clients receive, and their memories, are views on Ray's object store; the worker refuses writes.
@@ -117,14 +117,14 @@ class Host:
                 packed += [pack_outcome(outcome) for outcome in self._crew.perform(together)]
         # The driver has all that an order holds.
         heads = [replace(head, order=None) if isinstance(head, Failure) else head for head, _ in packed]
-        return self._folded(call, heads), *(memory for _, memory in packed)
+        return self._fold(call, heads), *(memory for _, memory in packed)
 
-    def _folded(self, call: Call, heads: Sequence[Head]) -> Sequence[Head]:
+    def _fold(self, call: Call, heads: Sequence[Head]) -> Sequence[Head]:
         """The same, with sums in the place of the payloads of whole groups, where means alone are wanted."""
         if not call.terms:
             return heads
         outcomes = [head if isinstance(head, Failure) else unpack_outcome(head, private=False) for head in heads]
-        sums = folded(outcomes, call.first, call.asked, self._crew.terms(call.terms))
+        sums = fold(outcomes, call.first, call.asked, self._crew.terms(call.terms))
         return [
             head if isinstance(head, Failure) or isinstance(one, Failure) else without_payload(head, one)
             for head, one in zip(heads, sums, strict=True)
@@ -139,12 +139,12 @@ class Fleet:
     """The hosts of a run by number. A host that died is replaced under its number."""
 
     def __init__(
-        self, casting: Casting, shards: ShardArrays, placement: Placement, deadline: float | None = None
+        self, setup: WorkerSetup, shards: ShardArrays, placement: Placement, deadline: float | None = None
     ) -> None:
-        """Start all hosts; returns before they have started. Casting and data are sent to the object store once."""
+        """Start all hosts; returns before they have started. Setup and data are sent to the object store once."""
         self.placement = placement
         self._actor: Any = ray.remote(Host)
-        self._given = (ray.put(casting), ray.put(shards), placement.gpus, deadline)
+        self._given = (ray.put(setup), ray.put(shards), placement.gpus, deadline)
         self.handles: list[Any] = []
         self._starting: dict[int, tuple[ray.ObjectRef, float]] = {}
         self._replacing: set[int] = set()
@@ -180,7 +180,7 @@ class Fleet:
             self._look()
         return self._replacing
 
-    def starts(self, number: int) -> bool:
+    def is_starting(self, number: int) -> bool:
         """Whether a host has not been heard of yet, as of the last `check_started`."""
         return number in self._starting
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from actors.distillation.plan import DistilResources, Left, Room, fits, packs
+from actors.distillation.plan import DistilResources, RemainingRoom, Room, place_all, shortage
 from clusters.nodes import Node
 
 PROCESS_BYTES = 200 * 2**20
@@ -86,15 +86,15 @@ def decide(request: Request, nodes: Sequence[Node]) -> Placement:
         )
     _refuse_pipeline(request, nodes)
     if request.kind == "dedicated":
-        return _dedicated(request, nodes)
+        return _place_dedicated(request, nodes)
     if request.kind == "pooled" or request.hosts is not None:
-        return _pooled(request, nodes, "as asked")
+        return _place_pooled(request, nodes, "as asked")
     missing = _missing_for_dedicated(request, nodes)
-    return _pooled(request, nodes, missing) if missing else _dedicated(request, nodes)
+    return _place_pooled(request, nodes, missing) if missing else _place_dedicated(request, nodes)
 
 
 def _refuse_pipeline(request: Request, nodes: Sequence[Node]) -> None:
-    reason = fits(request.pipeline, rooms(nodes), " with no host beside it") if request.pipeline else None
+    reason = shortage(request.pipeline, rooms(nodes), " with no host beside it") if request.pipeline else None
     if reason:
         raise PlacementError(reason)
 
@@ -104,16 +104,16 @@ def rooms(nodes: Sequence[Node]) -> list[Room]:
     return [{"CPU": node.cpus, "GPU": node.gpus} for node in nodes]
 
 
-def _dedicated(request: Request, nodes: Sequence[Node]) -> Placement:
+def _place_dedicated(request: Request, nodes: Sequence[Node]) -> Placement:
     _refuse_too_many(request, nodes, request.clients, "clients with placement dedicated")
     cpus = _share(request, nodes, request.clients)
     reason = f"one host for each of {request.clients} clients, with {cpus:g} CPU{_gpu_text(request)} each"
     return Placement("dedicated", request.clients, cpus, request.gpus_per_host, reason)
 
 
-def _pooled(request: Request, nodes: Sequence[Node], why: str) -> Placement:
+def _place_pooled(request: Request, nodes: Sequence[Node], why: str) -> Placement:
     cores = max(1, int(sum(node.cpus for node in nodes)))
-    hosts = request.hosts or max(1, _fitting(request, nodes, min(cores, request.clients)))
+    hosts = request.hosts or max(1, _most_hosts(request, nodes, min(cores, request.clients)))
     _refuse_too_many(request, nodes, hosts, "hosts" if hosts > 1 else "host")
     cpus = _share(request, nodes, hosts)
     above = f"; more hosts than the {cores} CPUs, so they take turns" if hosts > cores else ""
@@ -127,7 +127,7 @@ def _gpu_text(request: Request) -> str:
 
 def _missing_for_dedicated(request: Request, nodes: Sequence[Node]) -> str:
     """What keeps clients from having a host each, as a sentence; empty where nothing does."""
-    fitting = _fitting(request, nodes, request.clients)
+    fitting = _most_hosts(request, nodes, request.clients)
     if fitting < request.clients:
         needs = f"{request.clients * request.bytes_per_host / 2**30:.1f} GiB of memory"
         needs += f" and {request.clients * request.gpus_per_host:g} GPUs" if request.gpus_per_host else ""
@@ -146,12 +146,12 @@ def _pipeline_cpus(request: Request) -> float:
     return sum(a.count * a.cpus for a in request.pipeline.by_kind().values()) if request.pipeline else 0.0
 
 
-def _starts(request: Request, nodes: Sequence[Node], hosts: int, cpus: float) -> bool:
+def _can_start(request: Request, nodes: Sequence[Node], hosts: int, cpus: float) -> bool:
     """Whether so many hosts of so many CPUs start, and the distillation beside them.
 
     Hosts come first and are spread over the nodes in turn, as Ray does; what they leave is the distillation's.
     """
-    left = [Left.of(room) for room in rooms(nodes)]
+    left = [RemainingRoom.of(room) for room in rooms(nodes)]
     slots = [_hosts_in_memory(request, nodes, node) for node in nodes]
     open_, placed = list(range(len(nodes))), 0
     while placed < hosts:
@@ -162,7 +162,7 @@ def _starts(request: Request, nodes: Sequence[Node], hosts: int, cpus: float) ->
             slots[i] -= 1
             placed += 1
             open_.append(i)
-    return request.pipeline is None or packs(request.pipeline, left)
+    return request.pipeline is None or place_all(request.pipeline, left)
 
 
 def _hosts_in_memory(request: Request, nodes: Sequence[Node], node: Node) -> int:
@@ -173,10 +173,10 @@ def _memory_for_hosts(request: Request, nodes: Sequence[Node], node: Node) -> in
     return node.memory - request.bytes_per_node - (request.bytes_beside if len(nodes) == 1 else 0)
 
 
-def _fitting(request: Request, nodes: Sequence[Node], most: int) -> int:
+def _most_hosts(request: Request, nodes: Sequence[Node], most: int) -> int:
     """The largest number of hosts, up to `most`, that start where each has its CPUs, or none reserved."""
     cpus = request.cpus_per_host or 0.0
-    return _largest(most, lambda hosts: _starts(request, nodes, hosts, cpus))
+    return _largest(most, lambda hosts: _can_start(request, nodes, hosts, cpus))
 
 
 def _largest(most: int, works: Callable[[int], bool]) -> int:
@@ -192,16 +192,16 @@ def _largest(most: int, works: Callable[[int], bool]) -> int:
 
 
 def _refuse_too_many(request: Request, nodes: Sequence[Node], wanted: int, what: str) -> None:
-    if _fitting(request, nodes, wanted) == wanted:
+    if _most_hosts(request, nodes, wanted) == wanted:
         return
     for name, alone in _each_alone(request).items():
-        room = _fitting(alone, nodes, wanted)
+        room = _most_hosts(alone, nodes, wanted)
         if room < wanted:
             raise PlacementError(
                 f"{wanted} {what} {'do' if wanted > 1 else 'does'} not fit: {name} for {room} "
-                f"({_asked(request, nodes, name)}){_smaller(alone, nodes, wanted)}"
+                f"({_describe_demand(request, nodes, name)}){_fitting_share(alone, nodes, wanted)}"
             )
-    room = _fitting(request, nodes, wanted)
+    room = _most_hosts(request, nodes, wanted)
     raise PlacementError(f"{wanted} {what} do not fit: node by node there is room for {room}")
 
 
@@ -215,7 +215,7 @@ def _each_alone(request: Request) -> dict[str, Request]:
     }
 
 
-def _asked(request: Request, nodes: Sequence[Node], name: str) -> str:
+def _describe_demand(request: Request, nodes: Sequence[Node], name: str) -> str:
     if name.startswith("memory"):
         free = sum(max(0, _memory_for_hosts(request, nodes, node)) for node in nodes)
         return f"{request.bytes_per_host / 2**20:.0f} MiB each, {free / 2**30:.1f} GiB free beside all else"
@@ -228,13 +228,13 @@ def _asked(request: Request, nodes: Sequence[Node], name: str) -> str:
     return f"{request.gpus_per_host:g} each{f', {kept:g} kept for the distillation' if kept else ''}, of {there:g}"
 
 
-def _smaller(alone: Request, nodes: Sequence[Node], wanted: int) -> str:
+def _fitting_share(alone: Request, nodes: Sequence[Node], wanted: int) -> str:
     """The share with which the wanted number of hosts would fit, in words; empty where none does."""
     cpus, gpus = alone.cpus_per_host or 0.0, alone.gpus_per_host
 
     def fits_with(units: int) -> bool:
         part = units / _units(cpus or gpus)
-        return _starts(replace(alone, gpus_per_host=gpus * part), nodes, wanted, cpus * part)
+        return _can_start(replace(alone, gpus_per_host=gpus * part), nodes, wanted, cpus * part)
 
     share = _largest(_units(cpus or gpus), fits_with) if cpus or gpus else 0
     return f"; {wanted} would fit with {share / _GRAIN:g} each" if share else ""
@@ -248,4 +248,4 @@ def _share(request: Request, nodes: Sequence[Node], hosts: int) -> float:
     """CPUs that each host reserves: the largest equal share that lets all start, rounded down to Ray's grain."""
     if request.cpus_per_host is not None:
         return request.cpus_per_host
-    return _largest(_GRAIN, lambda units: _starts(request, nodes, hosts, units / _GRAIN)) / _GRAIN
+    return _largest(_GRAIN, lambda units: _can_start(request, nodes, hosts, units / _GRAIN)) / _GRAIN

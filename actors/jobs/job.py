@@ -41,7 +41,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobResult:
     """How a job ended.
 
     Attributes:
@@ -55,24 +55,24 @@ class Ended:
     traceback: str = ""
 
 
-def failed(name: str, error: Exception) -> Ended:
+def error_result(name: str, error: Exception) -> JobResult:
     """How a job ends that raises, to be called where the exception is handled."""
     lines = str(error).splitlines() or [""]
-    return Ended(name, None, error=f"{type(error).__name__}: {lines[0]}", traceback=traceback.format_exc())
+    return JobResult(name, None, error=f"{type(error).__name__}: {lines[0]}", traceback=traceback.format_exc())
 
 
-def ready(waiting: Sequence[Job], ended: Collection[str]) -> list[Job]:
+def ready_jobs(waiting: Sequence[Job], ended: Collection[str]) -> list[Job]:
     """Those of the waiting jobs that have nothing to wait for any more."""
     return [job for job in waiting if job.after is None or job.after in ended]
 
 
 def one_by_one(
     jobs: Sequence[Job], shared: Any, folder: Path, watch: Callable[[dict[str, str]], None]
-) -> Iterator[Ended]:
+) -> Iterator[JobResult]:
     """Perform jobs in this process, in their order; see `actors.jobs.side_by_side.side_by_side`."""
     for job in jobs:
         store, name = FolderStore(folder / job.group), job.name
         try:
-            yield Ended(name, job.call(shared, store, lambda text, name=name: watch({name: text})))  # type: ignore[misc]
+            yield JobResult(name, job.call(shared, store, lambda text, name=name: watch({name: text})))  # type: ignore[misc]
         except Exception as error:
-            yield failed(name, error)
+            yield error_result(name, error)

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from actors.runner import Errand, InlineRunner
-from actors.steps.orders import Casting, Failure, Outcome
+from actors.runner import InlineRunner, StepRequest
+from actors.steps.orders import Failure, Outcome, WorkerSetup
 from actors.steps.worker import Shards
 from algorithms.core.records import digest
 from algorithms.core.seeds import Seed
@@ -89,7 +89,7 @@ class RecallingLoop:
         key = self._key(net, task, shard, work, seed, position)
         kept = self._store.get(key)
         if kept is not None:
-            return self._recalled(net, load(kept))
+            return self._restore(net, load(kept))
         begun = time.process_time()
         fitted = self._fit(net, task, shard, work, seed, position=position)
         seconds = time.process_time() - begun
@@ -114,7 +114,7 @@ class RecallingLoop:
         }
         return hashlib.sha256(digest(asked).encode()).hexdigest()
 
-    def _recalled(self, net: nn.Module, kept: dict[str, Tensor]) -> Fit:
+    def _restore(self, net: nn.Module, kept: dict[str, Tensor]) -> Fit:
         state = {name.removeprefix(_STATE): value for name, value in kept.items() if name.startswith(_STATE)}
         net.load_state_dict(state)
         net.train()
@@ -135,13 +135,13 @@ class RecallingRunner(InlineRunner):
     """The inline runner with a loop that remembers. Client seconds are told as if every training had been done here, so
     that methods' costs can be compared."""
 
-    def __init__(self, casting: Casting, shards: Shards, loop: RecallingLoop) -> None:
-        super().__init__(casting, shards, loop)
+    def __init__(self, setup: WorkerSetup, shards: Shards, loop: RecallingLoop) -> None:
+        super().__init__(setup, shards, loop)
         self._loop = loop
 
-    def _perform(self, errand: Errand, clients: Sequence[int]) -> Iterable[Outcome | Failure]:
+    def _perform(self, request: StepRequest, clients: Sequence[int]) -> Iterable[Outcome | Failure]:
         before = self._loop.spared
-        (outcome,) = super()._perform(errand, clients)
+        (outcome,) = super()._perform(request, clients)
         if isinstance(outcome, Failure):
             return [outcome]
         return [replace(outcome, seconds=outcome.seconds + self._loop.spared - before)]

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.jobs.job import Ended, Job, Share, Tell, failed, ready
+from actors.jobs.job import Job, JobResult, Share, Tell, error_result, ready_jobs
 from actors.jobs.recall import FolderStore, Store
 
 _LOOK_SECONDS = 1.0
@@ -36,11 +36,11 @@ class _SharedPlace:
     def tell(self, job: str, text: str) -> None:
         self._told[job] = text
 
-    def told(self) -> dict[str, str]:
+    def progress(self) -> dict[str, str]:
         return self._told
 
 
-class _FarStore:
+class _RemoteStore:
     """A store in the shared place, reached from elsewhere."""
 
     def __init__(self, place: Any, group: str) -> None:
@@ -54,16 +54,16 @@ class _FarStore:
         ray.get(self._place.put.remote(self._group, key, value))
 
 
-def _perform(call: Callable[[Any, Store, Tell], Any], group: str, name: str, shared: Any, place: Any) -> Ended:
+def _perform(call: Callable[[Any, Store, Tell], Any], group: str, name: str, shared: Any, place: Any) -> JobResult:
     try:
-        return Ended(name, call(shared, _FarStore(place, group), lambda text: place.tell.remote(name, text)))
+        return JobResult(name, call(shared, _RemoteStore(place, group), lambda text: place.tell.remote(name, text)))
     except Exception as error:
-        return failed(name, error)
+        return error_result(name, error)
 
 
 def side_by_side(
     jobs: Sequence[Job], shared: Any, folder: Path, share: Share, watch: Callable[[dict[str, str]], None]
-) -> Iterator[Ended]:
+) -> Iterator[JobResult]:
     """Perform jobs on the cluster this process is connected to; each is given back when it has ended.
 
     Args:
@@ -81,11 +81,11 @@ def side_by_side(
     ended: set[str] = set()
     try:
         while waiting or running:
-            for job in ready(waiting, ended):
+            for job in ready_jobs(waiting, ended):
                 waiting.remove(job)
                 running[task.remote(job.call, job.group, job.name, held, place)] = job
             done, _ = ray.wait(list(running), timeout=_LOOK_SECONDS)
-            told: dict[str, str] = ray.get(place.told.remote())
+            told: dict[str, str] = ray.get(place.progress.remote())
             watch({job.name: told[job.name] for job in running.values() if job.name in told})
             for reference in done:
                 job = running.pop(reference)
@@ -97,9 +97,9 @@ def side_by_side(
         ray.kill(place)
 
 
-def _outcome(reference: Any, job: Job) -> Ended:
+def _outcome(reference: Any, job: Job) -> JobResult:
     try:
-        ended: Ended = ray.get(reference)
+        ended: JobResult = ray.get(reference)
         return ended
     except RayError as error:
-        return Ended(job.name, None, error="its process was lost", traceback=str(error))
+        return JobResult(job.name, None, error="its process was lost", traceback=str(error))

@@ -56,7 +56,7 @@ def whole_groups(clients: int) -> int:
     return GROUP * round(clients / GROUP) or clients
 
 
-def folded(outcomes: Sequence[Outcome | Failure], first: int, asked: int, terms: TermsOf) -> list[Outcome | Failure]:
+def fold(outcomes: Sequence[Outcome | Failure], first: int, asked: int, terms: TermsOf) -> list[Outcome | Failure]:
     """Outcomes of neighbours in the cohort, with sums in the place of the payloads of every group that is whole.
 
     A group with a failure stays as it is, since the client may be tried again.

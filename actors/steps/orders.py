@@ -23,7 +23,7 @@ from algorithms.core.training import Work
 
 
 @dataclass(frozen=True)
-class Casting:
+class WorkerSetup:
     """All that a worker needs to become a run's worker; small, sent once to each.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.steps.wire import read_only_accepted
+from actors.steps.wire import accept_read_only
 from algorithms.core.task import Shard
 
 
@@ -53,7 +53,7 @@ class ShardArrays:
     @cached_property
     def _views(self) -> Shard:
         """Everybody's examples: made once, since views of arrays that may not be written to take longest to make."""
-        with read_only_accepted():
+        with accept_read_only():
             columns = {name: torch.from_numpy(values) for name, values in self.columns.items()}
             return Shard(columns, torch.from_numpy(self.rows))
 

@@ -9,15 +9,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from actors.steps.orders import Casting, Failure, Order, Outcome
+from actors.steps.orders import Failure, Order, Outcome, WorkerSetup
 from actors.steps.worker import Shards, Worker
 from algorithms.core.seeds import Seed
-from algorithms.core.stacking import LANES, Asked, Trained, fit_together, serves_stacking, stackable
+from algorithms.core.stacking import LANES, TrainingRequest, TrainingResult, fit_together, serves_stacking, stackable
 from algorithms.core.task import Shard, Task
 from algorithms.core.training import Correction, Fit, Objective, TrainingLoop, Work, fit
 
 
-class _Met(BaseException):
+class _TrainingReached(BaseException):
     """A step has come to its training, which waits for that of others. No method's `except Exception` may catch it."""
 
 
@@ -32,8 +32,8 @@ class StackedLoop:
     def __init__(self) -> None:
         self._gathering = False
         self._stackable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-        self._asked: dict[tuple[Seed, int], tuple[nn.Module, Task, Work, Asked]] = {}
-        self._done: dict[tuple[Seed, int], Trained] = {}
+        self._asked: dict[tuple[Seed, int], tuple[nn.Module, Task, Work, TrainingRequest]] = {}
+        self._done: dict[tuple[Seed, int], TrainingResult] = {}
 
     def __call__(
         self,
@@ -50,10 +50,10 @@ class StackedLoop:
         if objective or not serves_stacking(task) or not work.is_plain or not self._is_stackable(net):
             return fit(net, task, shard, work, seed, position=position, objective=objective, correct=correct)
         work = work.at(seed.round)
-        asked = Asked([p.detach().clone() for p in net.parameters()], shard, seed, position, correct)
+        asked = TrainingRequest([p.detach().clone() for p in net.parameters()], shard, seed, position, correct)
         if self._gathering:
             self._asked[seed, position] = net, task, work, asked
-            raise _Met
+            raise _TrainingReached
         trained = self._done.pop((seed, position), None) or fit_together(net, task, work, [asked])[0]
         with torch.no_grad():
             torch._foreach_copy_(list(net.parameters()), list(trained.parameters))
@@ -86,24 +86,24 @@ class StackedLoop:
         self._asked = {}
 
 
-def loop_of(casting: Casting) -> TrainingLoop:
+def single_client_loop(setup: WorkerSetup) -> TrainingLoop:
     """What trains one client alone, with the bits that it gets together with others."""
-    return StackedLoop() if casting.stack else fit
+    return StackedLoop() if setup.stack else fit
 
 
 class Crew:
-    """A worker that performs orders in groups, where `casting.stack` asks for it.
+    """A worker that performs orders in groups, where `setup.stack` asks for it.
 
     Attributes:
         size: of a group.
         terms: see `Worker.terms`.
     """
 
-    def __init__(self, casting: Casting, shards: Shards, loop: TrainingLoop | None = None) -> None:
+    def __init__(self, setup: WorkerSetup, shards: Shards, loop: TrainingLoop | None = None) -> None:
         """`loop` trains the clients' networks, one by one, where given."""
-        own = loop or loop_of(casting)
+        own = loop or single_client_loop(setup)
         self._loop = own if isinstance(own, StackedLoop) else None
-        self._worker = Worker(casting, shards, own)
+        self._worker = Worker(setup, shards, own)
         self.size = LANES if self._loop else 1
         self.terms = self._worker.terms
 
@@ -118,19 +118,19 @@ class Crew:
         clock = self._worker.clock
         begun = clock()
         self._loop.gather()
-        whole = [self._begun(order) for order in orders]
+        whole = [self._perform_or_wait(order) for order in orders]
         self._loop.train()
         share = (clock() - begun) / len(orders)
         for one, order in zip(whole, orders, strict=True):
-            yield _charged(one or self._worker.perform(order), share)
+            yield _add_seconds(one or self._worker.perform(order), share)
 
-    def _begun(self, order: Order) -> Outcome | Failure | None:
+    def _perform_or_wait(self, order: Order) -> Outcome | Failure | None:
         """A step that asks for no training is performed whole; None for one that waits."""
         try:
             return self._worker.perform(order)
-        except _Met:
+        except _TrainingReached:
             return None
 
 
-def _charged(outcome: Outcome | Failure, seconds: float) -> Outcome | Failure:
+def _add_seconds(outcome: Outcome | Failure, seconds: float) -> Outcome | Failure:
     return replace(outcome, seconds=outcome.seconds + seconds) if isinstance(outcome, Outcome) else outcome

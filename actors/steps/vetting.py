@@ -23,14 +23,14 @@ def faults(sent: Payload, received: Payload) -> Iterator[str]:
     which the client received tensors comes back with those names and no others, each tensor with the same shape and
     type; but one may come under a kind that was not received in its place, as a change of it, say.
     """
-    yield from _of_names(sent, received)
+    yield from _name_faults(sent, received)
     for kind, contents in sent.parts.items():
         given = received.parts.get(kind, {})
         for name, value in cast(Mapping[Any, Value], contents).items():
             if not isinstance(name, str):
                 yield f"{kind} has the name {name!r}, which is a {type(name).__name__} and no text"
-            yield from _of_form(f"{kind}.{name}", value, given.get(name))
-            yield from _of_numbers(f"{kind}.{name}", value)
+            yield from _form_faults(f"{kind}.{name}", value, given.get(name))
+            yield from _number_faults(f"{kind}.{name}", value)
 
 
 def refuse_faults(sent: Payload, received: Payload) -> None:
@@ -45,7 +45,7 @@ def refuse_faults(sent: Payload, received: Payload) -> None:
         raise BadUpdate(f"the client sends what cannot be used: {'; '.join(found[:5])}{more}")
 
 
-def _of_names(sent: Payload, received: Payload) -> Iterator[str]:
+def _name_faults(sent: Payload, received: Payload) -> Iterator[str]:
     instead = {name for kind, contents in sent.parts.items() if kind not in received.parts for name in contents}
     for kind, contents in sent.parts.items():
         given = received.tensors(kind) if kind in received.parts else {}
@@ -55,7 +55,7 @@ def _of_names(sent: Payload, received: Payload) -> Iterator[str]:
         yield from (f"{kind}.{name} comes back, but was not received" for name in added)
 
 
-def _of_form(name: str, value: Value, given: Value | None) -> Iterator[str]:
+def _form_faults(name: str, value: Value, given: Value | None) -> Iterator[str]:
     if isinstance(value, Tensor) and not _can_travel(value):
         yield f"{name} is {_form(value)}, and only dense tensors of real numbers travel"
     if given is None or not isinstance(given, Tensor):
@@ -77,17 +77,17 @@ def _form(tensor: Tensor) -> str:
     return f"{kind}{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}{where}"
 
 
-def _of_numbers(name: str, value: Value) -> Iterator[str]:
+def _number_faults(name: str, value: Value) -> Iterator[str]:
     if not isinstance(value, Tensor):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             yield f"{name} is a number beyond 64 bits"
         elif not math.isfinite(value):
             yield f"{name} is {value}"
-    elif value.is_floating_point() and _can_travel(value) and not _finite(value):
+    elif value.is_floating_point() and _can_travel(value) and not _is_finite(value):
         wrong = int((~torch.isfinite(value)).sum())
         yield f"{name} holds NaN or infinity in {wrong} of {value.numel()} entries"
 
 
-def _finite(value: Tensor) -> bool:
+def _is_finite(value: Tensor) -> bool:
     # NaN and infinity survive a sum, which takes no memory; but the sum of large finite numbers may overflow.
     return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())

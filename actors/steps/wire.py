@@ -39,7 +39,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class PackedParts:
     """Parts ready to travel.
 
     Attributes:
@@ -61,7 +61,7 @@ class PackedOutcome:
     """
 
     told: Outcome
-    payload: Packed | None
+    payload: PackedParts | None
     group: PackedMeans | None
     keeps: bool
 
@@ -76,10 +76,10 @@ class PackedMeans:
     """
 
     about: dict[str, tuple[float, Dtypes]]
-    sums: Packed
+    sums: PackedParts
 
 
-def pack(parts: Parts) -> Packed:
+def pack(parts: Parts) -> PackedParts:
     """A copy of the parts, detached from any graph and on the CPU."""
     header: dict[str, dict[str, int | float | Place]] = {}
     tensors: list[tuple[Place, Tensor]] = []
@@ -96,10 +96,10 @@ def pack(parts: Parts) -> Packed:
     block = torch.empty(end, dtype=torch.uint8).numpy()
     for place, tensor in tensors:
         _tensor_at(place, block).copy_(tensor)
-    return Packed(header, block)
+    return PackedParts(header, block)
 
 
-def unpack(packed: Packed, *, private: bool) -> dict[str, dict[str, Value]]:
+def unpack(packed: PackedParts, *, private: bool) -> dict[str, dict[str, Value]]:
     """The inverse of `pack`: the same names, dtypes, shapes and bits; numbers stay int or float.
 
     Args:
@@ -111,7 +111,7 @@ def unpack(packed: Packed, *, private: bool) -> dict[str, dict[str, Value]]:
     if private:
         block = torch.empty(len(block), dtype=torch.uint8).numpy()
         np.copyto(block, packed.block)
-    with read_only_accepted():
+    with accept_read_only():
         return {
             part: {
                 name: _tensor_at(value, block) if isinstance(value, Place) else value for name, value in entries.items()
@@ -120,22 +120,22 @@ def unpack(packed: Packed, *, private: bool) -> dict[str, dict[str, Value]]:
         }
 
 
-def pack_payload(payload: Payload) -> Packed:
+def pack_payload(payload: Payload) -> PackedParts:
     """See `pack`."""
     return pack(payload.parts)
 
 
-def unpack_payload(packed: Packed, *, private: bool) -> Payload:
+def unpack_payload(packed: PackedParts, *, private: bool) -> Payload:
     """See `unpack`."""
     return Payload(unpack(packed, private=private))
 
 
-def pack_memory(memory: Memory) -> Packed:
+def pack_memory(memory: Memory) -> PackedParts:
     """See `pack`."""
     return pack({_MEMORY: memory})
 
 
-def unpack_memory(packed: Packed | None, *, private: bool) -> Memory:
+def unpack_memory(packed: PackedParts | None, *, private: bool) -> Memory:
     """See `unpack`; a client without a memory yet has an empty one."""
     return {} if packed is None else unpack(packed, private=private)[_MEMORY]
 
@@ -144,7 +144,7 @@ Head: TypeAlias = PackedOutcome | Failure
 """What of a step travels to the driver."""
 
 
-def pack_outcome(outcome: Outcome | Failure) -> tuple[Head, Packed | None]:
+def pack_outcome(outcome: Outcome | Failure) -> tuple[Head, PackedParts | None]:
     """What the driver reads, and the memory that it passes on unread."""
     if isinstance(outcome, Failure):
         return outcome, None
@@ -194,7 +194,7 @@ def _tensor_at(place: Place, block: np.ndarray) -> Tensor:
     return torch.frombuffer(block, dtype=place.dtype, count=count, offset=place.offset).view(place.shape)
 
 
-class read_only_accepted(warnings.catch_warnings):
+class accept_read_only(warnings.catch_warnings):
     """A block in which torch may view arrays that must not be written to.
 
     Arrays in Ray's object store are read-only. torch cannot express that and warns; nothing here writes.

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from actors.failures import Fault
-from actors.steps.orders import Casting, Failure, Order, Outcome, Span, find_method
+from actors.steps.orders import Failure, Order, Outcome, Span, WorkerSetup, find_method
 from actors.steps.vetting import BadUpdate, refuse_faults
 from actors.steps.wire import tensors_of
 from algorithms.core.contract import Client, Reply, Terms, Update, steps_of
@@ -42,16 +42,16 @@ class Shards(Protocol):
 class Worker:
     """The method's instance on the client's side, with its resident networks and the shards it may serve."""
 
-    def __init__(self, casting: Casting, shards: Shards, loop: TrainingLoop = fit) -> None:
+    def __init__(self, setup: WorkerSetup, shards: Shards, loop: TrainingLoop = fit) -> None:
         """`loop` trains the clients' networks."""
-        method = find_method(casting.method)
-        self._casting = casting
+        method = find_method(setup.method)
+        self._setup = setup
         self._shards = shards
-        kit = Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed), device=casting.torch_device, fit=loop)
-        self._method = method(casting.config, kit)
+        kit = Kit(task=setup.task, work=setup.work, seed=Seed(setup.seed), device=setup.torch_device, fit=loop)
+        self._method = method(setup.config, kit)
         self._steps = steps_of(method)
         # CPU time where the CPU computes: hosts may outnumber the cores, and waiting for one is no work.
-        self.clock = time.process_time if casting.device == "cpu" else time.perf_counter
+        self.clock = time.process_time if setup.device == "cpu" else time.perf_counter
         self._place = f"{platform.node()} {os.getpid()}"
 
     def perform(self, order: Order) -> Outcome | Failure:
@@ -62,7 +62,7 @@ class Worker:
         """
         if order.step not in self._steps:
             raise PayloadError(
-                f"{self._casting.method}.{order.step} is not marked @client_side: no client may be asked to perform it"
+                f"{self._setup.method}.{order.step} is not marked @client_side: no client may be asked to perform it"
             )
         begun, since = self.clock(), time.time()
         try:
@@ -71,7 +71,7 @@ class Worker:
             text = traceback.format_exc()
             reason = f"{type(error).__name__}: {error}"
             fault: Fault = "bad_update" if isinstance(error, BadUpdate) else "client_error"
-            return Failure(order.client, self._casting.method, order.step, order.seed, reason, text, order, fault)
+            return Failure(order.client, self._setup.method, order.step, order.seed, reason, text, order, fault)
         span = Span(self._place, since, time.time())
         return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), self.clock() - begun, span=span)
 
@@ -83,7 +83,7 @@ class Worker:
     def reply(self, order: Order) -> Reply:
         """What the step of an order returns; what it raises is raised here, for a debugger."""
         client = Client(
-            spec=self._casting.client(order.client, order.seed),
+            spec=self._setup.client(order.client, order.seed),
             shard=self._shards(order.client),
             received=order.received,
             memory=MappingProxyType(dict(order.memory)),

@@ -61,7 +61,7 @@ def _layers(net: nn.Module) -> Layers | None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainingRequest:
     """One client's training, as `training.fit` is asked for it.
 
     Attributes:
@@ -76,14 +76,14 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What came of it: the network's parameters after it, in its order, and what `training.fit` returns."""
 
     parameters: Sequence[Tensor]
     fit: Fit
 
 
-def fit_together(net: nn.Module, task: Task, work: Work, asked: Sequence[Asked]) -> list[Trained]:
+def fit_together(net: nn.Module, task: Task, work: Work, asked: Sequence[TrainingRequest]) -> list[TrainingResult]:
     """`training.fit` for several clients at once, by SGD on the task's own loss.
 
     A client's bits do not depend on who else is trained with it, but they are not those of `training.fit`: products of
@@ -99,7 +99,7 @@ def fit_together(net: nn.Module, task: Task, work: Work, asked: Sequence[Asked])
         raise ValueError(f"cannot be trained together: {net}, {task.title}, {work}")
     device = next(net.parameters()).device
     orders = [Batches(len(one.shard), work.batch, one.seed) for one in asked]
-    trained: dict[int, Trained] = {}
+    trained: dict[int, TrainingResult] = {}
     for rows in (work.batch, work.batch + 1):
         alike = [i for i, order in enumerate(orders) if (order.largest > work.batch) == (rows > work.batch)]
         for first in range(0, len(alike), LANES):
@@ -123,7 +123,7 @@ class _Lanes:
         layers: Layers,
         task: Task,
         work: Work,
-        asked: Sequence[Asked],
+        asked: Sequence[TrainingRequest],
         rows: int,
         device: torch.device,
     ) -> None:
@@ -140,20 +140,20 @@ class _Lanes:
         self._totals = torch.zeros(LANES, device=device)
 
     @torch.no_grad()
-    def train(self) -> list[Trained]:
+    def train(self) -> list[TrainingResult]:
         """What came of each client."""
-        ended: dict[int, Trained] = {}
+        ended: dict[int, TrainingResult] = {}
         for step in range(max(self._steps) + 1):
             ended.update({i: self._trained(i) for i, count in enumerate(self._steps) if count == step})
             if len(ended) < len(self._asked):
                 self._step(step)
         return [ended[i] for i in range(len(self._asked))]
 
-    def _trained(self, place: int) -> Trained:
+    def _trained(self, place: int) -> TrainingResult:
         """As it is now."""
         steps = self._steps[place]
         fit = Fit(float(self._totals[place]) / max(steps, 1), steps, self._asked[place].position + steps)
-        return Trained([entry.clone() for entry in self._own(self._stack, place)], fit)
+        return TrainingResult([entry.clone() for entry in self._own(self._stack, place)], fit)
 
     def _own(self, stack: Sequence[Tensor], place: int) -> list[Tensor]:
         """What is a client's own in a stack of parameters or gradients; views."""

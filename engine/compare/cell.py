@@ -12,8 +12,8 @@ from pathlib import Path
 from actors.clock import PhaseClock
 from actors.jobs.job import Tell
 from actors.jobs.recall import RecallingLoop, RecallingRunner, Store
-from actors.steps.stacking import loop_of
-from actors.steps.wire import read_only_accepted
+from actors.steps.stacking import single_client_loop
+from actors.steps.wire import accept_read_only
 from engine.compare.spec import Cell
 from engine.data import DataSet
 from engine.planning.federation import Federation
@@ -84,11 +84,11 @@ def carry(cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell) -
         store: of trained networks, shared by all cells of the seed.
     """
     clock = PhaseClock("start:data")
-    with tempfile.TemporaryDirectory(prefix="tessera-") as place, read_only_accepted():
+    with tempfile.TemporaryDirectory(prefix="tessera-") as place, accept_read_only():
         folder = Path(place) / cell.name
         federation = Federation.of(cell.config, dataset)
-        loop = RecallingLoop(store, dataset.fingerprint, loop_of(federation.casting))
+        loop = RecallingLoop(store, dataset.fingerprint, single_client_loop(federation.setup))
         run = RunContext(federation, RunFolder.create(folder), source, clock, facts=FACTS)
-        simulate(run, RecallingRunner(federation.casting, federation.shards, loop), [_Teller(tell)])
+        simulate(run, RecallingRunner(federation.setup, federation.shards, loop), [_Teller(tell)])
         (folder / TRAINING).write_text(json.dumps({"done": loop.done, "spared": loop.spared}))
         return Files.of(folder)

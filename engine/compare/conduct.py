@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 import psutil
 
-from actors.jobs.job import Ended, Job, Share, one_by_one
+from actors.jobs.job import Job, JobResult, Share, one_by_one
 from clusters.nodes import Node
 from engine.compare.cell import TRAINING, Files, carry
 from engine.compare.spec import Cell, Comparison, differences
@@ -180,7 +180,7 @@ def _group(seed: int) -> str:
     return f"seed-{seed}"
 
 
-def _kept(cell: Cell, end: Ended, folder: Path) -> Finished:
+def _kept(cell: Cell, end: JobResult, folder: Path) -> Finished:
     """What a cell's process gave back, in the comparison's folder; of one that failed, its traceback."""
     path, log = folder / cell.name, folder / f"{cell.name}-failed.txt"
     shutil.rmtree(path, ignore_errors=True)
@@ -205,7 +205,7 @@ def _drop_store(comparison: Comparison, seed: int, done: Mapping[str, Finished],
 @contextmanager
 def _performing(
     config: RunConfig, jobs: Sequence[Job], memory: int, dataset: DataSet, folder: Path, told: Told
-) -> Iterator[tuple[Iterator[Ended], list[str]]]:
+) -> Iterator[tuple[Iterator[JobResult], list[str]]]:
     """The jobs as they end, and in words how they are carried out."""
     if config.runner.kind == "inline" or not jobs:
         yield one_by_one(jobs, dataset, folder / SHARED, told), ["runner: one run after another in this process"]

@@ -57,8 +57,8 @@ def _machine(config: RunConfig) -> Iterator[Problem]:
 
 
 def _networks(federation: Federation) -> Iterator[Problem]:
-    task = federation.casting.task
-    for name in sorted({client.net for client in federation.casting.clients}):
+    task = federation.setup.task
+    for name in sorted({client.net for client in federation.setup.clients}):
         try:
             task.network(name)
         except NetworkError as error:
@@ -105,7 +105,7 @@ def _forbidden(federation: Federation) -> Iterator[Problem]:
 
 def _wrong_task(federation: Federation, missing: frozenset[Trait]) -> str:
     """That the method does not serve the task, and which methods do."""
-    title, traits = federation.casting.task.title, federation.casting.task.traits
+    title, traits = federation.setup.task.title, federation.setup.task.traits
     serving = [name for name in method_names() if find_method(name).requires(find_method(name).Config()) <= traits]
     needed = " and ".join(sorted(missing))
     return f"needs a task with {needed}, which {title} is not; {title} is served by {', '.join(serving)}"
@@ -114,7 +114,7 @@ def _wrong_task(federation: Federation, missing: frozenset[Trait]) -> str:
 def _labels(federation: Federation) -> Iterator[Problem]:
     """Smoothing takes from one class what it gives to all."""
     share = federation.config.clients.label_smoothing
-    if share and not federation.casting.task.classes:
+    if share and not federation.setup.task.classes:
         reason = "is for tasks with classes, and this one has none; leave it 0"
         yield Problem("clients.label_smoothing", share, reason)
 

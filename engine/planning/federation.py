@@ -1,4 +1,4 @@
-"""A federation: the data, who holds which of it, and the casting of a run's workers. Nothing has started yet."""
+"""A federation: the data, who holds which of it, and what a run's workers are set up with. Nothing has started yet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from actors.runner import InlineRunner
-from actors.steps.orders import Casting
+from actors.steps.orders import WorkerSetup
 from actors.steps.shards import ShardArrays
 from algorithms.core.needs import Needs
 from algorithms.core.scoring import score
@@ -39,15 +39,15 @@ def _shift_training(config: RunConfig, dataset: DataSet, partition: Partition) -
     return replace(dataset, train=held)
 
 
-def _asked(casting: Casting, counts: torch.Tensor) -> Needs:
+def _asked(setup: WorkerSetup, counts: torch.Tensor) -> Needs:
     """What the method answers. A method of one's own that fails there is told as any other mistake is."""
     try:
-        return casting.needs(counts)
+        return setup.needs(counts)
     except Exception as error:
-        if not is_own(casting.method):
+        if not is_own(setup.method):
             raise
         reason = f"fails when it is asked what it needs: {type(error).__name__}: {error}"
-        raise ConfigError([Problem("method.name", casting.method, reason)]) from error
+        raise ConfigError([Problem("method.name", setup.method, reason)]) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Federation:
     Attributes:
         config: complete and resolved.
         dataset: its training half is shifted as `config.shift` says; its test half is as it was read.
-        casting: what a worker is told.
+        setup: what a worker is told.
         shards: every client's examples, without copies.
         needs: what the method answers, which is asked once, here.
     """
@@ -65,7 +65,7 @@ class Federation:
     config: RunConfig
     dataset: DataSet
     partition: Partition
-    casting: Casting
+    setup: WorkerSetup
     shards: ShardArrays
     needs: Needs
 
@@ -91,7 +91,7 @@ class Federation:
             Seed(config.seed),
             dataset.fingerprint,
         )
-        casting = Casting(
+        setup = WorkerSetup(
             method=config.method.name,
             config=config.method.settings,
             task=dataset.task,
@@ -108,7 +108,7 @@ class Federation:
         # The method is asked about the examples as clients have them.
         counts = torch.from_numpy(partition.counts(dataset.train_labels, dataset.task.classes))
         held = replace(shards, tests=tests)
-        return cls(config, dataset, partition, casting, held, needs=_asked(casting, counts))
+        return cls(config, dataset, partition, setup, held, needs=_asked(setup, counts))
 
     @property
     def public(self) -> Shard | None:
@@ -121,11 +121,11 @@ class Federation:
 
     def inline(self) -> InlineRunner:
         """A runner in this process."""
-        return InlineRunner(self.casting, self.shards)
+        return InlineRunner(self.setup, self.shards)
 
     def evaluate(self, predictor: torch.nn.Module) -> Evaluation:
         """A predictor on the test set."""
-        task, device = self.dataset.task, self.casting.torch_device
+        task, device = self.dataset.task, self.setup.torch_device
         return evaluation_of(task, score(predictor, task, self._test, device, self.config.evaluate.batch))
 
     @cached_property

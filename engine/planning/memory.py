@@ -95,12 +95,12 @@ class Sizes:
 
 def net_plan(federation: Federation, name: str, width: float, clients: float) -> NetPlan:
     """One of the clients' networks at one width."""
-    task = federation.casting.task
+    task = federation.setup.task
     net = network_of(name, task, width)
     state = state_bytes(net)
     together = LANES if federation.config.clients.stack and stackable(net) else 1
     example = together * activation_bytes(net, task.form)
-    copies = COPIES + (federation.casting.work.optimiser != "sgd")  # Adam remembers two moments in place of one
+    copies = COPIES + (federation.setup.work.optimiser != "sgd")  # Adam remembers two moments in place of one
     training = together * copies * state + example * federation.config.clients.batch
     return NetPlan(name, width, clients, sum(p.numel() for p in net.parameters()), state, training, example)
 
@@ -135,7 +135,7 @@ def sizes(federation: Federation, nets: Sequence[NetPlan]) -> Sizes:
     storage, planned = federation.needs.storage, federation.needs.distillation
     driver = _driver(federation) + (OPTIMISER_BYTES if planned else 0)
     loaded = max((stored.loaded for stored in storage), default=0)
-    loaded += OPTIMISER_BYTES if federation.casting.work.optimiser != "sgd" else 0
+    loaded += OPTIMISER_BYTES if federation.setup.work.optimiser != "sgd" else 0
     # A client trains its network, or makes what it sends once.
     client = max(*(net.training_bytes for net in nets), *(stored.making for stored in storage), 0)
     sampler, teacher, trainer = _distillation(federation, planned) if planned else (0, 0, 0)
@@ -156,8 +156,8 @@ def sizes(federation: Federation, nets: Sequence[NetPlan]) -> Sizes:
 
 def _driver(federation: Federation) -> int:
     """Three of each global model (the state, sums, what is evaluated), what the method stores, and test batches."""
-    task = federation.casting.task
-    nets = [network_of(name, task) for name in sorted({client.net for client in federation.casting.clients})]
+    task = federation.setup.task
+    nets = [network_of(name, task) for name in sorted({client.net for client in federation.setup.clients})]
     tested = max(activation_bytes(net, task.form) // 2 for net in nets) * federation.config.evaluate.batch
     stored = sum(stored.total for stored in federation.needs.storage)
     return driver_base(federation) + 3 * sum(map(state_bytes, nets)) + stored + tested
@@ -165,7 +165,7 @@ def _driver(federation: Federation) -> int:
 
 def _distillation(federation: Federation, planned: PlannedDistillation) -> tuple[int, int, int]:
     """What a sampler, a teacher and a train worker hold beside their processes."""
-    task, batch = federation.casting.task, _batch_bytes(federation, planned)
+    task, batch = federation.setup.task, _batch_bytes(federation, planned)
     students = [network_of(name, task) for name in planned.students]
     activations = {net: activation_bytes(net, task.form) for net in students}
     largest = max(COPIES * state_bytes(net) + activations[net] * planned.batch for net in students)
@@ -185,7 +185,7 @@ def _owned(federation: Federation) -> int:
 
 def _batch_bytes(federation: Federation, planned: PlannedDistillation) -> int:
     """Inputs of 32 bits, labels of 64, and the teacher's logits."""
-    task = federation.casting.task
+    task = federation.setup.task
     inputs = task.form.probe(1)
     tensors = [inputs] if isinstance(inputs, Tensor) else inputs.values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -199,7 +199,7 @@ def column_bytes(columns: Mapping[str, np.ndarray]) -> int:
 
 def _store(federation: Federation, nets: Sequence[NetPlan], planned: PlannedDistillation | None) -> int:
     """The data, what clients keep, and what a round sends and receives, or a distillation needs, whichever is more."""
-    cohort = federation.config.clients.cohort or len(federation.casting.clients)
+    cohort = federation.config.clients.cohort or len(federation.setup.clients)
     once = [round(sent.bytes) for sent in federation.needs.up.values() if sent.once and sent.bytes is not None]
     largest = max([*(net.bytes for net in nets), *once])
     replies = min(AHEAD_BYTES, cohort * largest) if largest > DIRECT_BYTES else 0
@@ -211,13 +211,13 @@ def _store(federation: Federation, nets: Sequence[NetPlan], planned: PlannedDist
 
 def _kept_by_clients(federation: Federation) -> int:
     """What every client comes to remember of what the server stores."""
-    return len(federation.casting.clients) * sum(stored.total for stored in federation.needs.storage if stored.kept)
+    return len(federation.setup.clients) * sum(stored.total for stored in federation.needs.storage if stored.kept)
 
 
 def _job(federation: Federation, planned: PlannedDistillation) -> int:
     """What a distillation puts into the object store: its source, teacher and student, and batches that wait."""
     ahead = int(federation.config.runner.distillation.resources().ahead_mb * MIB)
-    students = max(state_bytes(network_of(name, federation.casting.task)) for name in planned.students)
+    students = max(state_bytes(network_of(name, federation.setup.task)) for name in planned.students)
     waiting = min(ahead, (planned.kept or ahead) * _batch_bytes(federation, planned))
     return _owned(federation) + planned.source + planned.teacher + students + waiting
 

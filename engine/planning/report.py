@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.distillation.plan import KINDS, fits
+from actors.distillation.plan import KINDS, shortage
 from actors.hosts.placement import LIBRARY_BYTES, Placement, PlacementError, Request, decide, rooms
 from algorithms.core.needs import Sent, ServerStorage
 from clusters.nodes import Node
@@ -141,7 +141,7 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
         ConfigError: the hosts that are asked for, or the distillation beside them, do not fit; or this process, which
             is to do all the work, does not.
     """
-    config, clients = federation.config, len(federation.casting.clients)
+    config, clients = federation.config, len(federation.setup.clients)
     cohort = config.clients.cohort or clients
     nets = tuple(net_plan(federation, name, width, count) for (name, width), count in _variants(federation).items())
     needed = sizes(federation, nets)
@@ -191,7 +191,7 @@ def _place(federation: Federation, needed: Sizes, nodes: Sequence[Node]) -> Plac
     except PlacementError as error:
         key: str = "runner.placement"
         value: Any = runner.placement
-        if request.pipeline and fits(request.pipeline, rooms(nodes)):
+        if request.pipeline and shortage(request.pipeline, rooms(nodes)):
             key, value = "runner.distillation", runner.distillation.model_dump()
         elif runner.hosts is not None:
             key, value = "runner.hosts", runner.hosts
@@ -213,7 +213,7 @@ def request_of(federation: Federation, needed: Sizes) -> Request:
     """What a run asks of a cluster."""
     runner = federation.config.runner
     return Request(
-        clients=len(federation.casting.clients),
+        clients=len(federation.setup.clients),
         kind=runner.placement,
         hosts=runner.hosts,
         cpus_per_host=runner.cpus,
@@ -261,7 +261,7 @@ def too_large(federation: Federation, free: int) -> list[Problem]:
         f"{largest.count} {largest.name} of {size(largest.bytes)} each need {size(largest.total)}, "
         f"and {size(max(room - others, 0))} of memory are free for them: {fitting} would fit"
     )
-    return [Problem("partition.clients", len(federation.casting.clients), reason)]
+    return [Problem("partition.clients", len(federation.setup.clients), reason)]
 
 
 def _too_much_data(federation: Federation, free: int) -> Problem:
@@ -278,9 +278,9 @@ def _too_much_data(federation: Federation, free: int) -> Problem:
 
 def _variants(federation: Federation) -> dict[tuple[str, float], float]:
     """How many clients have each network at each width; on average, where widths are drawn anew in every round."""
-    casting = federation.casting
-    found = Counter((client.net, client.width) for client in casting.variants())
-    drawn = len(casting.widths) or 1
+    setup = federation.setup
+    found = Counter((client.net, client.width) for client in setup.variants())
+    drawn = len(setup.widths) or 1
     return {variant: count / drawn if count % drawn else count // drawn for variant, count in found.items()}
 
 
@@ -288,7 +288,7 @@ def _batches(federation: Federation) -> float:
     """Mini-batches of all clients in a round."""
     clients = federation.config.clients
     if clients.steps is not None:
-        return float(clients.steps * len(federation.casting.clients))
+        return float(clients.steps * len(federation.setup.clients))
     return float(sum((clients.epochs or 0) * -(-int(n) // clients.batch) for n in federation.partition.sizes))
 
 

@@ -85,12 +85,12 @@ def _on_cluster(run: RunContext) -> Iterator[tuple[Cluster, PlanReport]]:
 @contextmanager
 def _hosts(run: RunContext) -> Iterator[Runner]:
     """The run's hosts, on the cluster that this process is attached to."""
-    from actors.hosts.ray import RayRunner, full_store
+    from actors.hosts.ray import RayRunner, describe_full_store
 
     assert run.placement is not None
     policy = run.config.failures.policy()
     runner = RayRunner(
-        run.federation.casting,
+        run.federation.setup,
         run.federation.shards,
         run.placement,
         distillation=replace(run.config.runner.distillation.resources(), retries=policy.retries("worker_lost")),
@@ -99,7 +99,7 @@ def _hosts(run: RunContext) -> Iterator[Runner]:
     try:
         yield runner
     except Exception as error:
-        if (words := full_store(error)) is not None:
+        if (words := describe_full_store(error)) is not None:
             raise NoRoom(f"{words}; {run.way_on}") from error
         raise
     finally:

@@ -119,7 +119,7 @@ def _carry_out(run: RunContext, watchers: Sequence[Watcher]) -> Result:
                     watcher.failed(error)
                 raise
             lost.append(error.clients)
-        run = replace(run, clock=run.clock.anew("start:data"))
+        run = replace(run, clock=run.clock.fresh_copy("start:data"))
 
 
 def _gives_up(run: RunContext, losses: int) -> bool:

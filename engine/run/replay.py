@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from actors.steps.orders import Failure, Order
-from actors.steps.stacking import loop_of
+from actors.steps.stacking import single_client_loop
 from actors.steps.worker import Worker
 from algorithms.core.contract import Reply
 from algorithms.core.payload import Payload
@@ -105,7 +105,7 @@ def replay(
             f"the failed step of {folder} was given {', '.join(undeclared)}, which {config.method.name} does not send: "
             "its file, or the run's configuration, was changed after the run"
         )
-    worker = Worker(federation.casting, federation.shards, loop_of(federation.casting))
+    worker = Worker(federation.setup, federation.shards, single_client_loop(federation.setup))
     try:
         return worker.reply(order)
     except Exception as error:

@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from actors.clock import PhaseClock
-from actors.cohort.delivery import Book, ClientMetric, Delivery, settled
+from actors.cohort.delivery import Book, ClientMetric, Delivery, resolve_outcome
 from actors.failures import FailurePolicy
-from actors.runner import Errand, Listener, Runner
-from actors.steps.orders import Casting, find_method
+from actors.runner import Listener, Runner, StepRequest
+from actors.steps.orders import WorkerSetup, find_method
 from actors.steps.worker import OWN, one_thread
 from algorithms.core.contract import ClientSpec, Plan
 from algorithms.core.distillation import Distillation
@@ -81,7 +81,7 @@ class Rounds:
 
     def __init__(
         self,
-        casting: Casting,
+        setup: WorkerSetup,
         needs: Needs,
         schedule: Schedule,
         runner: Runner,
@@ -95,7 +95,7 @@ class Rounds:
         """`needs` is the method's answer, which says what may travel; `public` are the server's own examples; `policy`
         says what is done where something fails; `clock` has run since the command began."""
         self._policy = policy or FailurePolicy()
-        self._casting, self._needs, self._schedule, self._runner = casting, needs, schedule, runner
+        self._setup, self._needs, self._schedule, self._runner = setup, needs, schedule, runner
         self._evaluate, self._watchers, self._checkpoints = evaluate, watchers, checkpoints
         self.book = Book()
         self.clock = clock or PhaseClock("start")
@@ -103,22 +103,22 @@ class Rounds:
         self.stages: dict[str, Evaluation] = {}
         self.metrics: dict[str, float] = {}
         self.next = 0
-        seed = Seed(casting.seed)
+        seed = Seed(setup.seed)
         kit = Kit(
-            task=casting.task,
-            work=casting.work,
+            task=setup.task,
+            work=setup.work,
             seed=seed,
-            device=casting.torch_device,
+            device=setup.torch_device,
             public=public,
             distil=self._distil,
             show=self._show,
             tell=self._tell,
         )
-        method = find_method(casting.method)
-        self.method = method(casting.config, kit)
+        method = find_method(setup.method)
+        self.method = method(setup.config, kit)
         self._seed = seed
         with one_thread():
-            self.state: Any = self.method.start(casting.clients)
+            self.state: Any = self.method.start(setup.clients)
 
     def play(self, until: int | None = None) -> None:
         """All rounds that are left, or those before round `until`."""
@@ -159,8 +159,8 @@ class Rounds:
 
     def _plan(self, number: int) -> Plan:
         seed = self._seed.at(round=number, phase="server")
-        chosen = choose(self._casting.clients, self._schedule.cohort, seed)
-        clients = tuple(self._casting.client(client.id, seed) for client in chosen)
+        chosen = choose(self._setup.clients, self._schedule.cohort, seed)
+        clients = tuple(self._setup.client(client.id, seed) for client in chosen)
         return Plan(round=number, rounds=self._schedule.rounds, clients=clients, seed=seed)
 
     def _show_last(self, plan: Plan) -> None:
@@ -174,11 +174,11 @@ class Rounds:
 
     def _evaluate_own(self, plan: Plan) -> Evaluation:
         """Every client's own predictor on its own test examples: the mean, weighted by their numbers."""
-        everyone = tuple(client.id for client in self._casting.clients)
-        errand = Errand(OWN, everyone, self.method.own_message(self.state), plan.seed)
-        examples, totals = 0.0, dict.fromkeys((figure.name for figure in self._casting.task.figures), 0.0)
-        for outcome in self._runner.run(errand):
-            final = settled(self._runner, errand, outcome, self._policy, self.book)
+        everyone = tuple(client.id for client in self._setup.clients)
+        request = StepRequest(OWN, everyone, self.method.own_message(self.state), plan.seed)
+        examples, totals = 0.0, dict.fromkeys((figure.name for figure in self._setup.task.figures), 0.0)
+        for outcome in self._runner.run(request):
+            final = resolve_outcome(self._runner, request, outcome, self._policy, self.book)
             if final is None:
                 continue
             found = final.metrics

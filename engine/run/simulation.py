@@ -67,11 +67,11 @@ def _rounds(run: RunContext, runner: Runner, watchers: Sequence[Watcher], keeper
     federation, config = run.federation, run.config
     schedule = Schedule(
         rounds=config.rounds,
-        cohort=config.clients.cohort or len(federation.casting.clients),
+        cohort=config.clients.cohort or len(federation.setup.clients),
         every=config.evaluate.every,
     )
     return Rounds(
-        federation.casting,
+        federation.setup,
         federation.needs,
         schedule,
         runner,

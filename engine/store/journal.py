@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from actors.runner import UNHEARD, Errand, Listener, Runner
+from actors.runner import NO_LISTENER, Listener, Runner, StepRequest
 from actors.steps.orders import Failure, Outcome
 from actors.steps.vetting import refuse_faults
 from algorithms.core.distillation import Distillation
@@ -66,14 +66,14 @@ class Journal:
             if before is None or int(path.name.removeprefix("round-")) < before:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
-        names = {client: self._name(f"{errand.step}-{client:06d}") for client in errand.clients}
+    def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
+        names = {client: self._name(f"{request.step}-{client:06d}") for client in request.clients}
         found = {client: path for client, name in names.items() if (path := self._whole(name))}
-        missing = tuple(client for client in errand.clients if client not in found)
-        if found or errand.step not in self._not_worth:
-            errand = replace(errand, terms="")  # what is to be written down must come client by client
-        asked = self._runner.run(replace(errand, clients=missing)) if missing else iter(())
-        return self._outcomes(errand, names, found, asked)
+        missing = tuple(client for client in request.clients if client not in found)
+        if found or request.step not in self._not_worth:
+            request = replace(request, terms="")  # what is to be written down must come client by client
+        asked = self._runner.run(replace(request, clients=missing)) if missing else iter(())
+        return self._outcomes(request, names, found, asked)
 
     def _name(self, what: str) -> str:
         """Steps that a client has finished before in this round are told apart by a number."""
@@ -88,22 +88,22 @@ class Journal:
 
     def _outcomes(
         self,
-        errand: Errand,
+        request: StepRequest,
         names: Mapping[int, str],
         found: Mapping[int, Path],
         asked: Iterator[Outcome | Failure],
     ) -> Iterator[Outcome | Failure]:
-        for client in errand.clients:
-            known = self._recalled(errand, client, found[client]) if client in found else None
-            outcome = known or (next(self._alone(errand, client)) if client in found else next(asked))
+        for client in request.clients:
+            known = self._recalled(request, client, found[client]) if client in found else None
+            outcome = known or (next(self._alone(request, client)) if client in found else next(asked))
             if isinstance(outcome, Outcome):
                 self._finished[names[client].rpartition("-")[0]] += 1
                 if known is None:
-                    self._keep(errand.step, names[client], outcome)
+                    self._keep(request.step, names[client], outcome)
             yield outcome
 
-    def _alone(self, errand: Errand, client: int) -> Iterator[Outcome | Failure]:
-        return self._runner.run(replace(errand, clients=(client,)))
+    def _alone(self, request: StepRequest, client: int) -> Iterator[Outcome | Failure]:
+        return self._runner.run(replace(request, clients=(client,)))
 
     def _keep(self, step: str, name: str, outcome: Outcome) -> None:
         if not self._worth(outcome.seconds, sum(outcome.nbytes().values())):
@@ -116,13 +116,13 @@ class Journal:
         tensors, tree = flatten(replace(outcome, memory=memory))
         seal(self._round, name, tree, tensors)
 
-    def _recalled(self, errand: Errand, client: int, path: Path) -> Outcome | None:
+    def _recalled(self, request: StepRequest, client: int, path: Path) -> Outcome | None:
         """What a file holds, looked at as if the client had just sent it; None where it cannot be used."""
         try:
             tree, tensors = unseal(path)
             payload = Payload(rebuild(dict[str, dict[str, Any]], tree["payload"]["parts"], tensors))
             memory = rebuild(dict[str, Any] | None, tree["memory"], tensors)
-            refuse_faults(payload, errand.message(client))
+            refuse_faults(payload, request.message(client))
             outcome = Outcome(client, payload, None, tree["metrics"], tree["seconds"], tree["lost"])
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             log.warning("%s cannot be used (%r); what it held is done again", path, error)
@@ -131,7 +131,9 @@ class Journal:
             self._runner.remember(client, memory)
         return outcome
 
-    def distil(self, job: Distillation, listener: Listener = UNHEARD, storage: Path | None = None) -> dict[str, Tensor]:
+    def distil(
+        self, job: Distillation, listener: Listener = NO_LISTENER, storage: Path | None = None
+    ) -> dict[str, Tensor]:
         """A job done, or read where it was written down; unless told otherwise, its checkpoints lie with its round."""
         name = self._name("student")
         self._finished["student"] += 1

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors.cohort.delivery import NOBODY, FaultEntry
-from actors.failures import said
+from actors.failures import describe
 from engine.config.own_code import resume_command
 from engine.records import GLOBAL, Evaluation, Result, RoundRecord, RunStart, StageRecord
 from engine.units import duration, figure_text, size
@@ -168,7 +168,7 @@ def fault_lines(faults: Sequence[FaultEntry]) -> list[str]:
     """What went wrong in a round, a line for each step and kind."""
     found: dict[tuple[str, str], list[int]] = {}
     for fault in faults:
-        found.setdefault((fault.phase, said(fault.fault, fault.action)), []).append(fault.client)
+        found.setdefault((fault.phase, describe(fault.fault, fault.action)), []).append(fault.client)
     return [f"{step}: {words}{_of(clients)}" for (step, words), clients in found.items()]
 
 

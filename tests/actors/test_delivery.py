@@ -9,10 +9,10 @@ from actors.failures import FailurePolicy
 from actors.runner import InlineRunner
 from actors.steps.orders import StepError
 from algorithms.core.payload import Payload, PayloadError
-from tests.support import needs_of, play, tiny_casting, tiny_plan, tiny_shards
+from tests.support import needs_of, play, tiny_plan, tiny_setup, tiny_shards
 from tests.toys import Toy
 
-CASTING = tiny_casting("tests.toys:Toy", clients=4, nets=("mlp",))
+SETUP = tiny_setup("tests.toys:Toy", clients=4, nets=("mlp",))
 MESSAGE = Payload.of(weights={"w": torch.zeros(4)}, examples={"id": -1})
 
 
@@ -21,11 +21,11 @@ class Listener:
 
     def __init__(self, policy=None):
         self.book, self.told = Book(), []
-        self.method = Toy(CASTING.config, kit=None)
+        self.method = Toy(SETUP.config, kit=None)
         self.delivery = Delivery(
-            tiny_plan(CASTING, number=5),
-            InlineRunner(CASTING, tiny_shards(4)),
-            needs_of(CASTING),
+            tiny_plan(SETUP, number=5),
+            InlineRunner(SETUP, tiny_shards(4)),
+            needs_of(SETUP),
             self.book,
             PhaseClock("server", now=lambda: 0.0),
             lambda *told: self.told.append(told),
@@ -33,7 +33,7 @@ class Listener:
         )
 
     def ask(self, step, message=MESSAGE, clients=None):
-        asked = None if clients is None else [CASTING.clients[c] for c in clients]
+        asked = None if clients is None else [SETUP.clients[c] for c in clients]
         return self.delivery.ask(getattr(self.method, step), message, asked)
 
 
@@ -98,21 +98,21 @@ def test_each_client_receives_its_own_message_where_there_is_one_for_each():
 
 
 def test_an_exception_in_a_step_says_who_what_when_and_where():
-    casting = tiny_casting("tests.toys:Toy", clients=4, step="stumble", seed=8)
+    setup = tiny_setup("tests.toys:Toy", clients=4, step="stumble", seed=8)
     with pytest.raises(StepError) as caught:
-        play(casting, rounds=1)
+        play(setup, rounds=1)
     text = str(caught.value)
     for part in ("ArithmeticError: two is one too many", "step stumble", "client 2", "round 0", "seed 8", "toys.py"):
         assert part in text
 
 
 def toy(step, **config):
-    return tiny_casting("tests.toys:Toy", clients=4, step=step, **config)
+    return tiny_setup("tests.toys:Toy", clients=4, step=step, **config)
 
 
 def test_a_step_that_raised_and_is_tried_again_gives_the_same_bits(tmp_path):
-    casting, policy = toy("stumble_once", file=str(tmp_path / "stumbled")), FailurePolicy(on_client_error="retry")
-    stumbled, clean = play(casting, rounds=3, policy=policy), play(casting, rounds=3)
+    setup, policy = toy("stumble_once", file=str(tmp_path / "stumbled")), FailurePolicy(on_client_error="retry")
+    stumbled, clean = play(setup, rounds=3, policy=policy), play(setup, rounds=3)
     assert stumbled.digests == clean.digests
     assert stumbled.book.entries == clean.book.entries
     assert stumbled.book.metrics == clean.book.metrics
@@ -165,7 +165,7 @@ def test_means_are_taken_by_a_function_that_hosts_have_too():
     listener = Listener()
     step = listener.method.walk
     means = listener.delivery.means(step, listener.method.terms, MESSAGE)
-    assert means["w"].weight == len(CASTING.clients)  # one call each
+    assert means["w"].weight == len(SETUP.clients)  # one call each
     assert means["anything else"].weight == 0
     with pytest.raises(PayloadError, match="<lambda> is no function of the method"):
         listener.delivery.means(step, lambda update: {}, MESSAGE)

@@ -43,7 +43,7 @@ def test_hosts_get_calls_in_turn_and_no_more_than_two_each():
 def test_a_host_that_has_answered_gets_the_next_call():
     plan = dispatch(chunks_for_any(range(6), 1))
     sent = plan.send()
-    plan.landed(*sent[1])
+    plan.receive(*sent[1])
     assert [(host, chunk.start) for host, chunk in plan.send()] == [(1, 4)]
 
 
@@ -52,10 +52,10 @@ def test_nothing_is_sent_further_ahead_than_allowed_until_the_first_is_taken():
     sent = plan.send()
     assert [chunk.start for _, chunk in sent] == [0, 1, 2]
     for host, chunk in sent[1:]:
-        plan.landed(host, chunk)
+        plan.receive(host, chunk)
     assert plan.send() == []
     assert plan.take() is None
-    plan.landed(*sent[0])
+    plan.receive(*sent[0])
     assert plan.take() == Chunk(0, (0,))
     assert [chunk.start for _, chunk in plan.send()] == [3]
 
@@ -78,19 +78,19 @@ def test_whatever_finishes_first_and_whichever_host_dies_every_client_is_taken_o
         chunks = chunks_for_any(order, size)
     plan = dispatch(chunks, hosts, ahead, max_retries=2)
     flying, taken, deaths = [], [], 0
-    while not plan.finished:
+    while not plan.is_finished:
         flying += plan.send()
         assert max(sum(h == host for h, _ in flying) for host in range(hosts)) <= CALLS_PER_HOST
         assert all(chunk.start < len(taken) + ahead for _, chunk in flying)
         host, chunk = data.draw(st.sampled_from(flying))
         if deaths < 2 and data.draw(st.booleans()):
             deaths += 1
-            again = [client for chunk in plan.lost(host, "killed").again for client in chunk.clients]
+            again = [client for chunk in plan.lose_host(host, "killed").again for client in chunk.clients]
             assert again == [client for h, chunk in flying if h == host for client in chunk.clients]
             flying = [(h, c) for h, c in flying if h != host]
         else:
             flying.remove((host, chunk))
-            plan.landed(host, chunk)
+            plan.receive(host, chunk)
         while (ready := plan.take()) is not None:
             taken += ready.clients
     assert taken == order
@@ -100,30 +100,30 @@ def test_whatever_finishes_first_and_whichever_host_dies_every_client_is_taken_o
 def test_after_a_loss_the_clients_of_the_call_under_way_go_out_one_by_one():
     plan = dispatch(chunks_for_any([4, 5, 6, 7], 2), hosts=1)
     plan.send()
-    plan.lost(0, "killed")
+    plan.lose_host(0, "killed")
     assert plan.send() == [(0, Chunk(0, (4,), losses=1)), (0, Chunk(1, (5,), losses=1))]
 
 
 def test_a_call_that_waited_at_the_door_is_not_charged_with_the_loss():
     plan = dispatch(chunks_for_any([4, 5], 1), hosts=1)
     plan.send()
-    plan.lost(0, "killed")
+    plan.lose_host(0, "killed")
     assert plan.send() == [(0, Chunk(0, (4,), losses=1)), (0, Chunk(1, (5,), losses=0))]
 
 
 def test_other_hosts_get_the_lost_clients_and_not_the_replacement_that_still_starts():
     plan = dispatch(chunks_for_any(range(4), 1), hosts=2)
     sent = plan.send()
-    plan.landed(*sent[0])
-    plan.landed(*sent[2])
-    plan.lost(1, "killed")
+    plan.receive(*sent[0])
+    plan.receive(*sent[2])
+    plan.lose_host(1, "killed")
     assert [(host, chunk.start) for host, chunk in plan.send(absent={1})] == [(0, 1), (0, 3)]
 
 
 def test_a_replacement_gets_no_call_while_others_are_there_and_its_share_as_soon_as_it_is():
     plan = dispatch(chunks_for_any(range(8), 1), hosts=2)
     plan.send()
-    plan.lost(1, "killed")
+    plan.lose_host(1, "killed")
     assert plan.send(absent={1}) == []
     assert [host for host, _ in plan.send()] == [1, 1]
 
@@ -136,20 +136,20 @@ def test_where_all_hosts_still_start_they_are_waited_for():
 def test_the_replacement_gets_the_clients_that_are_its_own():
     plan = dispatch(chunks_for_own([0, 1]), hosts=2)
     plan.send()
-    plan.lost(1, "killed")
+    plan.lose_host(1, "killed")
     assert plan.send() == [(1, Chunk(1, (1,), host=1, losses=1))]
 
 
 def test_a_client_that_kills_every_host_stops_the_run_and_is_named():
     plan = dispatch(chunks_for_any([4, 5], 2), hosts=1, max_retries=2)
     sent = plan.send()
-    plan.lost(0, "killed")
+    plan.lose_host(0, "killed")
     sent = plan.send()
-    plan.landed(*sent[0])
-    plan.lost(0, "killed")
+    plan.receive(*sent[0])
+    plan.lose_host(0, "killed")
     plan.send()
     with pytest.raises(HostLostError) as caught:
-        plan.lost(0, "out of memory")
+        plan.lose_host(0, "out of memory")
     error = caught.value
     assert (error.host, error.clients, error.losses) == (0, (5,), 3)
     for part in ("host 0", "step train", "client 5", "3 hosts have died", "out of memory", "inline"):
@@ -159,7 +159,7 @@ def test_a_client_that_kills_every_host_stops_the_run_and_is_named():
 def test_where_the_policy_leaves_out_the_call_under_way_counts_as_landed_and_the_next_one_is_sent_again():
     plan = dispatch(chunks_for_any(range(6), 2), hosts=1, on_host_lost="leave out")
     plan.send()
-    loss = plan.lost(0, "killed")
+    loss = plan.lose_host(0, "killed")
     assert loss == Loss(again=(Chunk(2, (2, 3)),), left_out=Chunk(0, (0, 1), losses=1))
     assert plan.take() == Chunk(0, (0, 1), losses=1)
     assert plan.send() == [(0, Chunk(2, (2, 3))), (0, Chunk(4, (4, 5)))]
@@ -169,7 +169,7 @@ def test_where_the_policy_stops_the_first_loss_does():
     plan = dispatch(chunks_for_any([4], 1), hosts=1, on_host_lost="stop")
     plan.send()
     with pytest.raises(HostLostError, match="1 host has died"):
-        plan.lost(0, "killed")
+        plan.lose_host(0, "killed")
 
 
 def test_a_host_performs_the_first_call_that_it_was_sent():
@@ -177,14 +177,14 @@ def test_a_host_performs_the_first_call_that_it_was_sent():
     assert plan.under_way(0) is None
     sent = plan.send()
     assert plan.under_way(0) == Chunk(0, (0,))
-    plan.landed(*sent[0])
+    plan.receive(*sent[0])
     assert plan.under_way(0) == Chunk(1, (1,))
 
 
-def test_a_death_between_errands_costs_nothing():
+def test_a_death_between_requests_costs_nothing():
     plan = dispatch([], hosts=1)
-    assert plan.lost(0, "killed") == Loss()
-    assert plan.finished
+    assert plan.lose_host(0, "killed") == Loss()
+    assert plan.is_finished
 
 
 def test_calls_are_few_but_leave_every_host_about_four():

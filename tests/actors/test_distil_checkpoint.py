@@ -3,7 +3,7 @@
 import torch
 from safetensors import safe_open
 
-from actors.distillation.checkpoint import Saved
+from actors.distillation.checkpoint import StudentCheckpoint
 from actors.steps.worker import one_thread
 from algorithms.core.distillation import Learner, copy_of, labelled
 from tests.distil_toys import toy_job, toy_net
@@ -22,8 +22,8 @@ def learner(steps):
 def test_a_student_that_goes_on_from_a_checkpoint_has_the_bits_of_one_that_never_stopped(tmp_path):
     with one_thread():
         undisturbed, stopped, later = learner(6), learner(3), learner(0)
-        Saved.of(stopped, stopped.student).write(tmp_path)
-        Saved.read(tmp_path).restore(later, later.student)
+        StudentCheckpoint.of(stopped, stopped.student).write(tmp_path)
+        StudentCheckpoint.read(tmp_path).restore(later, later.student)
         assert later.done == 3
         for step in range(3, 6):
             later.step(labelled(JOB, step))
@@ -33,7 +33,7 @@ def test_a_student_that_goes_on_from_a_checkpoint_has_the_bits_of_one_that_never
 
 def test_what_is_written_is_no_pickle(tmp_path):
     made = learner(1)
-    Saved.of(made, made.student).write(tmp_path)
+    StudentCheckpoint.of(made, made.student).write(tmp_path)
     (file,) = tmp_path.iterdir()
     assert not file.read_bytes().startswith((b"PK", b"\x80"))
     with safe_open(file, framework="pt") as opened:

@@ -18,7 +18,7 @@ from ray.exceptions import AuthenticationError
 from ray.util.state.exception import RayStateApiException
 
 from actors.distillation import job as distillation
-from actors.distillation.job import _passed_on, distil_on_ray, stillness
+from actors.distillation.job import _report_progress, describe_stall, distil_on_ray
 from actors.distillation.pipeline import Stages, options, pipeline
 from actors.distillation.plan import Actors, DistillationError, DistilResources
 from actors.distillation.rows import Labeller, as_column, worker_batches
@@ -65,7 +65,8 @@ def test_one_train_worker_has_the_loops_bits(ray_cluster, tmp_path):
 def test_progress_is_told_as_far_as_it_has_grown():
     told = []
     heard = [
-        _passed_on(trained, before, told.append) for trained, before in [(-1, -1), (0, -1), (4, 0), (4, 4), (2, 4)]
+        _report_progress(trained, before, told.append)
+        for trained, before in [(-1, -1), (0, -1), (4, 0), (4, 4), (2, 4)]
     ]
     assert heard == [-1, 0, 4, 4, 4]
     assert told == [0, 4]
@@ -193,11 +194,11 @@ def test_a_job_that_does_not_move_is_stopped_and_gives_everything_back(ray_clust
 
 
 def test_the_words_for_standing_still_say_who_waits():
-    assert stillness({}, 9, 300, ["RayTrainWorker"]) == (
+    assert describe_stall({}, 9, 300, ["RayTrainWorker"]) == (
         "nothing in the distillation has finished for 300 s: the train workers have not started; "
         "not started yet: RayTrainWorker"
     )
-    assert stillness({"sampled": 4, "trained": 2}, 9, 300, []) == (
+    assert describe_stall({"sampled": 4, "trained": 2}, 9, 300, []) == (
         "nothing in the distillation has finished for 300 s: "
         "2 of 9 steps are done, last batch sampled: 4, last labelled: none"
     )
@@ -289,4 +290,4 @@ def test_after_a_restart_the_pipeline_gives_what_the_student_asks_for(steps, dat
     asked, kept = [], Kept(toy_job(steps=steps, distinct=distinct))
     for step in range(done, steps):
         kept.at(step, asked.append)
-    assert Feed(steps, distinct, None, None, Path()).needed(done) == asked
+    assert Feed(steps, distinct, None, None, Path()).batch_numbers(done) == asked

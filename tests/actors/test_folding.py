@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.steps.folding import GROUP, Groups, folded, whole_groups
+from actors.steps.folding import GROUP, Groups, fold, whole_groups
 from actors.steps.orders import Failure, Outcome
 from algorithms.core.payload import Payload
 from algorithms.core.seeds import Seed
@@ -59,7 +59,7 @@ def test_the_bits_are_those_of_groups_whoever_adds_them_up(clients, ends, again,
     whole = [None if k in left_out else outcome(k) for k in range(clients)]
     called = [failure(k) if k in again | left_out else outcome(k) for k in range(clients)]
     cuts = sorted({0, clients, *(end for end in ends if end < clients)})
-    came = [one for a, b in pairwise(cuts) for one in folded(called[a:b], a, clients, terms)]
+    came = [one for a, b in pairwise(cuts) for one in fold(called[a:b], a, clients, terms)]
     final = [whole[k] if isinstance(one, Failure) else one for k, one in enumerate(came)]
     assert means(final) == means(whole)
     if any(one is not None for one in whole):
@@ -68,7 +68,7 @@ def test_the_bits_are_those_of_groups_whoever_adds_them_up(clients, ends, again,
 
 def test_of_a_group_that_is_whole_its_sums_travel_and_no_update():
     """Twenty clients from the ninth place on: a whole group, and the last one, which ends with the cohort."""
-    came = folded([outcome(k) for k in range(8, 20)], 8, 20, terms)
+    came = fold([outcome(k) for k in range(8, 20)], 8, 20, terms)
     assert [one.payload for one in came] == [None] * 12
     assert [place for place, one in enumerate(came, start=8) if one.group] == [15, 19]
     assert came[7].group["alike"].weight == 8
@@ -76,16 +76,16 @@ def test_of_a_group_that_is_whole_its_sums_travel_and_no_update():
 
 
 def test_of_a_group_in_parts_or_with_a_failure_every_update_travels():
-    parts = folded([outcome(k) for k in range(4, 12)], 4, 20, terms)
+    parts = fold([outcome(k) for k in range(4, 12)], 4, 20, terms)
     assert [one.payload is None for one in parts] == [False] * 8
-    failed = folded([outcome(k) if k != 3 else failure(k) for k in range(8)], 0, 20, terms)
+    failed = fold([outcome(k) if k != 3 else failure(k) for k in range(8)], 0, 20, terms)
     assert [isinstance(one, Failure) or one.payload is not None for one in failed] == [True] * 8
     assert all(isinstance(one, Failure) or one.group is None for one in failed)
 
 
 def test_a_mean_to_which_nobody_contributed_has_no_weight():
     lone = Outcome(0, Payload.of(weights={"w": torch.full((3,), torch.nan)}, examples={"n": 0}), None, {}, 0.1)
-    (came,) = folded([lone], 0, 1, terms)
+    (came,) = fold([lone], 0, 1, terms)
     groups = Groups(1, terms)
     groups.take(0, came)
     assert groups.means["by examples"].weight == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.jobs.job import Job, Share, one_by_one, ready
+from actors.jobs.job import Job, Share, one_by_one, ready_jobs
 from tests.actors.jobs_of_tests import die, fail, fetch, keep
 
 SHARED = {"number": 7}
@@ -17,8 +17,8 @@ def job(name, call=fetch, group="a", after=None):
 
 def test_a_job_waits_for_the_one_it_comes_after_and_for_no_other():
     first, second, third = job("first"), job("second", after="first"), job("third")
-    assert ready([first, second, third], set()) == [first, third]
-    assert ready([second], {"first"}) == [second]
+    assert ready_jobs([first, second, third], set()) == [first, third]
+    assert ready_jobs([second], {"first"}) == [second]
 
 
 def here(jobs, folder):

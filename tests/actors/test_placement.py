@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from actors.distillation.plan import Actors, DistilResources, Left, packs
+from actors.distillation.plan import Actors, DistilResources, RemainingRoom, place_all
 from actors.hosts.placement import LIBRARY_BYTES, PROCESS_BYTES, Placement, PlacementError, Request, decide
 from clusters.nodes import Node, nodes_of
 
@@ -18,14 +18,14 @@ CARDS = (Node(cpus=16, gpus=2, memory=128 * GIB),)
 
 def all_start(placement: Placement, request: Request, nodes) -> bool:
     """Whether hosts that are dealt to the nodes in turn all start, and the distillation in what they leave."""
-    left = [Left.of({"CPU": node.cpus, "GPU": node.gpus}) for node in nodes]
+    left = [RemainingRoom.of({"CPU": node.cpus, "GPU": node.gpus}) for node in nodes]
     for _ in range(placement.hosts):
         found = next((node for node in left if node.take(placement.cpus, placement.gpus)), None)
         if found is None:
             return False
         left.remove(found)
         left.append(found)
-    return request.pipeline is None or packs(request.pipeline, left)
+    return request.pipeline is None or place_all(request.pipeline, left)
 
 
 def test_clients_get_a_host_each_where_there_is_room():

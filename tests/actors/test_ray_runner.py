@@ -22,7 +22,7 @@ from actors.hosts.dispatch import HostLostError
 from actors.hosts.fleet import Host, HostStartError
 from actors.hosts.placement import Placement
 from actors.hosts.ray import RayRunner
-from actors.runner import Errand, InlineRunner, Listener
+from actors.runner import InlineRunner, Listener, StepRequest
 from actors.steps.folding import Groups
 from actors.steps.orders import Outcome, StepError
 from algorithms.core.payload import Payload, PayloadError
@@ -30,7 +30,7 @@ from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.training import Work
 from tests import bounded
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import play, tiny_setup, tiny_shards
 from tests.toys import place_in_store
 
 CLIENTS = 16
@@ -47,7 +47,7 @@ def dedicated(clients: int) -> Placement:
 
 
 def toy(step: str = "walk", clients: int = CLIENTS, **config):
-    return tiny_casting("tests.toys:Toy", clients=clients, nets=NETS, step=step, **config)
+    return tiny_setup("tests.toys:Toy", clients=clients, nets=NETS, step=step, **config)
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +73,19 @@ def message(size: int = 4) -> Payload:
     return Payload.of(weights={"w": torch.zeros(size)}, examples={"id": -1})
 
 
-def errand(step: str, clients=range(CLIENTS), messages=None) -> Errand:
-    return Errand(step, tuple(clients), messages or message(), Seed(3, round=0))
+def request(step: str, clients=range(CLIENTS), messages=None) -> StepRequest:
+    return StepRequest(step, tuple(clients), messages or message(), Seed(3, round=0))
 
 
 @pytest.mark.parametrize(
     "placement", [pooled(1), pooled(2), pooled(3), dedicated(4)], ids=lambda p: f"{p.kind}{p.hosts}"
 )
 def test_fedavg_on_ray_is_the_run_that_it_is_inline(ray_cluster, placement):
-    casting, shards = tiny_casting("fedavg", clients=4, nets=("small_cnn",)), tiny_shards(4)
-    inline = play(casting, InlineRunner(casting, shards), rounds=3)
-    runner = RayRunner(casting, shards, placement)
+    setup, shards = tiny_setup("fedavg", clients=4, nets=("small_cnn",)), tiny_shards(4)
+    inline = play(setup, InlineRunner(setup, shards), rounds=3)
+    runner = RayRunner(setup, shards, placement)
     try:
-        remote = play(casting, runner, rounds=3)
+        remote = play(setup, runner, rounds=3)
     finally:
         runner.close()
     assert remote.digests == inline.digests
@@ -96,9 +96,9 @@ def test_fedavg_on_ray_is_the_run_that_it_is_inline(ray_cluster, placement):
 @pytest.mark.parametrize("own", [False, True], ids=["one message for all", "a message for each"])
 @pytest.mark.parametrize("step", ["walk", "keep"])
 def test_messages_memories_and_random_numbers_are_those_of_an_inline_run(two_hosts_afresh, step, own):
-    casting = toy(step, own=own)
-    inline = InlineRunner(casting, SHARDS)
-    here, there = play(casting, inline, rounds=3), play(casting, two_hosts_afresh, rounds=3)
+    setup = toy(step, own=own)
+    inline = InlineRunner(setup, SHARDS)
+    here, there = play(setup, inline, rounds=3), play(setup, two_hosts_afresh, rounds=3)
     assert there.digests == here.digests
     assert there.book.entries == here.book.entries
     memories = two_hosts_afresh.memories()
@@ -110,18 +110,18 @@ def test_messages_memories_and_random_numbers_are_those_of_an_inline_run(two_hos
 @pytest.mark.parametrize("step", ["walk", "stumble", "send_living"])
 def test_means_are_those_of_an_inline_run_and_whole_groups_travel_as_sums(ray_cluster, step, monkeypatch):
     """40 clients in five groups, in one of which client 2 raises and is left out: then seven updates travel."""
-    casting, shards, policy = toy(step, 40, means=True), tiny_shards(40), FailurePolicy(on_client_error="leave out")
+    setup, shards, policy = toy(step, 40, means=True), tiny_shards(40), FailurePolicy(on_client_error="leave out")
     took, take = [], Groups.take
 
     def watched(self, place, outcome):
         took.append(outcome)
         return take(self, place, outcome)
 
-    inline = play(casting, shards=shards, rounds=3, policy=policy)
+    inline = play(setup, shards=shards, rounds=3, policy=policy)
     monkeypatch.setattr(Groups, "take", watched)
-    runner = RayRunner(casting, shards, pooled(1))
+    runner = RayRunner(setup, shards, pooled(1))
     try:
-        remote = play(casting, runner, rounds=3, policy=policy)
+        remote = play(setup, runner, rounds=3, policy=policy)
     finally:
         runner.close()
     assert remote.digests == inline.digests
@@ -134,22 +134,22 @@ def test_means_are_those_of_an_inline_run_and_whole_groups_travel_as_sums(ray_cl
 def test_adam_under_a_schedule_on_smoothed_labels_is_the_run_that_it_is_inline(ray_cluster):
     schedule = RateSchedule("cosine", rounds=3, warmup=1)
     work = Work(3, None, batch=8, lr=0.01, optimiser="adam", schedule=schedule, label_smoothing=0.1)
-    casting, shards = tiny_casting("fedprox", clients=4, nets=("small_cnn",), work=work), tiny_shards(4)
-    runner = RayRunner(casting, shards, pooled(2))
+    setup, shards = tiny_setup("fedprox", clients=4, nets=("small_cnn",), work=work), tiny_shards(4)
+    runner = RayRunner(setup, shards, pooled(2))
     try:
-        remote = play(casting, runner, rounds=3)
+        remote = play(setup, runner, rounds=3)
     finally:
         runner.close()
-    assert remote.digests == play(casting, InlineRunner(casting, shards), rounds=3).digests
+    assert remote.digests == play(setup, InlineRunner(setup, shards), rounds=3).digests
 
 
 @pytest.mark.parametrize("hosts", [1, 3])
 def test_a_cohort_of_several_groups_has_one_mean_for_every_number_of_hosts(ray_cluster, hosts):
-    casting, shards = tiny_casting("scaffold", clients=27), tiny_shards(27)
-    inline = play(casting, InlineRunner(casting, shards))
-    runner = RayRunner(casting, shards, pooled(hosts))
+    setup, shards = tiny_setup("scaffold", clients=27), tiny_shards(27)
+    inline = play(setup, InlineRunner(setup, shards))
+    runner = RayRunner(setup, shards, pooled(hosts))
     try:
-        remote = play(casting, runner)
+        remote = play(setup, runner)
     finally:
         runner.close()
     assert remote.digests == inline.digests
@@ -218,9 +218,9 @@ def test_dedicated_clients_stay_with_their_hosts(ray_cluster):
 
 
 def test_clients_of_one_run_may_have_different_networks(two_hosts_afresh):
-    casting = toy("peek")
-    inline = play(casting, shards=SHARDS, rounds=1)
-    assert rows(play(casting, two_hosts_afresh, rounds=1)) == rows(inline)
+    setup = toy("peek")
+    inline = play(setup, shards=SHARDS, rounds=1)
+    assert rows(play(setup, two_hosts_afresh, rounds=1)) == rows(inline)
     assert len({parameters for _, parameters in rows(inline)}) == len(NETS)
 
 
@@ -234,9 +234,9 @@ def test_what_all_clients_receive_is_put_into_the_object_store_once(two_hosts_af
     puts, put = [], ray.put
     monkeypatch.setattr(runner_module.ray, "put", lambda value: puts.append(value) or put(value))
     odd, even = message(), message()
-    list(two_hosts_afresh.run(errand("walk")))
+    list(two_hosts_afresh.run(request("walk")))
     assert len(puts) == 1
-    list(two_hosts_afresh.run(errand("walk", messages={c: (even, odd)[c % 2] for c in range(CLIENTS)})))
+    list(two_hosts_afresh.run(request("walk", messages={c: (even, odd)[c % 2] for c in range(CLIENTS)})))
     assert len(puts) == 3
 
 
@@ -248,7 +248,7 @@ def test_work_starts_when_it_is_asked_for_and_runs_ahead_only_so_far(two_hosts_a
         lambda host, call, parcels: calls.append(call) or perform(host, call, parcels),
     )
     monkeypatch.setattr(runner_module, "look_ahead", lambda size, hosts, bytes_each: 3 * size)
-    outcomes = two_hosts_afresh.run(errand("walk"))
+    outcomes = two_hosts_afresh.run(request("walk"))
     assert [call.clients for call in calls] == [(0, 1), (2, 3), (4, 5)]  # 16 clients on 2 hosts: 2 a call
     for taken, outcome in enumerate(outcomes):
         assert outcome.client == taken
@@ -257,28 +257,28 @@ def test_work_starts_when_it_is_asked_for_and_runs_ahead_only_so_far(two_hosts_a
 
 
 def test_a_memory_lies_in_the_object_store_and_outcomes_come_without_it(two_hosts_afresh):
-    outcomes = list(two_hosts_afresh.run(errand("walk")))
+    outcomes = list(two_hosts_afresh.run(request("walk")))
     assert all(isinstance(outcome, Outcome) and outcome.memory is None for outcome in outcomes)
     assert all(isinstance(ref, ray.ObjectRef) for ref in two_hosts_afresh.memory_refs.values())
 
 
 def test_a_memory_changes_when_its_outcome_is_taken_and_not_before(two_hosts_afresh):
-    outcomes = two_hosts_afresh.run(errand("walk"))
+    outcomes = two_hosts_afresh.run(request("walk"))
     next(outcomes)
     assert sorted(two_hosts_afresh.memories()) == [0]
 
 
 def test_memories_are_restored(two_hosts_afresh):
     inline = InlineRunner(toy(), SHARDS)
-    list(inline.run(errand("walk")))
+    list(inline.run(request("walk")))
     two_hosts_afresh.restore(inline.memories())
-    here, there = list(inline.run(errand("walk"))), list(two_hosts_afresh.run(errand("walk")))
+    here, there = list(inline.run(request("walk"))), list(two_hosts_afresh.run(request("walk")))
     assert [o.payload.number("examples", "calls") for o in there] == [2] * CLIENTS
     assert [o.metrics for o in there] == [o.metrics for o in here]
 
 
 def test_what_the_server_keeps_of_an_update_is_its_own(two_hosts_afresh):
-    kept = next(two_hosts_afresh.run(errand("walk", messages=message(100_000)))).payload.tensors("weights")["w"]
+    kept = next(two_hosts_afresh.run(request("walk", messages=message(100_000)))).payload.tensors("weights")["w"]
     assert place_in_store(kept) == -1
 
 
@@ -300,25 +300,25 @@ def test_an_exception_in_a_step_says_who_what_when_and_where(two_hosts_afresh):
 
 
 def test_a_failure_carries_the_order_that_led_to_it(two_hosts_afresh):
-    list(two_hosts_afresh.run(errand("walk")))
-    (failure,) = two_hosts_afresh.run(errand("stumble", clients=[2]))
+    list(two_hosts_afresh.run(request("walk")))
+    (failure,) = two_hosts_afresh.run(request("stumble", clients=[2]))
     assert failure.order is not None
     assert (failure.order.step, failure.order.client, failure.order.memory["calls"]) == ("stumble", 2, 1)
     assert torch.equal(failure.order.received.tensors("weights")["w"], torch.zeros(4))
 
 
 def test_after_a_failure_the_hosts_go_on(two_hosts_afresh):
-    kinds = Counter(type(outcome).__name__ for outcome in two_hosts_afresh.run(errand("stumble")))
+    kinds = Counter(type(outcome).__name__ for outcome in two_hosts_afresh.run(request("stumble")))
     assert kinds == {"Failure": 1, "Outcome": CLIENTS - 1}
     two_hosts_afresh.restore({})
     assert play(toy(), two_hosts_afresh, rounds=1).digest == play(toy(), shards=SHARDS, rounds=1).digest
 
 
-def ended(casting, runner, policy):
+def ended(setup, runner, policy):
     """How two rounds ended: digests, or the error's first line; and what the book says of faults."""
     book = Book()
     try:
-        played = play(casting, runner, rounds=2, policy=policy, book=book)
+        played = play(setup, runner, rounds=2, policy=policy, book=book)
     except StepError as error:
         return str(error).splitlines()[0], book.faults
     return played.digests, book.faults
@@ -346,19 +346,19 @@ def test_what_goes_wrong_in_a_step_comes_to_the_same_on_ray_as_inline(two_hosts_
 
 
 def test_a_step_that_raises_once_and_is_tried_again_has_the_same_bits_on_ray(ray_cluster, tmp_path):
-    casting, policy = toy("stumble_once", file=str(tmp_path / "mark")), FailurePolicy(on_client_error="retry")
-    runner = RayRunner(casting, SHARDS, pooled(2), policy=policy)
+    setup, policy = toy("stumble_once", file=str(tmp_path / "mark")), FailurePolicy(on_client_error="retry")
+    runner = RayRunner(setup, SHARDS, pooled(2), policy=policy)
     try:
-        remote = play(casting, runner, rounds=3, policy=policy)
+        remote = play(setup, runner, rounds=3, policy=policy)
     finally:
         runner.close()
-    assert remote.digests == play(casting, shards=SHARDS, rounds=3).digests  # the mark is there: nobody stumbles
+    assert remote.digests == play(setup, shards=SHARDS, rounds=3).digests  # the mark is there: nobody stumbles
     assert remote.book.faults == [FaultEntry(1, "stumble_once", 2, "client_error", "retry")]
 
 
 @pytest.mark.parametrize(("step", "what"), [("scribble", "received weights.w"), ("scribble_memory", "memory.drift")])
 def test_a_step_that_writes_into_what_it_was_given_fails(two_hosts_afresh, step, what):
-    list(two_hosts_afresh.run(errand("walk")))
+    list(two_hosts_afresh.run(request("walk")))
     with pytest.raises(StepError, match=f"wrote into what it was given .{what}"):
         play(toy(step), two_hosts_afresh, rounds=1)
 
@@ -367,7 +367,7 @@ def test_a_step_without_the_mark_is_refused_by_name(two_hosts_afresh):
     with pytest.raises(PayloadError, match=r"Toy.whisper is not marked @client_side"):
         play(toy("whisper"), two_hosts_afresh, rounds=1)
     with pytest.raises(PayloadError, match=r"Toy.whisper is not marked @client_side"):
-        next(two_hosts_afresh.run(errand("whisper")))
+        next(two_hosts_afresh.run(request("whisper")))
 
 
 def test_a_kind_that_is_not_declared_is_refused(two_hosts_afresh):
@@ -376,7 +376,7 @@ def test_a_kind_that_is_not_declared_is_refused(two_hosts_afresh):
 
 
 def test_asking_nobody_gives_nothing(two_hosts_afresh):
-    assert list(two_hosts_afresh.run(errand("walk", clients=[]))) == []
+    assert list(two_hosts_afresh.run(request("walk", clients=[]))) == []
 
 
 def test_hosts_tell_their_largest_memory(two_hosts_afresh):
@@ -388,10 +388,10 @@ def test_hosts_tell_their_largest_memory(two_hosts_afresh):
 @pytest.mark.parametrize("placement", [pooled(2), dedicated(4)], ids=lambda p: p.kind)
 def test_a_host_killed_in_the_middle_of_a_step_changes_nothing(ray_cluster, tmp_path, placement, caplog):
     mark = tmp_path / "killed"
-    casting, shards = toy("die_once", clients=4, file=str(mark)), tiny_shards(4)
-    runner = RayRunner(casting, shards, placement)
+    setup, shards = toy("die_once", clients=4, file=str(mark)), tiny_shards(4)
+    runner = RayRunner(setup, shards, placement)
     try:
-        remote = play(casting, runner, rounds=3)
+        remote = play(setup, runner, rounds=3)
     finally:
         runner.close()
     assert mark.exists()
@@ -401,29 +401,29 @@ def test_a_host_killed_in_the_middle_of_a_step_changes_nothing(ray_cluster, tmp_
     assert told
     # Ray may not have sent the answer of the client before; then the fault stands on that one.
     assert remote.book.faults == [FaultEntry(1, "die_once", 1 if told[1] else 3, "host_lost", "retry")]
-    assert remote.digests == play(casting, shards=shards, rounds=3).digests  # the mark is there: nobody dies inline
+    assert remote.digests == play(setup, shards=shards, rounds=3).digests  # the mark is there: nobody dies inline
 
 
 @pytest.mark.skipif(bool(bounded.why_not()), reason=bounded.why_not())
 def test_a_host_that_the_kernel_kills_when_memory_runs_out_changes_nothing(ray_cluster):
     shards = tiny_shards(4)
     with bounded.bounded() as group:
-        casting = toy("fill_once", clients=4, file=str(group.folder))
-        runner = RayRunner(casting, shards, pooled(2))
+        setup = toy("fill_once", clients=4, file=str(group.folder))
+        runner = RayRunner(setup, shards, pooled(2))
         try:
-            remote = play(casting, runner, rounds=2)
+            remote = play(setup, runner, rounds=2)
         finally:
             runner.close()
         assert group.killed() == 1
-        inline = play(casting, shards=shards, rounds=2)  # one was killed: nobody enters the group inline
+        inline = play(setup, shards=shards, rounds=2)  # one was killed: nobody enters the group inline
     # Ray may not have sent the answer of the client before; then the fault stands on that one.
     assert remote.book.faults in [[FaultEntry(0, "fill_once", client, "host_lost", "retry")] for client in (1, 3)]
     assert remote.digests == inline.digests
 
 
 def test_others_do_the_work_of_a_host_that_finds_no_room_to_start_again(ray_cluster, tmp_path, monkeypatch):
-    casting, shards = toy("die_once", clients=4, file=str(tmp_path / "killed")), tiny_shards(4)
-    runner = RayRunner(casting, shards, pooled(2))
+    setup, shards = toy("die_once", clients=4, file=str(tmp_path / "killed")), tiny_shards(4)
+    runner = RayRunner(setup, shards, pooled(2))
     try:
         while len(runner.peak_rss_mb()) < 2:  # until both have started, or the test's time is over
             pass
@@ -431,12 +431,12 @@ def test_others_do_the_work_of_a_host_that_finds_no_room_to_start_again(ray_clus
         monkeypatch.setattr(hosts_module, "START_SECONDS", 0.0)
         monkeypatch.setattr(hosts_module, "SECONDS_PER_START", 0.0)
         monkeypatch.setattr(runner_module, "LOOK_SECONDS", 0.1)
-        remote = play(casting, runner, rounds=3)
+        remote = play(setup, runner, rounds=3)
         assert len(runner.fleet.absent()) == 1
         assert len(runner.peak_rss_mb()) == 1  # who is away is not waited for
     finally:
         runner.close()
-    assert remote.digests == play(casting, shards=shards, rounds=3).digests
+    assert remote.digests == play(setup, shards=shards, rounds=3).digests
 
 
 def test_a_client_that_kills_every_host_stops_the_run_and_is_named(ray_cluster):
@@ -452,13 +452,13 @@ def test_a_client_that_kills_every_host_stops_the_run_and_is_named(ray_cluster):
 
 def test_a_client_whose_host_was_lost_may_be_left_out_of_the_round(ray_cluster):
     policy = FailurePolicy(on_host_lost="leave out")
-    casting, shards = toy("die_always", clients=4), tiny_shards(4)
-    runner = RayRunner(casting, shards, dedicated(4), policy=policy)
+    setup, shards = toy("die_always", clients=4), tiny_shards(4)
+    runner = RayRunner(setup, shards, dedicated(4), policy=policy)
     try:
-        remote = play(casting, runner, rounds=2, policy=policy)
+        remote = play(setup, runner, rounds=2, policy=policy)
     finally:
         runner.close()
-    without = play(casting, shards=shards, rounds=2, cohort=lambda number: [0, 1, 2])
+    without = play(setup, shards=shards, rounds=2, cohort=lambda number: [0, 1, 2])
     assert remote.digests == without.digests
     assert remote.book.faults == [FaultEntry(n, "die_always", 3, "host_lost", "leave out") for n in (0, 1)]
 
@@ -470,16 +470,16 @@ def test_a_host_that_never_answers_is_lost_at_the_deadline_and_its_step_done_els
     """One that waits for ever ends itself, with its stacks in Ray's log; one that was stopped is ended from here."""
     monkeypatch.setattr(runner_module, "GRACE_SECONDS", grace)
     monkeypatch.setattr(runner_module, "LOOK_SECONDS", 0.2)
-    casting, shards = toy(step, clients=4, file=str(tmp_path / "mark")), tiny_shards(4)
-    runner = RayRunner(casting, shards, pooled(2), policy=FailurePolicy(deadline=5.0))
+    setup, shards = toy(step, clients=4, file=str(tmp_path / "mark")), tiny_shards(4)
+    runner = RayRunner(setup, shards, pooled(2), policy=FailurePolicy(deadline=5.0))
     try:
-        remote = play(casting, runner, rounds=2)
+        remote = play(setup, runner, rounds=2)
     finally:
         runner.close()
     # Ray may not have sent the answer of client 1, before it on this host, when the process was stopped.
     clients = (3,) if step == "hang_once" else (1, 3)
     assert remote.book.faults in [[FaultEntry(0, step, client, "host_lost", "retry")] for client in clients]
-    assert remote.digests == play(casting, shards=shards, rounds=2).digests
+    assert remote.digests == play(setup, shards=shards, rounds=2).digests
     stacks = [path.read_text() for path in Path(ray_cluster_logs()).glob("worker-*.err")]
     assert any("Timeout (0:00:05)!" in text and "in hang_once" in text for text in stacks) or step == "stop_once"
 
@@ -503,7 +503,7 @@ def test_a_host_that_cannot_start_is_an_error_with_the_reason(ray_cluster):
     runner = RayRunner(replace(toy(), method="tests.toys:Nobody"), SHARDS, pooled(1))
     try:
         with pytest.raises(HostStartError, match=r"'Nobody' in tests.toys is not a class derived from"):
-            next(runner.run(errand("walk")))
+            next(runner.run(request("walk")))
     finally:
         runner.close()
 
@@ -515,7 +515,7 @@ def test_hosts_that_the_cluster_has_no_room_for_are_an_error_and_not_a_wait(ray_
     runner = RayRunner(toy(), SHARDS, Placement("pooled", 2, cpus=1000, gpus=0, reason=""))
     try:
         with pytest.raises(HostStartError, match=r"2 of 2 hosts have not started .* each wants 1000 CPU"):
-            next(runner.run(errand("walk")))
+            next(runner.run(request("walk")))
     finally:
         runner.close()
 

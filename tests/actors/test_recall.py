@@ -15,7 +15,7 @@ from algorithms.core.states import snapshot
 from algorithms.core.training import Work, fit
 from algorithms.nets import Classifier
 from tests.algorithms.test_dense import SMALLEST as DENSE
-from tests.support import CLASSES, SHAPE, play, tiny_casting, tiny_shards, tiny_task
+from tests.support import CLASSES, SHAPE, play, tiny_setup, tiny_shards, tiny_task
 
 WORK = Work(steps=3, epochs=None, batch=8, lr=0.1)
 SEED = Seed(3).at(round=0, phase="train", client=1)
@@ -43,9 +43,9 @@ def store(tmp_path):
     return Counting(tmp_path / "store")
 
 
-def recalled(store, casting, rounds=2):
+def recalled(store, setup, rounds=2):
     loop = RecallingLoop(store, "tiny")
-    return play(casting, RecallingRunner(casting, tiny_shards(len(casting.clients)), loop), rounds=rounds), loop
+    return play(setup, RecallingRunner(setup, tiny_shards(len(setup.clients)), loop), rounds=rounds), loop
 
 
 @pytest.mark.parametrize(
@@ -57,26 +57,26 @@ def recalled(store, casting, rounds=2):
     ],
 )
 def test_a_run_that_takes_its_training_from_fedavg_has_the_digests_of_one_that_trains(store, method, config):
-    recalled(store, tiny_casting("fedavg", clients=3), rounds=2)
+    recalled(store, tiny_setup("fedavg", clients=3), rounds=2)
     kept = store.kept
-    casting = tiny_casting(method, clients=3, **({"distil_steps": 2} if method == "mosaic" else {}), **config)
-    shared, loop = recalled(store, casting, rounds=2)
-    assert shared.digests == play(casting, shards=tiny_shards(3), rounds=2).digests
+    setup = tiny_setup(method, clients=3, **({"distil_steps": 2} if method == "mosaic" else {}), **config)
+    shared, loop = recalled(store, setup, rounds=2)
+    assert shared.digests == play(setup, shards=tiny_shards(3), rounds=2).digests
     assert (kept, store.kept, store.given) == (6, 6, 6)
     assert loop.done == 0
     assert loop.spared > 0
 
 
 def test_training_under_a_correction_of_the_method_is_never_shared(store):
-    recalled(store, tiny_casting("fedavg", clients=3))
-    recalled(store, tiny_casting("fedprox", clients=3))
+    recalled(store, tiny_setup("fedavg", clients=3))
+    recalled(store, tiny_setup("fedprox", clients=3))
     assert store.given == 0
 
 
 def test_client_seconds_are_told_as_if_nothing_had_been_shared(store):
-    casting = tiny_casting("fedavg", clients=3)
-    _, trained = recalled(store, casting)
-    second, _ = recalled(store, casting)
+    setup = tiny_setup("fedavg", clients=3)
+    _, trained = recalled(store, setup)
+    second, _ = recalled(store, setup)
     assert trained.spared == 0
     assert second.book.client_seconds["train"] >= trained.done
 

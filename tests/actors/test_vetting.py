@@ -10,7 +10,7 @@ from actors.steps.vetting import BadUpdate, faults, refuse_faults
 from actors.steps.worker import Worker
 from algorithms.core.payload import EMPTY, Payload
 from algorithms.core.seeds import Seed
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import play, tiny_setup, tiny_shards
 
 NAN, INF = float("nan"), float("inf")
 
@@ -125,8 +125,8 @@ def test_many_faults_are_five_and_a_number():
 
 def diverging():
     """A learning rate that takes the weights beyond 32 bits within three steps."""
-    casting = tiny_casting("fedavg", clients=2)
-    return dataclasses.replace(casting, work=dataclasses.replace(casting.work, lr=1e30))
+    setup = tiny_setup("fedavg", clients=2)
+    return dataclasses.replace(setup, work=dataclasses.replace(setup.work, lr=1e30))
 
 
 def test_a_client_that_diverges_stops_the_run_by_name():
@@ -138,7 +138,7 @@ def test_a_client_that_diverges_stops_the_run_by_name():
 
 
 def test_a_bad_update_leaves_no_memory_and_can_be_performed_again():
-    received = Payload.of(weights=play(tiny_casting("fedavg", clients=2), rounds=1).state.model)
+    received = Payload.of(weights=play(tiny_setup("fedavg", clients=2), rounds=1).state.model)
     order = Order("train", 1, Seed(3, round=0, phase="train", client=1), received, {})
     worker = Worker(diverging(), tiny_shards(2))
     failure = worker.perform(order)

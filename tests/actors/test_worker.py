@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from actors.runner import Errand, InlineRunner
+from actors.runner import InlineRunner, StepRequest
 from actors.steps.orders import Failure, Order, Outcome, find_method
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import Worker
 from algorithms.core.payload import Payload, PayloadError
 from algorithms.core.seeds import Seed
 from algorithms.methods.fedavg import FedAvg
-from tests.support import tiny_casting, tiny_shards
+from tests.support import tiny_setup, tiny_shards
 from tests.toys import Toy
 
-CASTING = tiny_casting("tests.toys:Toy", clients=4)
+SETUP = tiny_setup("tests.toys:Toy", clients=4)
 ZEROS = Payload.of(weights={"w": torch.zeros(4)}, examples={"id": -1})
 
 
 @pytest.fixture
 def worker():
-    return Worker(CASTING, tiny_shards(4))
+    return Worker(SETUP, tiny_shards(4))
 
 
 def order(step="walk", client=0, round=0, received=ZEROS, memory=None) -> Order:
@@ -42,7 +42,7 @@ def test_the_same_order_gives_the_same_bits_whatever_was_done_before(worker):
     worker.perform(order(client=1))
     torch.rand(7)
     assert sent(worker.perform(order())) == first
-    assert sent(Worker(CASTING, tiny_shards(4)).perform(order())) == first
+    assert sent(Worker(SETUP, tiny_shards(4)).perform(order())) == first
 
 
 def test_an_outcome_says_when_and_where_its_step_was_performed(worker):
@@ -104,14 +104,14 @@ def test_a_step_may_not_change_the_memory_it_is_given(worker, monkeypatch):
 
 def test_what_an_inline_step_returns_is_no_longer_its_networks(monkeypatch):
     kept = torch.zeros(4)
-    runner = InlineRunner(CASTING, tiny_shards(4))
+    runner = InlineRunner(SETUP, tiny_shards(4))
 
     def lend(method, client):
         reply = Toy.walk(method, client)
         return replace(reply, payload=Payload.of(weights={"w": kept.add_(1)}), memory={"m": kept})
 
     monkeypatch.setitem(runner._crew._worker._steps, "walk", lend)
-    outcomes = list(runner.run(Errand("walk", (0, 1), ZEROS, Seed(3, 0))))
+    outcomes = list(runner.run(StepRequest("walk", (0, 1), ZEROS, Seed(3, 0))))
     assert [sent(o)[0] for o in outcomes] == [1, 2]
     assert [m["m"][0] for m in runner.memories().values()] == [1, 2]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from actors.clock import PhaseClock
 from actors.cohort.delivery import Book, Delivery
-from actors.runner import Errand, InlineRunner, Runner
-from actors.steps.orders import Casting, Failure, Outcome, find_method
+from actors.runner import InlineRunner, Runner, StepRequest
+from actors.steps.orders import Failure, Outcome, WorkerSetup, find_method
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
 from algorithms.core.contract import Client, ClientSpec, Method, Reply
@@ -74,7 +74,7 @@ def regression(
     *,
     net: str = SCALAR,
     **config: Any,
-) -> tuple[Casting, ShardArrays]:
+) -> tuple[WorkerSetup, ShardArrays]:
     """A federation whose client k holds the points (x, y) of `points[k]`; x in 0..255, y any integer."""
     flat = [point for own in points for point in own]
     pixels = np.array([x for x, _ in flat], dtype=np.uint8).reshape(-1, 1, 1, 1)
@@ -83,8 +83,8 @@ def regression(
     rows = [np.arange(end - len(own), end) for own, end in zip(points, ends, strict=True)]
     task = Regression(names=("value",), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
     clients = tuple(ClientSpec(id=k, net=net) for k in range(len(points)))
-    casting = Casting(method, find_method(method).Config(**config), task, work, clients, seed=3)
-    return casting, ShardArrays.of({"image": pixels, "label": labels}, rows)
+    setup = WorkerSetup(method, find_method(method).Config(**config), task, work, clients, seed=3)
+    return setup, ShardArrays.of({"image": pixels, "label": labels}, rows)
 
 
 def sgd(steps: int, lr: float, batch: int = 100, **changes: Any) -> Work:
@@ -100,15 +100,13 @@ def weight_of(state: Any) -> float:
 # --- One step of one client ---------------------------------------------------------------------------------------
 
 
-def method_of(casting: Casting) -> Method[Any]:
+def method_of(setup: WorkerSetup) -> Method[Any]:
     """The method as a worker or the server would have it."""
-    return find_method(casting.method)(
-        casting.config, Kit(task=casting.task, work=casting.work, seed=Seed(casting.seed))
-    )
+    return find_method(setup.method)(setup.config, Kit(task=setup.task, work=setup.work, seed=Seed(setup.seed)))
 
 
 def client_of(
-    casting: Casting,
+    setup: WorkerSetup,
     shards: ShardArrays,
     number: int,
     received: Payload,
@@ -120,11 +118,11 @@ def client_of(
 ) -> Client:
     """A client at the beginning of a step; `test` is the number of the client whose examples it is tested on."""
     return Client(
-        spec=casting.client(number, Seed(casting.seed, round=round)),
+        spec=setup.client(number, Seed(setup.seed, round=round)),
         shard=shards(number),
         received=received,
         memory=memory or {},
-        seed=Seed(casting.seed, round=round, phase=step, client=number),
+        seed=Seed(setup.seed, round=round, phase=step, client=number),
         test=None if test is None else shards(test),
     )
 
@@ -141,23 +139,23 @@ def train(method: Method[Any], client: Client) -> Reply:
 class Federation:
     """A method and its runner, played round by round, so that a test can look, save and load in between."""
 
-    def __init__(self, casting: Casting, runner: Runner, rounds: int) -> None:
-        self.casting, self.runner, self.rounds = casting, runner, rounds
-        self.method = method_of(casting)
+    def __init__(self, setup: WorkerSetup, runner: Runner, rounds: int) -> None:
+        self.setup, self.runner, self.rounds = setup, runner, rounds
+        self.method = method_of(setup)
         self.method.kit.distil = runner.distil
         self.book = Book()
         with one_thread():
-            self.state = self.method.start(casting.clients)
+            self.state = self.method.start(setup.clients)
 
     @classmethod
-    def inline(cls, casting: Casting, shards: ShardArrays, rounds: int = 2) -> Federation:
+    def inline(cls, setup: WorkerSetup, shards: ShardArrays, rounds: int = 2) -> Federation:
         """Played in this process."""
-        return cls(casting, InlineRunner(casting, shards), rounds)
+        return cls(setup, InlineRunner(setup, shards), rounds)
 
     def play(self, number: int, asked: Sequence[int] | None = None) -> Federation:
         """Round `number` with the clients asked, all where None."""
-        plan = tiny_plan(self.casting, number, self.rounds, asked)
-        needs = needs_of(self.casting)
+        plan = tiny_plan(self.setup, number, self.rounds, asked)
+        needs = needs_of(self.setup)
         cohort = Delivery(plan, self.runner, needs, self.book, PhaseClock("server"), lambda step, done, asked: None)
         with one_thread():
             self.state, _ = self.method.round(self.state, plan, cohort)
@@ -171,7 +169,7 @@ class Federation:
 
     def reloaded(self, runner: Runner) -> Federation:
         """A federation as another process would have it after a checkpoint: rebuilt from tensors and JSON text."""
-        other = Federation(self.casting, runner, self.rounds)
+        other = Federation(self.setup, runner, self.rounds)
         other.state = saved_and_loaded(self.state, type(self.method).State)
         runner.restore({k: saved_and_loaded(dict(m), dict[str, Any]) for k, m in self.runner.memories().items()})
         return other
@@ -220,44 +218,44 @@ def as_fedavg(size: Sizes) -> Travel:
 class BackwardsRunner(InlineRunner):
     """Performs every step when it is asked, the last client's first; yields in cohort order, as every runner must."""
 
-    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
-        done = {client: self._perform(errand, (client,)) for client in reversed(errand.clients)}
-        return iter([self._taken(*done[client]) for client in errand.clients])
+    def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
+        done = {client: self._perform(request, (client,)) for client in reversed(request.clients)}
+        return iter([self._taken(*done[client]) for client in request.clients])
 
 
 class DroppingRunner(InlineRunner):
     """Yields nothing for some clients, as a failure policy that goes on without them."""
 
-    def __init__(self, casting: Casting, shards: ShardArrays, dropped: Mapping[int, Sequence[int]]) -> None:
+    def __init__(self, setup: WorkerSetup, shards: ShardArrays, dropped: Mapping[int, Sequence[int]]) -> None:
         """`dropped[round]` are the numbers of the clients that do not answer in that round."""
-        super().__init__(casting, shards)
+        super().__init__(setup, shards)
         self._dropped = dropped
 
-    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
-        dropped = self._dropped.get(errand.seed.round, ())
-        return super().run(replace(errand, clients=tuple(c for c in errand.clients if c not in dropped)))
+    def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
+        dropped = self._dropped.get(request.seed.round, ())
+        return super().run(replace(request, clients=tuple(c for c in request.clients if c not in dropped)))
 
 
 class WatchfulRunner(InlineRunner):
     """Remembers what every client received, remembered and sent, and what it hashed to at that moment."""
 
-    def __init__(self, casting: Casting, shards: ShardArrays) -> None:
-        super().__init__(casting, shards)
+    def __init__(self, setup: WorkerSetup, shards: ShardArrays) -> None:
+        super().__init__(setup, shards)
         self.seen: list[tuple[str, Mapping[str, Any], str]] = []
         self.bytes: dict[tuple[str, int, str], int] = {}
 
-    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
-        for outcome in super().run(errand):
+    def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
+        for outcome in super().run(request):
             if isinstance(outcome, Outcome):
-                self._look(f"{errand.step}: sent by {outcome.client}", outcome.payload.parts)
-                self._count(errand.step, outcome.client, errand.message(outcome.client), outcome.payload)
+                self._look(f"{request.step}: sent by {outcome.client}", outcome.payload.parts)
+                self._count(request.step, outcome.client, request.message(outcome.client), outcome.payload)
             yield outcome
 
-    def _perform(self, errand: Errand, clients: Sequence[int]) -> list[Outcome | Failure]:
+    def _perform(self, request: StepRequest, clients: Sequence[int]) -> list[Outcome | Failure]:
         for client in clients:
-            self._look(f"{errand.step}: received by {client}", errand.message(client).parts)
-            self._look(f"{errand.step}: remembered by {client}", self._memories.get(client, {}))
-        return super()._perform(errand, clients)
+            self._look(f"{request.step}: received by {client}", request.message(client).parts)
+            self._look(f"{request.step}: remembered by {client}", self._memories.get(client, {}))
+        return super()._perform(request, clients)
 
     def _look(self, where: str, value: Mapping[str, Any]) -> None:
         self.seen.append((where, value, digest(value)))

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from actors.runner import Errand, InlineRunner
-from actors.steps.orders import Casting, Failure, Outcome, find_method
+from actors.runner import InlineRunner, StepRequest
+from actors.steps.orders import Failure, Outcome, WorkerSetup, find_method
 from actors.steps.shards import ShardArrays
 from algorithms.core.columns import Column, Columns, Roles
 from algorithms.core.contract import ClientSpec
@@ -61,9 +61,9 @@ class Case:
         """The task, and the columns of 24 training rows and 12 test rows."""
         return _prepared(self.name)
 
-    def casting(self, method: str, net: str | None = None, **config: Any) -> Casting:
+    def setup(self, method: str, net: str | None = None, **config: Any) -> WorkerSetup:
         """Three clients who do two steps of four examples a round."""
-        return Casting(
+        return WorkerSetup(
             method=method,
             config=find_method(method).Config(**config),
             task=self.prepared.task,
@@ -159,6 +159,6 @@ WITH_CLASSES = [name for name in CASES if name not in ("regression", "language")
 class GroupedRunner(InlineRunner):
     """Performs the steps of three clients in one call, as a host that carries several does."""
 
-    def run(self, errand: Errand) -> Iterator[Outcome | Failure]:
-        for first in range(0, len(errand.clients), CLIENTS):
-            yield from map(self._taken, self._perform(errand, errand.clients[first : first + CLIENTS]))
+    def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
+        for first in range(0, len(request.clients), CLIENTS):
+            yield from map(self._taken, self._perform(request, request.clients[first : first + CLIENTS]))

@@ -19,7 +19,7 @@ from algorithms.parts.ensembles import Ensemble, WeightedLogits, alike
 from algorithms.parts.losses import kl
 from algorithms.parts.synthesis import Pool
 from tests.algorithms.support_ensembles import ensemble_of, tiny_inputs, tiny_kit, tiny_net
-from tests.support import needs_of, play, tiny_casting, tiny_images, tiny_shards
+from tests.support import needs_of, play, tiny_images, tiny_setup, tiny_shards
 
 SMALLEST = {
     "epochs": 2,
@@ -33,7 +33,7 @@ ON_DIGITS = {"start": "average", "epochs": 4, "generator_steps": 10, "synthesis_
 
 
 def small(nets: tuple[str, ...] = ("small_cnn",), **changes):
-    return tiny_casting("co_boosting", nets=nets, **{**SMALLEST, **changes})
+    return tiny_setup("co_boosting", nets=nets, **{**SMALLEST, **changes})
 
 
 def boosting(**changes) -> CoBoosting:
@@ -112,7 +112,7 @@ def test_one_client_keeps_its_weight():
 
 
 def test_a_client_that_answers_at_random_loses_weight():
-    trained = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=4).state.model
+    trained = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=4).state.model
     two = [Expert("small_cnn", trained), Expert("small_cnn", snapshot(tiny_net(seed=11)))]
     method, weights = boosting(), torch.tensor([0.5, 0.5])
     for epoch in range(1, 6):
@@ -122,7 +122,7 @@ def test_a_client_that_answers_at_random_loses_weight():
 
 
 def test_a_step_is_smaller_in_every_epoch_and_there_is_one_for_each_batch_and_pass():
-    trained = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=4).state.model
+    trained = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=4).state.model
     two = [Expert("small_cnn", trained), Expert("small_cnn", snapshot(tiny_net(seed=11)))]
     method = boosting(weight_passes=2, weight_decay=0.5)
     # 60 images in batches of 12 are 5 steps in each of 2 passes.
@@ -195,7 +195,7 @@ def test_the_clients_step_is_that_of_fedavg_itself():
 
 
 def test_without_epochs_it_is_fedavg_to_the_bit():
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=2).state.model
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=2).state.model
     same = play(small(epochs=0, start="average"), rounds=2).state.model
     assert all(torch.equal(value, same[name]) for name, value in plain.items())
 
@@ -208,5 +208,5 @@ def test_a_student_of_its_own_architecture_is_taught_by_clients_of_two_others():
 
 def test_batch_normalisation_is_needed_only_where_its_term_has_a_weight():
     for norm, count in ((0.0, 0), (1.0, 1)):
-        casting = small(nets=("mlp",), norm=norm)
-        assert len(needs_of(casting).refusals) == count
+        setup = small(nets=("mlp",), norm=norm)
+        assert len(needs_of(setup).refusals) == count

@@ -19,7 +19,7 @@ from algorithms.parts.losses import kl
 from algorithms.parts.synthesis import Pool, synthesised
 from tests.algorithms.support_ensembles import ensemble_of, hooks_on, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation
-from tests.support import needs_of, play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_setup, tiny_shards
 
 SMALLEST = {
     "epochs": 2,
@@ -33,7 +33,7 @@ ON_DIGITS = {"start": "average", "epochs": 4, "generator_steps": 10, "synthesis_
 
 
 def small(nets: tuple[str, ...] = ("small_cnn",), **changes):
-    return tiny_casting("dense", nets=nets, **{**SMALLEST, **changes})
+    return tiny_setup("dense", nets=nets, **{**SMALLEST, **changes})
 
 
 def dense(**changes) -> Dense:
@@ -108,7 +108,7 @@ def test_the_clients_networks_stay_as_they_were_sent():
     before = [{name: value.clone() for name, value in member.state.items()} for member in sent]
     seen = []
     method.kit.show = lambda stage, predictor: seen.append(predictor)
-    state = method.start(tiny_casting("dense", nets=("small_cnn",)).clients)
+    state = method.start(tiny_setup("dense", nets=("small_cnn",)).clients)
     method.distilled(state, sent, Seed(0))
     held = [snapshot(net) for net in seen[1].voters._nets]
     for states in (held, [member.state for member in sent]):
@@ -162,14 +162,14 @@ def test_the_clients_step_is_that_of_fedavg_itself():
 
 
 def test_without_epochs_it_is_fedavg_to_the_bit():
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=3)
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=3)
     same = play(small(epochs=0, start="average"), rounds=3)
     for one, other in zip(plain.states, same.states, strict=True):
         assert all(torch.equal(value, other.model[name]) for name, value in one.model.items())
 
 
 def test_rounds_before_the_last_are_fedavg_and_the_last_ends_in_a_distillation():
-    plain, played = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=3), play(small(), rounds=3)
+    plain, played = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=3), play(small(), rounds=3)
     same = [
         all(torch.equal(value, other.model[name]) for name, value in one.model.items())
         for one, other in zip(plain.states, played.states, strict=True)
@@ -188,7 +188,7 @@ def test_the_student_starts_from_fresh_weights_or_from_the_average():
     )
     initial = fresh.method.kit.initial("small_cnn")
     assert torch.allclose(fresh.state.model["head.weight"], initial["head.weight"])
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=1)
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=1)
     assert torch.allclose(average.state.model["head.weight"], plain.state.model["head.weight"])
 
 
@@ -201,7 +201,7 @@ def test_a_student_of_its_own_architecture_is_taught_by_clients_of_two_others():
 
 def test_networks_of_one_kind_are_averaged_apart_from_the_others():
     mixed = play(small(nets=("mlp", "small_cnn"), student="cnn2"), rounds=1).state.others["mlp"]
-    federation = Federation.inline(tiny_casting("fedavg", nets=("mlp",)), tiny_shards(), rounds=1)
+    federation = Federation.inline(tiny_setup("fedavg", nets=("mlp",)), tiny_shards(), rounds=1)
     alone = federation.play(0, asked=[0, 2, 4]).state.model
     assert all(torch.equal(value, alone[name]) for name, value in mixed.items())
 
@@ -210,9 +210,9 @@ def test_networks_of_one_kind_are_averaged_apart_from_the_others():
 
 
 def reasons(nets: tuple[str, ...], **changes) -> str:
-    casting = small(nets, **changes)
-    task = dataclasses.replace(casting.task, shape=changes.pop("shape", casting.task.shape))
-    return "; ".join(needs_of(dataclasses.replace(casting, task=task)).refusals)
+    setup = small(nets, **changes)
+    task = dataclasses.replace(setup.task, shape=changes.pop("shape", setup.task.shape))
+    return "; ".join(needs_of(dataclasses.replace(setup, task=task)).refusals)
 
 
 def test_a_loss_over_batch_normalisation_is_refused_where_no_client_has_any():
@@ -227,6 +227,6 @@ def test_an_unknown_student_is_refused_by_name():
 
 
 def test_what_the_server_holds_is_said_beforehand():
-    casting = small(("mlp", "small_cnn"), student="mlp")
-    found = {stored.name: stored.count for stored in needs_of(casting).storage}
+    setup = small(("mlp", "small_cnn"), student="mlp")
+    found = {stored.name: stored.count for stored in needs_of(setup).storage}
     assert found == {"networks mlp of clients": 3, "networks small_cnn of clients": 3}

@@ -17,7 +17,7 @@ from algorithms.parts.ensembles import Ensemble
 from algorithms.parts.losses import kl, kl_each
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg
-from tests.support import needs_of, play, tiny_casting, tiny_columns, tiny_shards
+from tests.support import needs_of, play, tiny_columns, tiny_setup, tiny_shards
 
 SMALLEST = {"generator_steps": 2, "student_steps": 2, "batch": 12, "latent": 4, "generator_width": 4}
 ON_DIGITS = {"generator_steps": 5, "student_steps": 5, "batch": 32}
@@ -29,7 +29,7 @@ def travels(size: Sizes) -> Travel:
 
 
 def small(**changes):
-    return tiny_casting("dfrd", nets=("small_cnn",), **{**SMALLEST, **changes})
+    return tiny_setup("dfrd", nets=("small_cnn",), **{**SMALLEST, **changes})
 
 
 def dfrd(**changes) -> DFRD:
@@ -173,7 +173,7 @@ def test_the_student_comes_nearer_to_its_teacher():
 
 
 def test_the_students_batch_statistics_stay_where_they_are_frozen():
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=1).state.model
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=1).state.model
     for frozen in (True, False):
         model = play(small(freeze_norm=frozen), rounds=1).state.model
         assert all(torch.equal(model[name], plain[name]) for name in model if "running" in name) == frozen
@@ -183,7 +183,7 @@ def test_the_students_batch_statistics_stay_where_they_are_frozen():
 
 
 def test_without_steps_of_the_student_it_is_fedavg_to_the_bit():
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=2).state.model
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=2).state.model
     same = play(small(student_steps=0), rounds=2).state.model
     assert all(torch.equal(value, same[name]) for name, value in plain.items())
 
@@ -191,9 +191,9 @@ def test_without_steps_of_the_student_it_is_fedavg_to_the_bit():
 def test_clients_count_the_examples_that_this_rounds_training_met(monkeypatch):
     seen = []
     monkeypatch.setattr(module, "shares_by_class", lambda counts: seen.append(counts) or torch.ones(1, 3))
-    casting = tiny_casting("dfrd", clients=1, work=Work(steps=2, epochs=None, batch=8, lr=0.1), **SMALLEST)
+    setup = tiny_setup("dfrd", clients=1, work=Work(steps=2, epochs=None, batch=8, lr=0.1), **SMALLEST)
     shards = ShardArrays.of(tiny_columns(), [range(40)])
-    play(casting, shards=shards, rounds=2)
+    play(setup, shards=shards, rounds=2)
     assert [int(counts[0].sum()) for counts in seen] == [16, 16]
     assert seen[0][0].tolist() != seen[1][0].tolist()
 
@@ -220,10 +220,10 @@ def test_labels_that_nobody_met_are_not_asked():
 
 
 def narrow(*widths: float, **changes):
-    """A casting whose client k has the k-th of these widths, in turn."""
-    casting = small(**changes)
-    clients = tuple(replace(client, width=widths[client.id % len(widths)]) for client in casting.clients)
-    return replace(casting, clients=clients)
+    """A setup whose client k has the k-th of these widths, in turn."""
+    setup = small(**changes)
+    clients = tuple(replace(client, width=widths[client.id % len(widths)]) for client in setup.clients)
+    return replace(setup, clients=clients)
 
 
 def test_clients_train_and_send_the_sub_networks_of_their_widths():
@@ -263,7 +263,7 @@ def test_the_teachers_are_the_sub_networks_that_were_sent(monkeypatch):
 
 
 def test_a_network_that_has_one_width_only_is_refused_in_others():
-    casting = narrow(1.0, 0.5)
-    clients = tuple(replace(client, net="torchvision:resnet18") for client in casting.clients)
-    assert any("0.5" in reason for reason in needs_of(replace(casting, clients=clients)).refusals)
-    assert needs_of(casting).refusals == ()
+    setup = narrow(1.0, 0.5)
+    clients = tuple(replace(client, net="torchvision:resnet18") for client in setup.clients)
+    assert any("0.5" in reason for reason in needs_of(replace(setup, clients=clients)).refusals)
+    assert needs_of(setup).refusals == ()

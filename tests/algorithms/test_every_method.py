@@ -15,7 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from actors.runner import InlineRunner
-from actors.steps.orders import Casting, find_method, method_names
+from actors.steps.orders import WorkerSetup, find_method, method_names
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
 from algorithms.core.records import digest
@@ -36,7 +36,7 @@ from tests.algorithms.support_methods import (
     client_of,
     lone_example,
 )
-from tests.support import needs_of, play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_setup, tiny_shards
 
 SMALLEST: dict[str, dict[str, typing.Any]] = {
     "mosaic": {
@@ -69,15 +69,15 @@ ROUNDS = 3
 METHODS = pytest.mark.parametrize("name", method_names())
 
 
-def casting_of(name: str, net: str = "small_cnn", **changes: typing.Any) -> Casting:
+def setup_of(name: str, net: str = "small_cnn", **changes: typing.Any) -> WorkerSetup:
     """The method with its smallest settings on the tiny task, over a network with batch normalisation."""
-    return tiny_casting(name, nets=(net,), **{**SMALLEST.get(name, {}), **changes})
+    return tiny_setup(name, nets=(net,), **{**SMALLEST.get(name, {}), **changes})
 
 
 @cache
 def played(name: str) -> str:
     """The digest of the method's plain run."""
-    return play(casting_of(name), rounds=ROUNDS).digest
+    return play(setup_of(name), rounds=ROUNDS).digest
 
 
 # --- One run, one digest ------------------------------------------------------------------------------------------
@@ -85,24 +85,24 @@ def played(name: str) -> str:
 
 @METHODS
 def test_two_runs_of_one_seed_have_one_digest_and_another_seed_has_another(name):
-    assert play(casting_of(name), rounds=ROUNDS).digest == played(name)
-    assert play(dataclasses.replace(casting_of(name), seed=4), rounds=ROUNDS).digest != played(name)
+    assert play(setup_of(name), rounds=ROUNDS).digest == played(name)
+    assert play(dataclasses.replace(setup_of(name), seed=4), rounds=ROUNDS).digest != played(name)
 
 
 @METHODS
 def test_the_order_in_which_clients_finish_changes_nothing(name):
-    casting = casting_of(name)
-    assert play(casting, BackwardsRunner(casting, tiny_shards()), rounds=ROUNDS).digest == played(name)
+    setup = setup_of(name)
+    assert play(setup, BackwardsRunner(setup, tiny_shards()), rounds=ROUNDS).digest == played(name)
 
 
 @METHODS
 @pytest.mark.parametrize("saved_after", [1, 2])
 def test_a_run_that_is_saved_and_loaded_goes_on_as_if_nothing_had_happened(name, saved_after):
-    casting = casting_of(name)
-    first = Federation.inline(casting, tiny_shards(), ROUNDS)
+    setup = setup_of(name)
+    first = Federation.inline(setup, tiny_shards(), ROUNDS)
     for number in range(saved_after):
         first.play(number)
-    second = first.reloaded(BackwardsRunner(casting, tiny_shards()))
+    second = first.reloaded(BackwardsRunner(setup, tiny_shards()))
     for number in range(saved_after, ROUNDS):
         second.play(number)
     assert digest(second.state) == played(name)
@@ -114,24 +114,24 @@ def test_a_run_on_ray_hosts_is_the_run_in_this_process(name, ray_cluster):
     from actors.hosts.placement import Placement
     from actors.hosts.ray import RayRunner
 
-    casting = casting_of(name)
-    runner = RayRunner(casting, tiny_shards(), Placement("pooled", 2, cpus=0.1, gpus=0, reason=""))
+    setup = setup_of(name)
+    runner = RayRunner(setup, tiny_shards(), Placement("pooled", 2, cpus=0.1, gpus=0, reason=""))
     try:
-        remote = play(casting, runner, rounds=ROUNDS)
+        remote = play(setup, runner, rounds=ROUNDS)
     finally:
         runner.close()
     assert remote.digest == played(name)
-    assert remote.book.entries == play(casting, rounds=ROUNDS).book.entries
+    assert remote.book.entries == play(setup, rounds=ROUNDS).book.entries
 
 
 @METHODS
 def test_a_network_without_a_last_linear_layer_is_served_or_refused_before_the_start(name):
-    casting = casting_of(name, "tests.algorithms.test_nets:noisy")
-    reasons = needs_of(casting).refusals
+    setup = setup_of(name, "tests.algorithms.test_nets:noisy")
+    reasons = needs_of(setup).refusals
     if reasons:
         assert all("in one; let it end in an nn.Linear" in reason for reason in reasons)
     else:
-        play(casting, rounds=ROUNDS)
+        play(setup, rounds=ROUNDS)
 
 
 # --- Local work ---------------------------------------------------------------------------------------------------
@@ -141,19 +141,19 @@ def test_a_network_without_a_last_linear_layer_is_served_or_refused_before_the_s
 def test_clients_train_by_adam_under_a_schedule_or_the_method_says_why_not(name):
     schedule = RateSchedule("cosine", rounds=ROUNDS, warmup=1)
     work = Work(steps=3, epochs=None, batch=8, lr=0.01, optimiser="adam", schedule=schedule)
-    casting = dataclasses.replace(casting_of(name), work=work)
-    refusals = list(needs_of(casting).refusals)
+    setup = dataclasses.replace(setup_of(name), work=work)
+    refusals = list(needs_of(setup).refusals)
     if refusals:
         assert [reason for reason in refusals if reason.endswith("the clients' optimiser is adam")] == refusals
     else:
-        assert play(casting, rounds=ROUNDS).digest != played(name)
+        assert play(setup, rounds=ROUNDS).digest != played(name)
 
 
 @METHODS
 def test_all_training_of_clients_is_on_labels_smoothed_as_they_ask(name, monkeypatch):
     """Whatever a method makes of the task's loss while clients train, it has it from `training_loss`."""
-    casting, counts, training = casting_of(name), Counter(), []
-    own, through = type(casting.task).loss, training_loss
+    setup, counts, training = setup_of(name), Counter(), []
+    own, through = type(setup.task).loss, training_loss
 
     def counted(task, outputs, targets):
         counts["in all"] += len(training)
@@ -173,10 +173,10 @@ def test_all_training_of_clients_is_on_labels_smoothed_as_they_ask(name, monkeyp
         finally:
             training.pop()
 
-    monkeypatch.setattr(type(casting.task), "loss", counted)
+    monkeypatch.setattr(type(setup.task), "loss", counted)
     for module in ("training", "kit"):
         monkeypatch.setattr(f"algorithms.core.{module}.training_loss", smoothed)
-    play(casting, InlineRunner(casting, tiny_shards(), watched), rounds=ROUNDS)
+    play(setup, InlineRunner(setup, tiny_shards(), watched), rounds=ROUNDS)
     assert counts["smoothed"] == counts["in all"] > 0
 
 
@@ -185,20 +185,20 @@ def test_all_training_of_clients_is_on_labels_smoothed_as_they_ask(name, monkeyp
 
 @METHODS
 def test_the_ledger_says_the_bytes_that_travelled_and_no_byte_more(name):
-    casting = casting_of(name)
-    runner = WatchfulRunner(casting, tiny_shards())
+    setup = setup_of(name)
+    runner = WatchfulRunner(setup, tiny_shards())
     written: Counter[tuple[str, int, str]] = Counter()
-    for entry in play(casting, runner, rounds=ROUNDS).book.entries:
+    for entry in play(setup, runner, rounds=ROUNDS).book.entries:
         written[entry.phase, entry.client, entry.direction] += entry.bytes
     assert {key: count for key, count in written.items() if count} == {k: c for k, c in runner.bytes.items() if c}
 
 
 @METHODS
 def test_what_is_sent_is_what_was_declared(name):
-    casting = casting_of(name)
-    needs = needs_of(casting)
+    setup = setup_of(name)
+    needs = needs_of(setup)
     assert all(needs.kinds.values()), "each kind has a sentence on what it tells"
-    entries = play(casting, rounds=ROUNDS).book.entries
+    entries = play(setup, rounds=ROUNDS).book.entries
     assert {e.kind for e in entries if e.direction == "up"} == needs.up.keys()
     assert {e.kind for e in entries if e.direction == "down"} == needs.down.keys()
 
@@ -211,17 +211,17 @@ GUESSED = {"mosaic": ("up", "statistics")}
 @pytest.mark.parametrize("net", ["small_cnn", "mlp"])
 def test_the_bytes_that_are_planned_are_those_that_travel(name, net):
     """In the last round, when methods of several phases have come to their last; or once in the run."""
-    if needs_of(casting_of(name, net)).refusals:
+    if needs_of(setup_of(name, net)).refusals:
         pytest.skip(f"{name} refuses {net}")
-    casting, shards = casting_of(name, net), tiny_shards()
-    entries = play(casting, rounds=ROUNDS).book.entries
-    held = [shards(client.id).label_counts(casting.task.classes) for client in casting.clients]
-    needs, found, planned = casting.needs(torch.stack(held)), {}, {}
+    setup, shards = setup_of(name, net), tiny_shards()
+    entries = play(setup, rounds=ROUNDS).book.entries
+    held = [shards(client.id).label_counts(setup.task.classes) for client in setup.clients]
+    needs, found, planned = setup.needs(torch.stack(held)), {}, {}
     for direction, kinds in (("up", needs.up), ("down", needs.down)):
         for kind, sent in kinds.items():
             if sent.bytes is not None:
                 rounds = range(ROUNDS) if sent.once else [ROUNDS - 1]
-                planned[direction, kind] = sent.bytes * len(casting.clients)
+                planned[direction, kind] = sent.bytes * len(setup.clients)
                 found[direction, kind] = sum(
                     e.bytes for e in entries if (e.direction, e.kind) == (direction, kind) and e.round in rounds
                 )
@@ -233,11 +233,11 @@ def test_the_bytes_that_are_planned_are_those_that_travel(name, net):
 
 @METHODS
 def test_the_stages_that_are_shown_have_captions(name):
-    casting, shown = casting_of(name), set()
-    federation = Federation.inline(casting, tiny_shards(), ROUNDS)
+    setup, shown = setup_of(name), set()
+    federation = Federation.inline(setup, tiny_shards(), ROUNDS)
     federation.method.kit.show = lambda stage, predictor: shown.add(stage)
     federation.play_all()
-    captions = {stage.name: stage for stage in needs_of(casting).stages}
+    captions = {stage.name: stage for stage in needs_of(setup).stages}
     assert shown <= captions.keys()
     assert {stage.against for stage in captions.values()} <= {"", *captions}
 
@@ -250,7 +250,7 @@ TRAVELS: dict[str, typing.Callable[[Sizes], Travel]] = given("travels")
 def test_the_bytes_of_a_client_are_those_of_the_specifications_formula(name):
     expected = TRAVELS.get(name, as_fedavg)(Sizes(ROUNDS))
     sent: Counter[tuple[str, str]] = Counter()
-    for entry in play(casting_of(name), rounds=ROUNDS).book.entries:
+    for entry in play(setup_of(name), rounds=ROUNDS).book.entries:
         if entry.client == 0:
             sent[entry.direction, entry.kind] += entry.bytes
     assert sent.keys() == expected.keys()
@@ -265,17 +265,17 @@ WEIGHTED = [name for name in method_names() if hasattr(find_method(name).Config(
 @pytest.mark.parametrize("weights", ["examples", "uniform"])
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_a_client_says_how_many_examples_it_has_only_where_its_share_depends_on_it(name, weights):
-    casting = casting_of(name, weights=weights)
-    declared = needs_of(casting).up
-    sent = {entry.kind for entry in play(casting, rounds=1).book.entries if entry.direction == "up"}
+    setup = setup_of(name, weights=weights)
+    declared = needs_of(setup).up
+    sent = {entry.kind for entry in play(setup, rounds=1).book.entries if entry.direction == "up"}
     assert ("examples" in declared, "examples" in sent) == (weights == "examples",) * 2
 
 
 @METHODS
 def test_nobody_writes_into_what_was_sent_received_or_remembered(name):
-    casting = casting_of(name)
-    runner = WatchfulRunner(casting, tiny_shards())
-    play(casting, runner, rounds=ROUNDS)
+    setup = setup_of(name)
+    runner = WatchfulRunner(setup, tiny_shards())
+    play(setup, runner, rounds=ROUNDS)
     assert runner.changed() == []
 
 
@@ -284,7 +284,7 @@ def test_nobody_writes_into_what_was_sent_received_or_remembered(name):
 
 @METHODS
 def test_a_round_without_clients_leaves_the_predictions_as_they_were(name):
-    federation = Federation.inline(casting_of(name), tiny_shards(), ROUNDS + 1)
+    federation = Federation.inline(setup_of(name), tiny_shards(), ROUNDS + 1)
     for number in range(ROUNDS):
         federation.play(number)
     before = predictions(federation)
@@ -295,21 +295,21 @@ def test_a_round_without_clients_leaves_the_predictions_as_they_were(name):
 @METHODS
 @pytest.mark.parametrize("dropped", [{0: [0]}, {1: [1, 4]}, {0: [2, 3], 1: [3, 5]}, {ROUNDS - 1: range(6)}])
 def test_dropped_clients_are_done_without(name, dropped):
-    casting = casting_of(name)
-    federation = Federation(casting, DroppingRunner(casting, tiny_shards(), dropped), ROUNDS).play_all()
+    setup = setup_of(name)
+    federation = Federation(setup, DroppingRunner(setup, tiny_shards(), dropped), ROUNDS).play_all()
     assert torch.isfinite(predictions(federation)).all()
 
 
 @METHODS
 @pytest.mark.parametrize("shards", [by_class, lone_example])
 def test_clients_of_one_class_or_one_example_take_part(name, shards):
-    federation = Federation.inline(casting_of(name), shards(), ROUNDS).play_all()
+    federation = Federation.inline(setup_of(name), shards(), ROUNDS).play_all()
     assert torch.isfinite(predictions(federation)).all()
 
 
 @METHODS
 def test_clients_that_are_asked_now_and_then_take_part(name):
-    federation = Federation.inline(casting_of(name), tiny_shards(), ROUNDS)
+    federation = Federation.inline(setup_of(name), tiny_shards(), ROUNDS)
     for number, asked in enumerate([(0, 1), (4, 5), (1, 5)]):
         federation.play(number, asked)
     assert torch.isfinite(predictions(federation)).all()
@@ -329,24 +329,24 @@ MIXTURES = {
 @pytest.mark.parametrize("mixture", MIXTURES)
 def test_different_networks_are_served_or_refused_with_a_reason(name, mixture):
     nets, widths = MIXTURES[mixture]
-    casting = tiny_casting(name, nets=nets, **SMALLEST.get(name, {}))
-    clients = tuple(dataclasses.replace(c, width=widths[c.id % len(widths)]) for c in casting.clients)
-    casting = dataclasses.replace(casting, clients=clients)
+    setup = tiny_setup(name, nets=nets, **SMALLEST.get(name, {}))
+    clients = tuple(dataclasses.replace(c, width=widths[c.id % len(widths)]) for c in setup.clients)
+    setup = dataclasses.replace(setup, clients=clients)
     if len(nets) > 1:
-        casting = dataclasses.replace(casting, config=needs_of(casting).for_mixture or casting.config)
-    reasons = needs_of(casting).refusals
+        setup = dataclasses.replace(setup, config=needs_of(setup).for_mixture or setup.config)
+    reasons = needs_of(setup).refusals
     if reasons:
         words = [*(f"{w:g}" for w in widths if w < 1), *(nets if len(nets) > 1 else ())]
         assert any(word in " ".join(reasons) for word in words)
     else:
-        federation = Federation.inline(casting, tiny_shards(), ROUNDS).play_all()
+        federation = Federation.inline(setup, tiny_shards(), ROUNDS).play_all()
         assert torch.isfinite(predictions(federation)).all()
 
 
 @METHODS
 def test_equal_networks_are_refused_by_nobody(name):
-    casting = casting_of(name)
-    assert needs_of(casting).refusals == ()
+    setup = setup_of(name)
+    assert needs_of(setup).refusals == ()
 
 
 # --- Settings -----------------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def test_a_method_names_its_paper_and_its_state(name):
     method = find_method(name)
     assert any(digit in method.paper for digit in "0123456789")
     assert dataclasses.is_dataclass(method.State)
-    assert type(Federation.inline(casting_of(name), tiny_shards()).state) is method.State
+    assert type(Federation.inline(setup_of(name), tiny_shards()).state) is method.State
 
 
 # --- It learns ----------------------------------------------------------------------------------------------------
@@ -400,15 +400,15 @@ LEARNT = 0.8
 def test_it_learns_the_digits(name):
     task, images, labels = digits()
     config = {**SMALLEST.get(name, {}), **ON_DIGITS.get(name, {})}
-    casting = dataclasses.replace(
-        tiny_casting(name, clients=4, nets=("small_cnn",), **config),
+    setup = dataclasses.replace(
+        tiny_setup(name, clients=4, nets=("small_cnn",), **config),
         task=task,
         work=Work(steps=25, epochs=None, batch=32, lr=0.1),
     )
     shards = ShardArrays.of(
         {"image": images, "label": labels}, [np.arange(k, 1300, 4) for k in range(4)] + [np.arange(1300, 1797)]
     )
-    federation = Federation.inline(casting, shards, rounds=6).play_all()
+    federation = Federation.inline(setup, shards, rounds=6).play_all()
     assert accuracy(federation, shards, test=4) > LEARNT
 
 
@@ -433,23 +433,23 @@ def own_scores(federation, shards, test):
     """What `evaluate_own` says for every client."""
     message = federation.method.own_message(federation.state)
     memories = federation.runner.memories()
-    for client in federation.casting.clients:
+    for client in federation.setup.clients:
         asked = client_of(
-            federation.casting, shards, client.id, message, memories.get(client.id), step="evaluate_own", test=test
+            federation.setup, shards, client.id, message, memories.get(client.id), step="evaluate_own", test=test
         )
         yield federation.method.evaluate_own(asked)
 
 
 def predictions(federation: Federation) -> torch.Tensor:
     """Logits of the method's predictor on twelve images; of every client's own, for a personal method."""
-    method, task = federation.method, federation.casting.task
+    method, task = federation.method, federation.setup.task
     inputs, _ = task.batch(tiny_shards(1)(0), torch.arange(12))
     with one_thread(), torch.no_grad():
         if not method.personal:
             return method.predictor(federation.state)(inputs)
         message, memories = method.own_message(federation.state), federation.runner.memories()
         clients = [
-            client_of(federation.casting, tiny_shards(), spec.id, message, memories.get(spec.id))
-            for spec in federation.casting.clients
+            client_of(federation.setup, tiny_shards(), spec.id, message, memories.get(spec.id))
+            for spec in federation.setup.clients
         ]
         return torch.stack([method.own_predictor(client)(inputs) for client in clients])

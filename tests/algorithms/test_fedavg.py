@@ -12,7 +12,7 @@ from algorithms.core.seeds import Seed
 from algorithms.core.states import WeightedMean
 from algorithms.core.training import Work, fit
 from tests.algorithms.support_methods import Federation, method_of, regression, sgd, weight_of
-from tests.support import needs_of, play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_setup, tiny_shards
 
 
 def update(client, weight, n, count=1):
@@ -23,31 +23,31 @@ def update(client, weight, n, count=1):
 def averaged(*updates, **config):
     mean = WeightedMean()
     for one in updates:
-        mean.add(*method_of(tiny_casting("fedavg", **config)).terms(one)["weights"])
+        mean.add(*method_of(tiny_setup("fedavg", **config)).terms(one)["weights"])
     return mean.result(otherwise={"w": torch.tensor([9.0])})
 
 
 def test_one_round_by_hand():
     """f_0 = (w - 4)^2 / 2 and f_1 = (3 w - 1)^2 / 2, at w = 0: gradients -4 and -3, so w_0 = 0.4 and w_1 = 0.3."""
-    casting, shards = regression("fedavg", [[(1, 4)], [(3, 1)] * 2], sgd(steps=1, lr=0.1))
-    state = Federation.inline(casting, shards).play(0).state
+    setup, shards = regression("fedavg", [[(1, 4)], [(3, 1)] * 2], sgd(steps=1, lr=0.1))
+    state = Federation.inline(setup, shards).play(0).state
     assert weight_of(state) == pytest.approx((1 * 0.4 + 2 * 0.3) / 3)
 
 
 def test_uniform_weights_ignore_the_numbers_of_examples():
-    casting, shards = regression("fedavg", [[(1, 4)], [(3, 1)] * 2], sgd(steps=1, lr=0.1), weights="uniform")
-    assert weight_of(Federation.inline(casting, shards).play(0).state) == pytest.approx((0.4 + 0.3) / 2)
+    setup, shards = regression("fedavg", [[(1, 4)], [(3, 1)] * 2], sgd(steps=1, lr=0.1), weights="uniform")
+    assert weight_of(Federation.inline(setup, shards).play(0).state) == pytest.approx((0.4 + 0.3) / 2)
 
 
 def test_one_client_is_local_sgd_to_the_bit():
-    casting = tiny_casting("fedavg", clients=1, nets=("small_cnn",))
-    net = method_of(casting).kit.new_network("small_cnn")
+    setup = tiny_setup("fedavg", clients=1, nets=("small_cnn",))
+    net = method_of(setup).kit.new_network("small_cnn")
     position = 0
     with one_thread():
         for number in range(3):
-            seed = Seed(casting.seed, round=number, phase="train", client=0)
-            position = fit(net, casting.task, tiny_shards(1)(0), casting.work, seed, position=position).position
-    model = play(casting, rounds=3, shards=tiny_shards(1)).state.model
+            seed = Seed(setup.seed, round=number, phase="train", client=0)
+            position = fit(net, setup.task, tiny_shards(1)(0), setup.work, seed, position=position).position
+    model = play(setup, rounds=3, shards=tiny_shards(1)).state.model
     assert all(torch.equal(model[name], value) for name, value in net.state_dict().items())
 
 
@@ -58,16 +58,16 @@ def test_clients_with_the_same_data_agree_with_their_average():
 
 
 def test_no_steps_change_nothing():
-    casting = tiny_casting("fedavg", nets=("small_cnn",), work=Work(steps=0, epochs=None, batch=8, lr=0.1))
-    federation = Federation.inline(casting, tiny_shards())
+    setup = tiny_setup("fedavg", nets=("small_cnn",), work=Work(steps=0, epochs=None, batch=8, lr=0.1))
+    federation = Federation.inline(setup, tiny_shards())
     before = federation.state.model
     after = federation.play(0).state.model
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_learning_rate_of_0_changes_nothing_but_the_statistics():
-    casting = tiny_casting("fedavg", nets=("small_cnn",), work=Work(steps=2, epochs=None, batch=8, lr=0.0))
-    federation = Federation.inline(casting, tiny_shards())
+    setup = tiny_setup("fedavg", nets=("small_cnn",), work=Work(steps=2, epochs=None, batch=8, lr=0.0))
+    federation = Federation.inline(setup, tiny_shards())
     before = federation.state.model
     after = federation.play(0).state.model
     changed = {name.rpartition(".")[2] for name in before if not torch.equal(before[name], after[name])}
@@ -85,9 +85,9 @@ def test_one_full_batch_step_of_all_clients_is_one_step_on_the_union():
 def test_linear_regression_converges_to_the_pooled_solution():
     """Pooled least squares: w = sum x y / sum x^2. One local step a round, so that clients do not drift."""
     points = [[(1, 4), (2, 7)], [(3, 1)], [(1, 2), (2, 2)]]
-    casting, shards = regression("fedavg", points, sgd(steps=1, lr=0.1))
+    setup, shards = regression("fedavg", points, sgd(steps=1, lr=0.1))
     pooled = sum(x * y for own in points for x, y in own) / sum(x * x for own in points for x, y in own)
-    assert weight_of(play(casting, shards=shards, rounds=60).state) == pytest.approx(pooled, rel=1e-5)
+    assert weight_of(play(setup, shards=shards, rounds=60).state) == pytest.approx(pooled, rel=1e-5)
 
 
 @settings(max_examples=30)
@@ -101,8 +101,8 @@ def test_the_order_of_clients_does_not_matter_and_their_shares_sum_to_one(pairs,
 
 
 def test_counters_stay_integers():
-    casting = tiny_casting("fedavg", nets=("small_cnn",))
-    counters = [v for name, v in play(casting, rounds=3).state.model.items() if name.endswith("num_batches_tracked")]
+    setup = tiny_setup("fedavg", nets=("small_cnn",))
+    counters = [v for name, v in play(setup, rounds=3).state.model.items() if name.endswith("num_batches_tracked")]
     assert [(c.dtype, c.item()) for c in counters] == [(torch.int64, 3 * 3)] * 3
 
 
@@ -117,24 +117,24 @@ def test_a_round_in_which_nobody_has_examples_keeps_the_previous_weights():
 
 def test_a_model_and_a_number_of_examples_travel():
     """ResNet-18 for 10 classes in the spec: 44,734,408 bytes. Here: 8-16-32 channels, by the same formula."""
-    casting = tiny_casting("fedavg", clients=2, nets=("small_cnn",))
+    setup = tiny_setup("fedavg", clients=2, nets=("small_cnn",))
     weights = 9 * (1 * 8 + 8 * 16 + 16 * 32) + 128 * 3 + 3
     norm, counters = 4 * (8 + 16 + 32), 3
     model = 4 * (weights + norm) + 8 * counters
-    sent = {(e.client, e.direction, e.kind): e.bytes for e in play(casting, rounds=1).book.entries}
+    sent = {(e.client, e.direction, e.kind): e.bytes for e in play(setup, rounds=1).book.entries}
     one = {("down", "weights"): model, ("up", "weights"): model, ("up", "examples"): 8}
     assert sent == {(client, *key): count for client in range(2) for key, count in one.items()}
 
 
 def test_numbers_of_examples_stay_with_clients_where_all_count_the_same():
-    casting = tiny_casting("fedavg", weights="uniform")
-    run = play(casting, rounds=1)
-    assert {entry.kind for entry in run.book.entries} == needs_of(casting).up.keys() == {"weights"}
+    setup = tiny_setup("fedavg", weights="uniform")
+    run = play(setup, rounds=1)
+    assert {entry.kind for entry in run.book.entries} == needs_of(setup).up.keys() == {"weights"}
 
 
 def test_the_models_bytes_are_those_of_the_spec_for_resnet18():
-    casting = tiny_casting("fedavg", nets=("resnet18",))
-    net = method_of(casting).kit.new_network("resnet18")
+    setup = tiny_setup("fedavg", nets=("resnet18",))
+    net = method_of(setup).kit.new_network("resnet18")
     here = Payload.of(weights=net.state_dict()).nbytes()["weights"]
     colour, classes = 64 * 9 * (3 - 1), (512 + 1) * (10 - 3)
     assert here + 4 * (colour + classes) == 44_734_408

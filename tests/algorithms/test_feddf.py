@@ -18,7 +18,7 @@ from algorithms.parts.losses import kl
 from algorithms.parts.unlabelled import Given, Noise
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation
-from tests.support import needs_of, play, tiny_casting, tiny_shards, tiny_task
+from tests.support import needs_of, play, tiny_setup, tiny_shards, tiny_task
 
 SMALLEST = {
     "batches": 1,
@@ -33,7 +33,7 @@ ON_DIGITS = {"batches": 2, "generator_steps": 10, "synthesis_batch": 64, "steps"
 
 
 def small(nets: tuple[str, ...] = ("small_cnn",), **changes):
-    return tiny_casting("feddf", nets=nets, **{**SMALLEST, **changes})
+    return tiny_setup("feddf", nets=nets, **{**SMALLEST, **changes})
 
 
 def bank_of(experts: list[Expert]) -> Bank:
@@ -167,7 +167,7 @@ def test_labels_of_the_servers_own_images_change_nothing_where_clients_count_ali
 
 def test_clients_are_weighed_by_their_accuracy_on_the_servers_own_examples():
     federation = federation_with_public_images(teachers="accuracy")
-    trained = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=4).state.model
+    trained = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=4).state.model
     guessing = {name: torch.zeros_like(value) for name, value in trained.items()}
     shares = federation.method.weights([Expert("small_cnn", trained), Expert("small_cnn", guessing)])
     assert shares.tolist() == [1.0, 0.0]
@@ -186,7 +186,7 @@ def test_the_clients_step_is_that_of_fedavg_itself():
 
 
 def test_without_steps_it_is_fedavg_to_the_bit():
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=2).state.model
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=2).state.model
     same = play(small(steps=0), rounds=2).state.model
     assert all(torch.equal(value, same[name]) for name, value in plain.items())
 
@@ -206,16 +206,16 @@ def test_a_student_that_equals_its_one_teacher_has_no_loss_and_no_gradient():
 
 
 def test_frozen_batch_statistics_stay_those_of_the_clients_average():
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=1).state.model
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=1).state.model
     for frozen in (True, False):
         model = play(small(freeze_norm=frozen), rounds=1).state.model
         statistics = [name for name in model if "running" in name]
         assert all(torch.equal(model[name], plain[name]) for name in statistics) == frozen
 
 
-def jobs_of(casting, rounds: int = 1) -> list:
+def jobs_of(setup, rounds: int = 1) -> list:
     """The distillations of a run's last round."""
-    federation, jobs = Federation.inline(casting, tiny_shards(), rounds), []
+    federation, jobs = Federation.inline(setup, tiny_shards(), rounds), []
 
     def watched(job):
         jobs.append(job)
@@ -246,7 +246,7 @@ def test_students_of_all_architectures_come_back_taught():
 
 
 def test_a_student_starts_from_its_clients_average_or_from_what_it_was():
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=1).state.model
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=1).state.model
     (average,), (previous,) = (jobs_of(small(start=start)) for start in ("average", "previous"))
     initial = tiny_kit().initial("small_cnn")
     assert all(torch.equal(value, plain[name]) for name, value in snapshot(average.student).items())
@@ -293,10 +293,10 @@ def test_distillation_brings_the_student_nearer_to_the_ensemble_on_images_it_has
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_way_out(nets, changes, word):
-    casting = small(nets, **changes)
-    assert word in "; ".join(needs_of(casting).refusals)
+    setup = small(nets, **changes)
+    assert word in "; ".join(needs_of(setup).refusals)
 
 
 def test_networks_without_batch_normalisation_are_served_where_images_are_not_generated():
-    casting = small(("mlp",), unlabelled="noise")
-    assert needs_of(casting).refusals == ()
+    setup = small(("mlp",), unlabelled="noise")
+    assert needs_of(setup).refusals == ()

@@ -16,7 +16,7 @@ from tests.algorithms.support_methods import (
     train,
     weight_of,
 )
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import play, tiny_setup, tiny_shards
 
 TWO = [[(1, 4)], [(2, 2)]]
 """f_0 = (w - 4)^2 / 2 and f_1 = (2 w - 2)^2 / 2; minimum of their sum at (4 + 4) / (1 + 4) = 1.6."""
@@ -103,12 +103,12 @@ def test_any_optimiser_at_any_rate_is_a_solver_of_the_papers_local_problem(optim
 
 
 def test_the_first_rounds_clients_are_fedproxs_with_mu_alpha():
-    castings = (
-        tiny_casting("feddyn", nets=("small_cnn",), alpha=0.3),
-        tiny_casting("fedprox", nets=("small_cnn",), mu=0.3),
+    setups = (
+        tiny_setup("feddyn", nets=("small_cnn",), alpha=0.3),
+        tiny_setup("fedprox", nets=("small_cnn",), mu=0.3),
     )
-    message = Payload.of(weights=method_of(castings[0]).start(castings[0].clients).model)
-    dyn, prox = (train(method_of(casting), client_of(casting, tiny_shards(), 2, message)) for casting in castings)
+    message = Payload.of(weights=method_of(setups[0]).start(setups[0].clients).model)
+    dyn, prox = (train(method_of(setup), client_of(setup, tiny_shards(), 2, message)) for setup in setups)
     ours, theirs = (reply.payload.tensors("weights") for reply in (dyn, prox))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -151,8 +151,8 @@ def test_what_is_evaluated_is_the_average_or_what_is_sent():
 
 
 def test_buffers_are_averaged():
-    casting = tiny_casting("feddyn", nets=("small_cnn",))
-    state = play(casting, rounds=2).state
+    setup = tiny_setup("feddyn", nets=("small_cnn",))
+    state = play(setup, rounds=2).state
     buffers = [name for name in state.model if name not in state.moves]
     assert buffers
     assert all(torch.equal(state.model[name], state.average[name]) for name in buffers)

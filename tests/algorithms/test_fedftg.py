@@ -17,7 +17,7 @@ from algorithms.parts.ensembles import Ensemble
 from algorithms.parts.losses import kl_each
 from tests.algorithms.support_ensembles import members, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg, by_class
-from tests.support import needs_of, play, tiny_casting
+from tests.support import needs_of, play, tiny_setup
 
 SMALLEST = {"server_steps": 2, "student_steps": 2, "batch": 12, "latent": 4, "generator_width": 4}
 ON_DIGITS = {"server_steps": 5, "batch": 32, "student_lr": 0.01}
@@ -29,7 +29,7 @@ def travels(size: Sizes) -> Travel:
 
 
 def small(**changes):
-    return tiny_casting("fedftg", nets=("small_cnn",), **{**SMALLEST, **changes})
+    return tiny_setup("fedftg", nets=("small_cnn",), **{**SMALLEST, **changes})
 
 
 def config(**changes) -> FedFTG.Config:
@@ -163,7 +163,7 @@ def test_learning_on_a_fixed_batch_brings_the_student_nearer_to_its_teachers():
 
 
 def test_the_students_batch_statistics_stay_those_of_the_average_unless_as_released():
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=1).state.model
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=1).state.model
     for deviations in ((), ("trained_norm",)):
         model = play(small(deviations=deviations), rounds=1).state.model
         same = all(torch.equal(model[name], plain[name]) for name in model if "running" in name)
@@ -174,7 +174,7 @@ def test_the_students_batch_statistics_stay_those_of_the_average_unless_as_relea
 
 
 def test_without_server_steps_it_is_fedavg_to_the_bit():
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=2).state.model
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=2).state.model
     same = play(small(server_steps=0), rounds=2).state.model
     assert all(torch.equal(value, same[name]) for name, value in plain.items())
 
@@ -202,7 +202,7 @@ def test_clients_weigh_in_a_batch_by_their_share_of_its_labels(monkeypatch):
 def test_what_a_client_sends_up_is_the_model_its_size_and_eight_bytes_for_each_class():
     book = play(small(), rounds=1).book
     up = {entry.kind: entry.bytes for entry in book.entries if entry.direction == "up" and entry.client == 0}
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=1).book
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=1).book
     model = next(entry.bytes for entry in plain.entries if entry.kind == "weights")
     assert up == {"weights": model, "examples": 8, "label_counts": 8 * 3}
 
@@ -236,6 +236,6 @@ def test_the_generator_goes_on_from_round_to_round():
 
 
 def test_clients_of_several_networks_are_refused():
-    casting = tiny_casting("fedftg", nets=("mlp", "small_cnn"), **SMALLEST)
-    (reason,) = needs_of(casting).refusals
+    setup = tiny_setup("fedftg", nets=("mlp", "small_cnn"), **SMALLEST)
+    (reason,) = needs_of(setup).refusals
     assert "mlp, small_cnn" in reason

@@ -17,7 +17,7 @@ from algorithms.nets.server_generators import LatentGenerator
 from algorithms.parts.losses import kl
 from tests.algorithms.support_ensembles import tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation, Sizes, Travel, as_fedavg, by_class, client_of, method_of, train
-from tests.support import needs_of, play, tiny_casting, tiny_plan, tiny_shards
+from tests.support import needs_of, play, tiny_plan, tiny_setup, tiny_shards
 
 SMALLEST = {"generated_batch": 4, "latent": 4, "hidden": 8, "generator_steps": 2, "generator_batch": 6}
 ON_DIGITS = {"alpha": 1.0, "beta": 1.0, "generator_steps": 10, "generator_batch": 32}
@@ -33,7 +33,7 @@ def travels(size: Sizes) -> Travel:
 
 
 def small(nets: tuple[str, ...] = ("small_cnn",), **changes):
-    return tiny_casting("fedgen", nets=nets, **{**SMALLEST, **changes})
+    return tiny_setup("fedgen", nets=nets, **{**SMALLEST, **changes})
 
 
 def fedgen(**changes) -> FedGen:
@@ -71,11 +71,11 @@ def test_of_one_client_the_generators_loss_is_the_plain_cross_entropy_of_its_hea
 
 def learned(counts: list[list[int]], **changes) -> tuple[FedGen, dict[str, torch.Tensor], dict[str, float]]:
     """A generator taught by two random heads whose clients met so many examples by class."""
-    method, casting = fedgen(**changes), small(("mlp",))
+    method, setup = fedgen(**changes), small(("mlp",))
     states = [snapshot(tiny_net("mlp", seed)) for seed in range(2)]
     heads = Heads([{name: s[name] for name in ("head.weight", "head.bias")} for s in states], torch.device("cpu"))
-    state = method.start(casting.clients)
-    generator, told = method.learned(state, heads, [torch.tensor(c) for c in counts], tiny_plan(casting))
+    state = method.start(setup.clients)
+    generator, told = method.learned(state, heads, [torch.tensor(c) for c in counts], tiny_plan(setup))
     return method, generator, told
 
 
@@ -107,17 +107,17 @@ def test_noise_is_normal_or_uniform_as_released():
 # --- The client's side --------------------------------------------------------------------------------------------
 
 
-def received(casting, available: tuple[int, ...] = (1, 1, 1)) -> Payload:
+def received(setup, available: tuple[int, ...] = (1, 1, 1)) -> Payload:
     """What a client receives from the second round on."""
-    method = method_of(casting)
-    state = method.start(casting.clients)
+    method = method_of(setup)
+    state = method.start(setup.clients)
     return Payload.of(weights=state.model, generator=state.generator, label_counts={"counts": torch.tensor(available)})
 
 
 def test_the_loss_of_a_step_is_the_papers_sum_of_three(monkeypatch):
-    casting = small(("mlp",), alpha=3.0, beta=2.0, decay=0.5)
-    method, net = method_of(casting), tiny_net("mlp", 5)
-    client = client_of(casting, tiny_shards(), 0, received(casting), round=1)
+    setup = small(("mlp",), alpha=3.0, beta=2.0, decay=0.5)
+    method, net = method_of(setup), tiny_net("mlp", 5)
+    client = client_of(setup, tiny_shards(), 0, received(setup), round=1)
     inputs, labels = tiny_inputs(8), torch.arange(8) % 3
     seen = []
     forward = LatentGenerator.forward
@@ -140,14 +140,14 @@ def test_the_loss_of_a_step_is_the_papers_sum_of_three(monkeypatch):
 
 
 def test_the_answer_to_generated_features_is_a_constant_in_the_divergence():
-    casting = small(("mlp",), alpha=0.0, beta=2.0, decay=1.0)
-    net, client = tiny_net("mlp", 5), client_of(casting, tiny_shards(), 0, received(casting), round=1)
+    setup = small(("mlp",), alpha=0.0, beta=2.0, decay=1.0)
+    net, client = tiny_net("mlp", 5), client_of(setup, tiny_shards(), 0, received(setup), round=1)
     net.body.requires_grad_(False)
-    loss = method_of(casting).guided(client)(net, tiny_inputs(8), torch.arange(8) % 3)
+    loss = method_of(setup).guided(client)(net, tiny_inputs(8), torch.arange(8) % 3)
     (gradient,) = torch.autograd.grad(loss, net.head.bias)
     plain = net(tiny_inputs(8))
-    generator = method_of(casting)._generator("mlp", client.received.tensors("generator")).eval()
-    noise = method_of(casting)._noise(8, client.seed.torch("generated"))
+    generator = method_of(setup)._generator("mlp", client.received.tensors("generator")).eval()
+    noise = method_of(setup)._noise(8, client.seed.torch("generated"))
     target = F.softmax(net.head(generator(noise, torch.arange(8) % 3)), 1)
     probabilities, one_hot = F.softmax(plain, 1), F.one_hot(torch.arange(8) % 3)
     expected = ((probabilities - one_hot) + 2.0 * (probabilities - target)).mean(0)
@@ -162,8 +162,8 @@ def test_weights_of_the_terms_fall_from_round_to_round_but_not_to_0():
 
 def test_the_terms_act_in_the_first_epochs_of_a_round_alone():
     # 20 images in batches of 8 are three steps an epoch.
-    casting = small(("mlp",), epochs=1)
-    objective = method_of(casting).guided(client_of(casting, tiny_shards(), 0, received(casting), round=1))
+    setup = small(("mlp",), epochs=1)
+    objective = method_of(setup).guided(client_of(setup, tiny_shards(), 0, received(setup), round=1))
     net, inputs, labels = tiny_net("mlp", 5), tiny_inputs(8), torch.arange(8) % 3
     plain = F.cross_entropy(net(inputs), labels).item()
     guided = [objective(net, inputs, labels).item() > plain + 1e-3 for _ in range(5)]
@@ -171,8 +171,8 @@ def test_the_terms_act_in_the_first_epochs_of_a_round_alone():
 
 
 def test_labels_are_drawn_from_those_that_some_client_has_met(monkeypatch):
-    casting, asked = small(("mlp",), beta=0.0), []
-    objective = method_of(casting).guided(client_of(casting, tiny_shards(), 0, received(casting, (0, 1, 0)), round=1))
+    setup, asked = small(("mlp",), beta=0.0), []
+    objective = method_of(setup).guided(client_of(setup, tiny_shards(), 0, received(setup, (0, 1, 0)), round=1))
     forward = LatentGenerator.forward
     monkeypatch.setattr(LatentGenerator, "forward", lambda self, z, y: asked.append(y) or forward(self, z, y))
     objective(tiny_net("mlp", 5), tiny_inputs(8), torch.arange(8) % 3)
@@ -180,24 +180,24 @@ def test_labels_are_drawn_from_those_that_some_client_has_met(monkeypatch):
 
 
 def test_clients_do_not_touch_the_generator():
-    casting = small(("mlp",))
-    message = received(casting)
+    setup = small(("mlp",))
+    message = received(setup)
     before = {name: value.clone() for name, value in message.tensors("generator").items()}
-    train(method_of(casting), client_of(casting, tiny_shards(), 0, message, round=1))
+    train(method_of(setup), client_of(setup, tiny_shards(), 0, message, round=1))
     assert all(torch.equal(value, before[name]) for name, value in message.tensors("generator").items())
 
 
 def test_guided_training_differs_from_plain_training():
-    casting = small(("mlp",))
-    method, message = method_of(casting), received(casting)
+    setup = small(("mlp",))
+    method, message = method_of(setup), received(setup)
     plain = Payload({"weights": message.parts["weights"]})
-    replies = [train(method, client_of(casting, tiny_shards(), 0, given, round=1)) for given in (plain, message)]
+    replies = [train(method, client_of(setup, tiny_shards(), 0, given, round=1)) for given in (plain, message)]
     assert not torch.equal(*(reply.payload.tensors("weights")["head.bias"] for reply in replies))
 
 
 def test_clients_count_the_examples_that_this_rounds_training_met():
-    casting = small(("mlp",))
-    reply = train(method_of(casting), client_of(casting, tiny_shards(), 0, received(casting)))
+    setup = small(("mlp",))
+    reply = train(method_of(setup), client_of(setup, tiny_shards(), 0, received(setup)))
     # Three steps of at most eight of the client's twenty images are one epoch.
     assert reply.payload.tensors("label_counts")["counts"].sum() == 20
 
@@ -207,13 +207,13 @@ def test_clients_count_the_examples_that_this_rounds_training_met():
 
 @pytest.mark.parametrize("off", [{"alpha": 0.0, "beta": 0.0}, {"epochs": 0}])
 def test_without_the_clients_terms_it_is_fedavg_to_the_bit_and_no_generator_travels(off):
-    plain, same = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=3), play(small(**off), rounds=3)
+    plain, same = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=3), play(small(**off), rounds=3)
     assert all(torch.equal(value, same.state.model[name]) for name, value in plain.state.model.items())
     assert {entry.kind for entry in same.book.entries if entry.direction == "down"} == {"weights"}
 
 
 def test_the_first_round_is_not_guided():
-    plain = play(tiny_casting("fedavg", nets=("small_cnn",)), rounds=1)
+    plain = play(tiny_setup("fedavg", nets=("small_cnn",)), rounds=1)
     played = play(small(), rounds=2)
     assert all(torch.equal(value, played.states[0].model[name]) for name, value in plain.state.model.items())
     down = {(entry.round, entry.kind) for entry in played.book.entries if entry.direction == "down"}
@@ -265,11 +265,11 @@ def test_networks_with_features_of_one_size_share_their_head_and_keep_bodies_apa
 
 
 def test_the_common_head_is_the_average_over_all_clients():
-    casting = small(("small_cnn", "cnn2"), student="cnn2")
-    federation = Federation.inline(casting, tiny_shards(), 1).play(0, asked=[0, 1])
-    method, start = federation.method, federation.method.start(casting.clients)
+    setup = small(("small_cnn", "cnn2"), student="cnn2")
+    federation = Federation.inline(setup, tiny_shards(), 1).play(0, asked=[0, 1])
+    method, start = federation.method, federation.method.start(setup.clients)
     heads = [
-        train(method, client_of(casting, tiny_shards(), k, Payload.of(weights=start.models[casting.clients[k].net])))
+        train(method, client_of(setup, tiny_shards(), k, Payload.of(weights=start.models[setup.clients[k].net])))
         .payload.tensors("weights")["head.bias"]
         .double()
         for k in (0, 1)
@@ -290,12 +290,12 @@ HEADLESS = "tests.algorithms.test_nets:without_bias"
     ],
 )
 def test_networks_that_cannot_share_a_generator_are_refused(nets, changes, words):
-    casting = small(nets, **changes)
-    reasons = "; ".join(needs_of(casting).refusals)
+    setup = small(nets, **changes)
+    reasons = "; ".join(needs_of(setup).refusals)
     assert all(word in reasons for word in words)
 
 
 def test_a_batch_of_one_example_is_guided_as_well():
-    casting = tiny_casting("fedgen", nets=("mlp",), work=Work(steps=2, epochs=None, batch=1, lr=0.1), **SMALLEST)
-    reply = train(method_of(casting), client_of(casting, tiny_shards(), 0, received(casting), round=1))
+    setup = tiny_setup("fedgen", nets=("mlp",), work=Work(steps=2, epochs=None, batch=1, lr=0.1), **SMALLEST)
+    reply = train(method_of(setup), client_of(setup, tiny_shards(), 0, received(setup), round=1))
     assert torch.isfinite(reply.payload.tensors("weights")["head.weight"]).all()

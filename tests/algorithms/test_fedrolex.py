@@ -8,28 +8,28 @@ import torch
 from algorithms.parts.submodels import part_of
 from tests.algorithms.support_methods import Federation, method_of
 from tests.algorithms.test_heterofl import travels as travels
-from tests.support import play, tiny_casting, tiny_plan, tiny_shards
+from tests.support import play, tiny_plan, tiny_setup, tiny_shards
 
 OFF = {"scaler": False, "mask": False}
 
 
 def of_width(width, clients=3, name="fedrolex", **config):
-    casting = tiny_casting(name, clients=clients, **config)
-    return dataclasses.replace(casting, clients=tuple(dataclasses.replace(c, width=width) for c in casting.clients))
+    setup = tiny_setup(name, clients=clients, **config)
+    return dataclasses.replace(setup, clients=tuple(dataclasses.replace(c, width=width) for c in setup.clients))
 
 
 def test_full_widths_are_fedavg_to_the_bit_in_every_round():
-    ours = play(tiny_casting("fedrolex", nets=("small_cnn",), norm="running", **OFF), rounds=3)
-    assert ours.digests == play(tiny_casting("fedavg", nets=("small_cnn",), weights="uniform"), rounds=3).digests
+    ours = play(tiny_setup("fedrolex", nets=("small_cnn",), norm="running", **OFF), rounds=3)
+    assert ours.digests == play(tiny_setup("fedavg", nets=("small_cnn",), weights="uniform"), rounds=3).digests
 
 
 def test_after_as_many_rounds_as_channels_each_has_had_its_turn_equally_often():
     """64 hidden units at width 0.3: ceil(19.2) = 20 of them in each of 64 rounds."""
-    casting = of_width(0.3)
-    method = method_of(casting)
+    setup = of_width(0.3)
+    method = method_of(setup)
     turns = Counter()
     for number in range(64):
-        part = part_of(method.kit, "mlp", 0.3, method.offset(tiny_plan(casting, number, 64)))
+        part = part_of(method.kit, "mlp", 0.3, method.offset(tiny_plan(setup, number, 64)))
         turns.update(part.indices["body.1.bias"][0].tolist())
     assert turns == dict.fromkeys(range(64), 20)
 

@@ -12,7 +12,7 @@ from actors.steps.shards import ShardArrays
 from algorithms.core.training import Work
 from algorithms.tasks.images import ImageTask
 from tests.algorithms.support_methods import LINEAR, by_class, method_of
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import play, tiny_setup, tiny_shards
 
 COUNTS = st.lists(st.integers(0, 30), min_size=3, max_size=3).filter(any)
 
@@ -20,14 +20,14 @@ COUNTS = st.lists(st.integers(0, 30), min_size=3, max_size=3).filter(any)
 def one_pixel(alpha):
     """One client with one image of one pixel x = 2 of class 0 of three, zero weights; its head after a step of lr 1."""
     task = ImageTask(("a", "b", "c"), (1, 1, 1), mean=(0.0,), std=(1 / 255,))
-    casting = tiny_casting("fedrs", clients=1, nets=(LINEAR,), alpha=alpha)
-    casting = dataclasses.replace(casting, task=task, work=Work(steps=1, epochs=None, batch=4, lr=1.0))
+    setup = tiny_setup("fedrs", clients=1, nets=(LINEAR,), alpha=alpha)
+    setup = dataclasses.replace(setup, task=task, work=Work(steps=1, epochs=None, batch=4, lr=1.0))
     shards = ShardArrays.of({"image": np.full((1, 1, 1, 1), 2, np.uint8), "label": np.array([0])}, [np.arange(1)])
-    return play(casting, rounds=1, shards=shards).state.model
+    return play(setup, rounds=1, shards=shards).state.model
 
 
 def factors(counts, **config):
-    return method_of(tiny_casting("fedrs", **config)).factors(torch.tensor(counts))
+    return method_of(tiny_setup("fedrs", **config)).factors(torch.tensor(counts))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
@@ -40,21 +40,21 @@ def test_a_missing_classs_row_moves_by_alpha_p_h(alpha):
 
 @pytest.mark.parametrize("scale", ["paper", "released"])
 def test_alpha_1_is_fedavg_to_the_bit(scale):
-    fedrs = play(tiny_casting("fedrs", nets=("small_cnn",), alpha=1.0, scale=scale), shards=by_class(), rounds=3)
-    assert fedrs.digest == play(tiny_casting("fedavg", nets=("small_cnn",)), shards=by_class(), rounds=3).digest
+    fedrs = play(tiny_setup("fedrs", nets=("small_cnn",), alpha=1.0, scale=scale), shards=by_class(), rounds=3)
+    assert fedrs.digest == play(tiny_setup("fedavg", nets=("small_cnn",)), shards=by_class(), rounds=3).digest
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 def test_clients_that_hold_every_class_are_fedavgs(alpha):
-    fedrs = play(tiny_casting("fedrs", alpha=alpha), rounds=3)
-    assert fedrs.digest == play(tiny_casting("fedavg"), rounds=3).digest
+    fedrs = play(tiny_setup("fedrs", alpha=alpha), rounds=3)
+    assert fedrs.digest == play(tiny_setup("fedavg"), rounds=3).digest
 
 
 def head_moves(alpha):
     """Norm of the move of each class's row after one round of one client that holds class 0 alone."""
-    casting = tiny_casting("fedrs", clients=1, alpha=alpha)
-    before = method_of(casting).start(casting.clients).model["head.weight"]
-    after = play(casting, rounds=1, shards=by_class()).state.model["head.weight"]
+    setup = tiny_setup("fedrs", clients=1, alpha=alpha)
+    before = method_of(setup).start(setup.clients).model["head.weight"]
+    after = play(setup, rounds=1, shards=by_class()).state.model["head.weight"]
     return (after - before).norm(dim=1).tolist()
 
 
@@ -70,9 +70,9 @@ def test_missing_classes_move_more_the_larger_alpha():
 
 
 def test_evaluation_uses_plain_logits():
-    casting = tiny_casting("fedrs", alpha=0.1)
-    run = play(casting, shards=by_class())
-    inputs, _ = casting.task.batch(tiny_shards()(0), torch.arange(5))
+    setup = tiny_setup("fedrs", alpha=0.1)
+    run = play(setup, shards=by_class())
+    inputs, _ = setup.task.batch(tiny_shards()(0), torch.arange(5))
     net = run.method.kit.new_network("mlp")
     net.load_state_dict(run.state.model)
     assert torch.equal(run.method.predictor(run.state)(inputs), net(inputs))

@@ -23,7 +23,7 @@ from tests.algorithms.support_methods import (
     sgd,
     train,
 )
-from tests.support import needs_of, play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_setup, tiny_shards
 
 OFF = {"scaler": False, "mask": False}
 
@@ -40,10 +40,10 @@ def travels(size: Sizes) -> Travel:
 
 
 def wide_and_narrow(*widths, name="heterofl", net="mlp", **config):
-    """A casting whose clients have these widths."""
-    casting = tiny_casting(name, clients=len(widths), nets=(net,), **config)
-    clients = tuple(dataclasses.replace(c, width=width) for c, width in zip(casting.clients, widths, strict=True))
-    return dataclasses.replace(casting, clients=clients)
+    """A setup whose clients have these widths."""
+    setup = tiny_setup(name, clients=len(widths), nets=(net,), **config)
+    clients = tuple(dataclasses.replace(c, width=width) for c, width in zip(setup.clients, widths, strict=True))
+    return dataclasses.replace(setup, clients=clients)
 
 
 def equal(one, other, names=None):
@@ -51,32 +51,32 @@ def equal(one, other, names=None):
 
 
 def test_full_widths_without_scaler_and_mask_are_fedavg_to_the_bit():
-    ours = play(tiny_casting("heterofl", nets=("small_cnn",), norm="running", **OFF), rounds=3)
-    assert ours.digest == play(tiny_casting("fedavg", nets=("small_cnn",), weights="uniform"), rounds=3).digest
+    ours = play(tiny_setup("heterofl", nets=("small_cnn",), norm="running", **OFF), rounds=3)
+    assert ours.digest == play(tiny_setup("fedavg", nets=("small_cnn",), weights="uniform"), rounds=3).digest
 
 
 def test_static_normalisation_trains_the_same_weights():
-    ours = play(tiny_casting("heterofl", nets=("small_cnn",), **OFF), rounds=3)
-    fedavg = play(tiny_casting("fedavg", nets=("small_cnn",), weights="uniform"), rounds=3)
+    ours = play(tiny_setup("heterofl", nets=("small_cnn",), **OFF), rounds=3)
+    fedavg = play(tiny_setup("fedavg", nets=("small_cnn",), weights="uniform"), rounds=3)
     weights = dict(ours.method.kit.network("small_cnn").named_parameters())
     assert equal(ours.state.model, fedavg.state.model, weights)
     assert not equal(ours.state.model, fedavg.state.model)
 
 
 def test_at_width_1_the_scaler_does_nothing_and_with_all_classes_the_mask_neither():
-    plain, both = (play(tiny_casting("heterofl", nets=("small_cnn",), **config)) for config in (OFF, {}))
+    plain, both = (play(tiny_setup("heterofl", nets=("small_cnn",), **config)) for config in (OFF, {}))
     assert plain.digest == both.digest
 
 
 def test_entries_are_averaged_over_those_who_have_them():
     """64 hidden units: numbers 0..15 are held by all three, 16..31 by two, 32..63 by one."""
-    casting = wide_and_narrow(1.0, 0.5, 0.25)
-    federation = Federation.inline(casting, tiny_shards(3))
+    setup = wide_and_narrow(1.0, 0.5, 0.25)
+    federation = Federation.inline(setup, tiny_shards(3))
     method, before = federation.method, federation.state.model
     sent = []
     for k, width in enumerate((1.0, 0.5, 0.25)):
         message = Payload.of(weights=part_of(method.kit, "mlp", width, 0).extract(before))
-        sent.append(train(method, client_of(casting, tiny_shards(3), k, message)).payload.tensors("weights"))
+        sent.append(train(method, client_of(setup, tiny_shards(3), k, message)).payload.tensors("weights"))
     after = federation.play(0).state.model
     hidden, head = "body.1.weight", "head.weight"
     assert [update[hidden].shape[0] for update in sent] == [64, 32, 16]
@@ -101,8 +101,8 @@ def test_entries_that_nobody_has_keep_their_value_in_every_round():
 
 def test_a_class_that_nobody_holds_keeps_its_row():
     """Clients 0 and 1 of `by_class` hold classes 0 and 1 of three."""
-    casting = tiny_casting("heterofl", clients=6)
-    federation = Federation.inline(casting, by_class())
+    setup = tiny_setup("heterofl", clients=6)
+    federation = Federation.inline(setup, by_class())
     before = federation.state.model
     after = federation.play(0, asked=[0, 1]).state.model
     moved = (after["head.weight"] != before["head.weight"]).any(dim=1)
@@ -113,12 +113,12 @@ def test_a_class_that_nobody_holds_keeps_its_row():
 def one_pixel(**config):
     """Two clients with a pixel x = 2 each, of class 0 and of class 1 of three; one step of lr 1 from zero weights."""
     task = ImageTask(("a", "b", "c"), (1, 1, 1), mean=(0.0,), std=(1 / 255,))
-    casting = tiny_casting("heterofl", clients=2, nets=(LINEAR,), **config)
-    casting = dataclasses.replace(casting, task=task, work=Work(steps=1, epochs=None, batch=4, lr=1.0))
+    setup = tiny_setup("heterofl", clients=2, nets=(LINEAR,), **config)
+    setup = dataclasses.replace(setup, task=task, work=Work(steps=1, epochs=None, batch=4, lr=1.0))
     shards = ShardArrays.of(
         {"image": np.full((2, 1, 1, 1), 2, np.uint8), "label": np.array([0, 1])}, [np.arange(1), np.arange(1, 2)]
     )
-    return play(casting, rounds=1, shards=shards).state.model["head.weight"][:, 0].tolist()
+    return play(setup, rounds=1, shards=shards).state.model["head.weight"][:, 0].tolist()
 
 
 def test_masked_rows_do_not_move_and_are_not_averaged():
@@ -131,11 +131,11 @@ def test_masked_rows_do_not_move_and_are_not_averaged():
 @pytest.mark.parametrize(("scaler", "factor"), [(True, 1 / 0.25), (False, 1.0)])
 def test_a_narrow_client_trains_on_scaled_features(scaler, factor):
     """One hidden layer with ReLU: dividing what it gives by the width multiplies the features by 4."""
-    casting = wide_and_narrow(0.25, work=Work(steps=1, epochs=None, batch=200, lr=0.1), scaler=scaler)
-    federation = Federation.inline(casting, tiny_shards(1))
+    setup = wide_and_narrow(0.25, work=Work(steps=1, epochs=None, batch=200, lr=0.1), scaler=scaler)
+    federation = Federation.inline(setup, tiny_shards(1))
     net = federation.method.kit.new_network("mlp", 0.25)
     net.load_state_dict(part_of(federation.method.kit, "mlp", 0.25, 0).extract(federation.state.model))
-    inputs, labels = casting.task.batch(tiny_shards(1)(0), torch.arange(120))
+    inputs, labels = setup.task.batch(tiny_shards(1)(0), torch.arange(120))
     expected = torch.nn.functional.cross_entropy(net.head(factor * net.features(inputs)), labels).item()
     (told,) = [metric.value for metric in federation.play(0).book.metrics if metric.name == "loss"]
     assert told == pytest.approx(expected, rel=1e-5)
@@ -144,8 +144,8 @@ def test_a_narrow_client_trains_on_scaled_features(scaler, factor):
 def test_statistics_are_those_of_one_pass_over_everybodys_examples():
     """x = 2, 4, 6: mean 4, variance 4. x = 10, 20: mean 15, variance 50. One batch each."""
     points = [[(2, 1), (4, 1), (6, 1)], [(10, 1), (20, 1)]]
-    casting, shards = regression("heterofl", points, sgd(steps=1, lr=0.0), net=NORMED_SCALAR, mask=False)
-    model = play(casting, shards=shards, rounds=1).state.model
+    setup, shards = regression("heterofl", points, sgd(steps=1, lr=0.0), net=NORMED_SCALAR, mask=False)
+    model = play(setup, shards=shards, rounds=1).state.model
     assert model["body.1.running_mean"].item() == pytest.approx((4 + 15) / 2)
     assert model["body.1.running_var"].item() == pytest.approx((4 + 50) / 2)
 
@@ -153,19 +153,19 @@ def test_statistics_are_those_of_one_pass_over_everybodys_examples():
 def test_statistics_count_by_batches():
     """Batches of two: x = 4 four times is two batches, x = 10 twice is one."""
     points = [[(4, 1)] * 4, [(10, 1)] * 2]
-    casting, shards = regression("heterofl", points, sgd(1, 0.0, batch=2), net=NORMED_SCALAR, mask=False)
-    model = play(casting, shards=shards, rounds=1).state.model
+    setup, shards = regression("heterofl", points, sgd(1, 0.0, batch=2), net=NORMED_SCALAR, mask=False)
+    model = play(setup, shards=shards, rounds=1).state.model
     assert model["body.1.running_mean"].item() == pytest.approx((2 * 4 + 1 * 10) / 3)
 
 
 @pytest.mark.parametrize(("every", "rounds"), [(1, [0, 1, 2]), (2, [1, 2]), (9, [2])])
 def test_statistics_are_measured_when_due_and_after_the_last_round(every, rounds):
-    run = play(tiny_casting("heterofl", nets=("small_cnn",), measure_every=every), rounds=3)
+    run = play(tiny_setup("heterofl", nets=("small_cnn",), measure_every=every), rounds=3)
     assert sorted({e.round for e in run.book.entries if e.phase == "measure"}) == rounds
 
 
 def test_a_network_without_batch_normalisation_is_not_measured():
-    assert {entry.phase for entry in play(tiny_casting("heterofl", nets=("mlp",))).book.entries} == {"train"}
+    assert {entry.phase for entry in play(tiny_setup("heterofl", nets=("mlp",))).book.entries} == {"train"}
 
 
 @pytest.mark.parametrize(("width", "a", "b", "c"), [(1.0, 8, 16, 32), (0.5, 4, 8, 16), (1 / 16, 1, 1, 2)])
@@ -186,20 +186,20 @@ def test_a_clients_bytes_are_those_of_its_width(width, a, b, c):
 
 
 def test_widths_are_drawn_anew_every_round_from_those_given():
-    casting = dataclasses.replace(tiny_casting("heterofl"), widths=(1.0, 0.5, 0.25))
-    run = play(casting, rounds=4)
+    setup = dataclasses.replace(tiny_setup("heterofl"), widths=(1.0, 0.5, 0.25))
+    run = play(setup, rounds=4)
     size = {4 * (65 * n + 3 * (n + 1)): n / 64 for n in (64, 32, 16)}
     drawn = [size[e.bytes] for e in run.book.entries if e.direction == "down"]
     assert len(drawn) == 4 * 6
     assert set(drawn) == {1.0, 0.5, 0.25}
     assert len({tuple(drawn[k::6]) for k in range(6)}) > 1
-    assert play(casting, rounds=4).digest == run.digest
+    assert play(setup, rounds=4).digest == run.digest
 
 
 def refusals(*widths, nets=("mlp",), **config):
-    casting = tiny_casting("heterofl", clients=len(widths), nets=nets, **config)
-    clients = [dataclasses.replace(c, width=width) for c, width in zip(casting.clients, widths, strict=True)]
-    return list(needs_of(dataclasses.replace(casting, clients=tuple(clients))).refusals)
+    setup = tiny_setup("heterofl", clients=len(widths), nets=nets, **config)
+    clients = [dataclasses.replace(c, width=width) for c, width in zip(setup.clients, widths, strict=True)]
+    return list(needs_of(dataclasses.replace(setup, clients=tuple(clients))).refusals)
 
 
 def test_widths_of_one_network_are_served():

@@ -13,7 +13,7 @@ from algorithms.core.training import Fit, Work
 from algorithms.parts.label_counts import labels_like, seen_counts, shares_by_class
 from algorithms.parts.losses import distances, sameness
 from tests.algorithms.support_methods import client_of
-from tests.support import tiny_casting, tiny_columns
+from tests.support import tiny_columns, tiny_setup
 
 counts_by_class = st.lists(st.integers(0, 50), min_size=2, max_size=6).filter(any)
 
@@ -57,9 +57,9 @@ def test_no_label_can_be_asked_where_none_was_counted():
 def counted(examples: int, batch: int, position: int, steps: int) -> list[int]:
     """What a client that holds the first tiny images has seen after so many steps from a position on."""
     shards = ShardArrays.of(tiny_columns(), [np.arange(examples)])
-    casting = tiny_casting(clients=1)
+    setup = tiny_setup(clients=1)
     work = Work(steps=steps, epochs=None, batch=batch, lr=0.1)
-    client = client_of(casting, shards, 0, received=None)
+    client = client_of(setup, shards, 0, received=None)
     return seen_counts(client, work, Fit(0.0, steps, position + steps), 3).tolist()
 
 

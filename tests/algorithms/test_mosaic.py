@@ -12,7 +12,7 @@ import torch
 import algorithms.methods.mosaic.method as module
 from actors.clock import PhaseClock
 from actors.cohort.delivery import Book, Delivery
-from actors.runner import Errand, InlineRunner
+from actors.runner import InlineRunner, StepRequest
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
 from algorithms.core.distillation import distil_here, labelled
@@ -31,7 +31,7 @@ from algorithms.nets.dcgan import DCGenerator
 from algorithms.parts.prototypes import as_examples
 from algorithms.parts.submodels import part_of
 from tests.algorithms.support_methods import BackwardsRunner, Sizes, Travel, by_class
-from tests.support import CLASSES, Played, needs_of, play, tiny_casting, tiny_images, tiny_plan, tiny_shards
+from tests.support import CLASSES, Played, needs_of, play, tiny_images, tiny_plan, tiny_setup, tiny_shards
 
 SMALL = {
     "warmup": 2,
@@ -71,12 +71,12 @@ def travels(size: Sizes) -> Travel:
     }
 
 
-def casting(clients: int = 3, nets: tuple[str, ...] = ("small_cnn",), work: Work | None = None, **config):
-    return tiny_casting("mosaic", clients=clients, nets=nets, work=work, **{**SMALL, **LEAN, **config})
+def setup(clients: int = 3, nets: tuple[str, ...] = ("small_cnn",), work: Work | None = None, **config):
+    return tiny_setup("mosaic", clients=clients, nets=nets, work=work, **{**SMALL, **LEAN, **config})
 
 
 def played(rounds: int = 3, clients: int = 3, cohort=None, shards=None, **config) -> Played:
-    return play(casting(clients, **config), rounds=rounds, cohort=cohort, shards=shards)
+    return play(setup(clients, **config), rounds=rounds, cohort=cohort, shards=shards)
 
 
 def sent(run: Played, kind: str, direction: str = "up") -> dict[int, list[int]]:
@@ -116,7 +116,7 @@ def walk(settings, runner: InlineRunner, state: MosaicState | None, first: int, 
 @pytest.mark.parametrize("cut", [1, 2, 3])
 @pytest.mark.parametrize("recipe", ["mixed", "released", "features"])
 def test_a_run_saved_and_loaded_between_two_rounds_goes_on_with_the_same_bits(recipe, cut):
-    settings = casting(**RECIPES[recipe])
+    settings = setup(**RECIPES[recipe])
     whole = walk(settings, InlineRunner(settings, tiny_shards(3)), None, 0, 4)
     first, second = (InlineRunner(settings, tiny_shards(3)) for _ in range(2))
     tensors, tree = flatten(walk(settings, first, None, 0, cut))
@@ -127,17 +127,17 @@ def test_a_run_saved_and_loaded_between_two_rounds_goes_on_with_the_same_bits(re
 
 def test_the_warm_up_is_fedavg_to_the_bit():
     mosaic = played(rounds=2, warmup=2).states[0].models["small_cnn"]
-    fedavg = play(tiny_casting("fedavg", clients=3, nets=("small_cnn",)), rounds=1).state.model
+    fedavg = play(tiny_setup("fedavg", clients=3, nets=("small_cnn",)), rounds=1).state.model
     assert all(torch.equal(mosaic[name], value) for name, value in fedavg.items())
 
 
 def test_a_run_needs_as_many_rounds_as_the_warm_up():
-    assert needs_of(casting(warmup=7)).least_rounds == LeastRounds(7, "warmup")
+    assert needs_of(setup(warmup=7)).least_rounds == LeastRounds(7, "warmup")
 
 
 def shown(**config) -> dict[str, torch.nn.Module]:
     """The predictors that a run showed, by stage, as copies."""
-    settings, stages = casting(**config), {}
+    settings, stages = setup(**config), {}
     runner = InlineRunner(settings, tiny_shards(3))
     kit = Kit(
         settings.task,
@@ -220,7 +220,7 @@ def test_there_is_an_expert_for_each_class_or_client_or_one_or_none(experts, cou
 
 def rates(work: Work | None = None, **config) -> list[tuple[str, float, int]]:
     """Phase, learning rate and batch of every local update of the first client."""
-    seen, cast = [], casting(3, work=work, **config)
+    seen, cast = [], setup(3, work=work, **config)
 
     def watched(net, task, shard, work, seed, **rest):
         if seed.client == 0:
@@ -299,7 +299,7 @@ def test_a_class_that_nobody_holds_keeps_the_run_going():
 
 
 def test_clients_of_different_networks_are_averaged_apart_and_each_network_is_taught():
-    settings = casting(clients=4, nets=("small_cnn", "mlp"), student="mlp", meta_data="images", mixed=True)
+    settings = setup(clients=4, nets=("small_cnn", "mlp"), student="mlp", meta_data="images", mixed=True)
     run = play(settings, rounds=3, shards=tiny_shards(4))
     assert sorted(run.state.models) == ["mlp", "small_cnn"]
     assert [expert.net for expert in run.state.experts] == ["mlp"] * CLASSES + ["small_cnn"] * CLASSES
@@ -317,7 +317,7 @@ def with_widths(settings, widths=WIDTHS):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_clients_of_several_widths_go_through_the_whole_course(recipe):
     extra = {"meta_data": "images"} if recipe == "an expert per client" else {}
-    settings = with_widths(casting(**{**RECIPES[recipe], **extra}))
+    settings = with_widths(setup(**{**RECIPES[recipe], **extra}))
     run = play(settings, rounds=3)
     assert run.digest == play(settings, BackwardsRunner(settings, tiny_shards(3)), rounds=3).digest
     assert all(bool(torch.isfinite(value).all()) for value in run.state.models["small_cnn"].values())
@@ -326,7 +326,7 @@ def test_clients_of_several_widths_go_through_the_whole_course(recipe):
 
 
 def test_drawn_widths_and_several_networks_go_together():
-    settings = casting(clients=4, nets=("small_cnn", "mlp"), student="mlp", meta_data="images", mixed=True)
+    settings = setup(clients=4, nets=("small_cnn", "mlp"), student="mlp", meta_data="images", mixed=True)
     run = play(replace(settings, widths=WIDTHS), rounds=3, shards=tiny_shards(4))
     assert len({bytes for counts in sent(run, "weights").values() for bytes in counts}) > 2
 
@@ -335,7 +335,7 @@ def test_an_expert_of_narrow_clients_is_made_by_hand():
     """Round 1 of a perceptron with 64 hidden units: client 0 has all; client 1, of width 1/4, units 1 to 16; and
     client 2, of width 1/2, units 1 to 32. Clients hold one class each, so an expert has its own client's units and, for
     the others, the average of those who have them."""
-    settings = with_widths(casting(nets=("mlp",), meta_data="images"), (1.0, 0.25, 0.5))
+    settings = with_widths(setup(nets=("mlp",), meta_data="images"), (1.0, 0.25, 0.5))
     shards = by_class(3)
     run = play(settings, shards=shards)
     before, after = run.states
@@ -359,14 +359,16 @@ def updates(method, settings, before: MosaicState, shards) -> dict[int, Payload]
         parts = {c.id: part_of(method.kit, c.net, c.width, number) for c in settings.clients}
         messages = {k: Payload.of(weights=part.extract(state.models["mlp"])) for k, part in parts.items()}
         seed = Seed(settings.seed, round=number, phase="server")
-        found = {outcome.client: outcome.payload for outcome in runner.run(Errand("train", (0, 1, 2), messages, seed))}
+        found = {
+            outcome.client: outcome.payload for outcome in runner.run(StepRequest("train", (0, 1, 2), messages, seed))
+        }
     return found
 
 
 def test_the_student_may_be_a_network_that_no_client_has():
-    run = play(casting(student="mlp", meta_data="images"), rounds=2)
+    run = play(setup(student="mlp", meta_data="images"), rounds=2)
     assert run.method.predictor(run.state)(torch.zeros(2, 1, 8, 8)).shape == (2, CLASSES)
-    start = run.method.start(tiny_casting(clients=3, nets=("small_cnn",)).clients).models["mlp"]
+    start = run.method.start(tiny_setup(clients=3, nets=("small_cnn",)).clients).models["mlp"]
     assert not torch.equal(run.state.models["mlp"]["head.weight"], start["head.weight"])
 
 

@@ -9,7 +9,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportE
 from actors.distillation.plan import DistilResources
 from actors.hosts.placement import Placement
 from actors.hosts.ray import RayRunner
-from tests.algorithms.test_mosaic import RECIPES, casting
+from tests.algorithms.test_mosaic import RECIPES, setup
 from tests.support import play, tiny_shards
 
 
@@ -18,7 +18,7 @@ def place(kind: str, hosts: int) -> Placement:
 
 
 def on_ray(recipe: str, placement: Placement, distillation: DistilResources | None = None):
-    settings = casting(clients=4, **RECIPES[recipe])
+    settings = setup(clients=4, **RECIPES[recipe])
     runner = RayRunner(settings, tiny_shards(4), placement, distillation=distillation)
     try:
         return play(settings, runner, rounds=3)
@@ -27,7 +27,7 @@ def on_ray(recipe: str, placement: Placement, distillation: DistilResources | No
 
 
 def inline(recipe: str):
-    return play(casting(clients=4, **RECIPES[recipe]), rounds=3)
+    return play(setup(clients=4, **RECIPES[recipe]), rounds=3)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.algorithms.test_mosaic import GAN, RECIPES, casting
+from tests.algorithms.test_mosaic import GAN, RECIPES, setup
 from tests.support import needs_of
 
 HEADLESS = "tests.algorithms.test_nets:without_bias"
@@ -14,7 +14,7 @@ HEADLESS = "tests.algorithms.test_nets:without_bias"
 def refused(
     clients: int = 3, nets: tuple[str, ...] = ("small_cnn",), widths: tuple[float, ...] = (1.0,), **config
 ) -> list[str]:
-    settings = casting(clients, nets, **{"generator": "dcgan", **config})
+    settings = setup(clients, nets, **{"generator": "dcgan", **config})
     specs = tuple(dataclasses.replace(client, width=widths[client.id % len(widths)]) for client in settings.clients)
     return list(needs_of(dataclasses.replace(settings, clients=specs)).refusals)
 
@@ -71,7 +71,7 @@ def test_a_network_without_batch_normalisation_is_served_where_its_statistics_ar
 
 
 def test_a_dcgan_for_images_it_cannot_make_is_refused():
-    settings = casting(**GAN)
+    settings = setup(**GAN)
     task = dataclasses.replace(settings.task, shape=(1, 10, 10))
     (found,) = needs_of(dataclasses.replace(settings, task=task)).refusals
     assert "no DCGAN makes images of 10x10" in found

@@ -9,7 +9,7 @@ from algorithms.core.schedules import CONSTANT, RateSchedule
 from algorithms.core.states import clipped
 from algorithms.core.training import Work
 from tests.algorithms.support_methods import Federation, Sizes, Travel, regression, sgd, weight_of
-from tests.support import needs_of, play, tiny_casting, tiny_shards
+from tests.support import needs_of, play, tiny_setup, tiny_shards
 
 TWO = [[(1, 4)], [(2, 2)]]
 """f_0 = (w - 4)^2 / 2 and f_1 = (2 w - 2)^2 / 2 = 4 (w - 1)^2 / 2; minimum of their sum at (4 + 4) / (1 + 4) = 1.6."""
@@ -36,8 +36,8 @@ def two(steps=2, lr=0.1, work=None, **config):
 
 
 def test_the_first_round_is_fedavg_to_the_bit():
-    scaffold = play(tiny_casting("scaffold", nets=("small_cnn",)), rounds=1).state.model
-    fedavg = play(tiny_casting("fedavg", nets=("small_cnn",), weights="uniform"), rounds=1).state.model
+    scaffold = play(tiny_setup("scaffold", nets=("small_cnn",)), rounds=1).state.model
+    fedavg = play(tiny_setup("fedavg", nets=("small_cnn",), weights="uniform"), rounds=1).state.model
     assert all(torch.equal(scaffold[name], fedavg[name]) for name in fedavg)
 
 
@@ -65,7 +65,7 @@ def test_three_rounds_by_hand(schedule, fall):
 
 
 def test_the_servers_control_is_the_mean_of_the_clients():
-    federation = Federation.inline(tiny_casting("scaffold", nets=("small_cnn",)), tiny_shards(), 2).play_all()
+    federation = Federation.inline(tiny_setup("scaffold", nets=("small_cnn",)), tiny_shards(), 2).play_all()
     memories = federation.runner.memories().values()
     for name, c in federation.state.control.items():
         mean = torch.stack([recalled("control", memory)[name] for memory in memories]).mean(dim=0)
@@ -81,8 +81,8 @@ def test_clients_that_are_not_asked_stay_in_the_mean():
 
 
 def test_one_client_is_local_sgd():
-    scaffold = play(tiny_casting("scaffold", clients=1), rounds=3, shards=tiny_shards(1)).state.model
-    fedavg = play(tiny_casting("fedavg", clients=1), rounds=3, shards=tiny_shards(1)).state.model
+    scaffold = play(tiny_setup("scaffold", clients=1), rounds=3, shards=tiny_shards(1)).state.model
+    fedavg = play(tiny_setup("fedavg", clients=1), rounds=3, shards=tiny_shards(1)).state.model
     assert all(torch.allclose(scaffold[name], fedavg[name], atol=1e-6) for name in fedavg)
 
 
@@ -98,20 +98,20 @@ def test_many_local_steps_reach_the_joint_minimum_which_fedavg_misses():
 
 
 def regressed(name):
-    casting, shards = regression(name, TWO, sgd(steps=8, lr=0.2))
-    return casting, InlineRunner(casting, shards)
+    setup, shards = regression(name, TWO, sgd(steps=8, lr=0.2))
+    return setup, InlineRunner(setup, shards)
 
 
 def test_buffers_have_no_control():
-    federation = Federation.inline(tiny_casting("scaffold", nets=("small_cnn",)), tiny_shards())
+    federation = Federation.inline(tiny_setup("scaffold", nets=("small_cnn",)), tiny_shards())
     net = federation.method.kit.network("small_cnn")
     assert federation.state.control.keys() == dict(net.named_parameters()).keys()
 
 
 def test_weights_and_controls_travel_both_ways():
-    casting = tiny_casting("scaffold", clients=1, nets=("mlp",))
+    setup = tiny_setup("scaffold", clients=1, nets=("mlp",))
     weights = 4 * ((64 + 1) * 64 + (64 + 1) * 3)
-    sent = {(e.direction, e.kind): e.bytes for e in play(casting, rounds=1, shards=tiny_shards(1)).book.entries}
+    sent = {(e.direction, e.kind): e.bytes for e in play(setup, rounds=1, shards=tiny_shards(1)).book.entries}
     assert sent == {(way, kind): weights for way in ("up", "down") for kind in ("weights", "control")}
 
 
@@ -122,8 +122,8 @@ def test_a_server_step_of_a_half_goes_half_the_way():
 def test_steps_are_those_a_client_took():
     """An epoch at batch 1 of 1 and of 3 points: 1 and 3 steps, by which the mean of the gradients is taken."""
     work = Work(steps=None, epochs=1, batch=1, lr=0.1)
-    casting, shards = regression("scaffold", [[(1, 4)], [(1, 4)] * 3], work)
-    found = controls(Federation.inline(casting, shards).play(0))
+    setup, shards = regression("scaffold", [[(1, 4)], [(1, 4)] * 3], work)
+    found = controls(Federation.inline(setup, shards).play(0))
     seen, w = [], 0.0
     for _ in range(3):
         seen.append(w - 4)
@@ -153,6 +153,6 @@ def test_no_step_leaves_the_control():
     ("change", "found"), [({"momentum": 0.9}, "momentum is 0.9"), ({"optimiser": "adam"}, "optimiser is adam")]
 )
 def test_anything_but_plain_sgd_is_refused(change, found):
-    casting = tiny_casting("scaffold", work=sgd(1, 0.1, **change))
-    (reason,) = needs_of(casting).refusals
+    setup = tiny_setup("scaffold", work=sgd(1, 0.1, **change))
+    (reason,) = needs_of(setup).refusals
     assert reason == f"needs plain SGD, but the clients' {found}"

@@ -11,7 +11,7 @@ from torch import nn
 from actors.steps.shards import ShardArrays
 from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
-from algorithms.core.stacking import Asked, fit_together, stackable
+from algorithms.core.stacking import TrainingRequest, fit_together, stackable
 from algorithms.core.training import Work, fit
 from algorithms.nets import Classifier, Images, build
 from algorithms.parts.corrections import proximal
@@ -50,7 +50,7 @@ def net(request):
 
 
 def asked(net, shards, client, correct=None, position=0):
-    return Asked(
+    return TrainingRequest(
         [p.detach().clone() for p in net.parameters()], shards(client), Seed(1, 0, "train", client), position, correct
     )
 

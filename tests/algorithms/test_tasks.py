@@ -199,11 +199,11 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_without_wishes_serve_every_task_whatever_the_order(name, method):
     case = CASES[name]
-    casting = case.casting(method, **METHODS[method])
-    config = casting.config
+    setup = case.setup(method, **METHODS[method])
+    config = setup.config
     assert find_method(method).requires(config) == frozenset()
-    assert needs_of(casting).refusals == ()
-    one_by_one, grouped = (play(casting, runner(casting, case.shards)) for runner in (InlineRunner, GroupedRunner))
+    assert needs_of(setup).refusals == ()
+    one_by_one, grouped = (play(setup, runner(setup, case.shards)) for runner in (InlineRunner, GroupedRunner))
     assert one_by_one.digest == grouped.digest
     assert one_by_one.digests[0] != one_by_one.digests[1]
 
@@ -211,7 +211,7 @@ def test_methods_without_wishes_serve_every_task_whatever_the_order(name, method
 @TASKS
 def test_fedprox_that_pulls_with_nothing_is_fedavg(name):
     case = CASES[name]
-    plain, proximal = case.casting("fedavg"), case.casting("fedprox", mu=0.0)
+    plain, proximal = case.setup("fedavg"), case.setup("fedprox", mu=0.0)
     models = [play(c, InlineRunner(c, case.shards)).state.model for c in (plain, proximal)]
     assert all(torch.equal(models[0][entry], models[1][entry]) for entry in models[0])
 
@@ -219,9 +219,9 @@ def test_fedprox_that_pulls_with_nothing_is_fedavg(name):
 @TASKS
 def test_clients_of_personal_methods_are_judged_by_the_figures_of_the_task(name):
     case = CASES[name]
-    federation = Federation.inline(case.casting("fedbn"), case.shards, 1).play_all()
+    federation = Federation.inline(case.setup("fedbn"), case.shards, 1).play_all()
     message, memories = federation.method.own_message(federation.state), federation.runner.memories()
-    asked = client_of(federation.casting, case.shards, 0, message, memories[0], step="evaluate_own", test=1)
+    asked = client_of(federation.setup, case.shards, 0, message, memories[0], step="evaluate_own", test=1)
     with one_thread():
         metrics = federation.method.evaluate_own(asked).metrics
     assert set(metrics) == {*(figure.name for figure in case.prepared.task.figures), "examples"}
@@ -246,12 +246,12 @@ BY_CLASS = {
 @pytest.mark.parametrize("method", BY_CLASS)
 def test_methods_by_class_serve_every_task_with_classes(name, method):
     case = CASES[name]
-    casting = case.casting(method, **BY_CLASS[method])
-    assert find_method(method).requires(casting.config) == {"classes"}
-    assert needs_of(casting).refusals == ()
-    runs = [Federation(casting, runner(casting, case.shards), 2).play_all() for runner in (InlineRunner, GroupedRunner)]
+    setup = case.setup(method, **BY_CLASS[method])
+    assert find_method(method).requires(setup.config) == {"classes"}
+    assert needs_of(setup).refusals == ()
+    runs = [Federation(setup, runner(setup, case.shards), 2).play_all() for runner in (InlineRunner, GroupedRunner)]
     answers = [
-        score(run.method.predictor(run.state), casting.task, ShardArrays.whole(case.prepared.test), CPU) for run in runs
+        score(run.method.predictor(run.state), setup.task, ShardArrays.whole(case.prepared.test), CPU) for run in runs
     ]
     assert torch.equal(answers[0]["confusion"], answers[1]["confusion"])
     assert answers[0]["loss"] == answers[1]["loss"]
@@ -262,12 +262,12 @@ def test_methods_by_class_serve_every_task_with_classes(name, method):
 def test_fedavg_learns_it(name):
     """One round of sixty steps brings the training loss down to less than half."""
     case = CASES[name]
-    casting = replace(case.casting("fedavg"), work=Work(steps=60, epochs=None, batch=8, lr=0.1))
-    federation = Federation.inline(casting, case.shards, 2)
+    setup = replace(case.setup("fedavg"), work=Work(steps=60, epochs=None, batch=8, lr=0.1))
+    federation = Federation.inline(setup, case.shards, 2)
     whole = ShardArrays.whole(case.prepared.train)
     losses = []
     for round in range(2):
-        sums = score(federation.method.predictor(federation.state), casting.task, whole, CPU)
-        losses.append(casting.task.report(sums)["loss"])
+        sums = score(federation.method.predictor(federation.state), setup.task, whole, CPU)
+        losses.append(setup.task.report(sums)["loss"])
         federation.play(round)
     assert losses[1] < losses[0] / 2

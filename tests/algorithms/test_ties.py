@@ -13,7 +13,7 @@ from algorithms.core.stacking import stackable
 from algorithms.core.states import norm_buffers, norm_entries, snapshot, state_bytes, trainable
 from algorithms.nets import Classifier, Images, build
 from algorithms.nets.ties import aliases
-from tests.support import SHAPE, play, tiny_casting
+from tests.support import SHAPE, play, tiny_setup
 
 IMAGES = Images(SHAPE)
 
@@ -162,8 +162,8 @@ STEPPING = {
 
 
 def last_model(method: str, net: str, settings: dict) -> dict[str, Tensor]:
-    casting = tiny_casting(method, nets=(f"{__name__}:{net}",), clients=3, **settings)
-    return play(casting, rounds=3).state.model
+    setup = tiny_setup(method, nets=(f"{__name__}:{net}",), clients=3, **settings)
+    return play(setup, rounds=3).state.model
 
 
 @pytest.mark.parametrize("frozen", ["", "_frozen"])
@@ -195,7 +195,7 @@ MOSAIC = {
 @pytest.mark.parametrize("generator", [{"generator": "pca"}, {"generator": "features", "experts": "replay"}])
 def test_mosaic_goes_on_after_its_warm_up_and_teaches_a_tied_network_as_one_that_uses_its_matrix_twice(generator):
     runs = [
-        play(tiny_casting("mosaic", nets=(f"{__name__}:{net}",), clients=3, **MOSAIC, **generator), rounds=3)
+        play(tiny_setup("mosaic", nets=(f"{__name__}:{net}",), clients=3, **MOSAIC, **generator), rounds=3)
         for net in ("tied", "untied")
     ]
     under_two, once = (next(iter(run.state.models.values())) for run in runs)

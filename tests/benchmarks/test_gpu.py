@@ -13,7 +13,7 @@ from benchmarks import gpu
 from benchmarks.figures import Figure
 from benchmarks.gpu import Row, failed, page, side_by_side
 from benchmarks.gpu_loop import TASK, VARIANTS, PlainLoop, Problem, Variant, tf32
-from benchmarks.gpu_rounds import PlainRounds, casting_of, gets, verdict
+from benchmarks.gpu_rounds import PlainRounds, gets, setup_of, verdict
 from benchmarks.on_ray import needs_of
 from engine.records import Evaluation
 from engine.run.rounds import Rounds, Schedule
@@ -67,11 +67,9 @@ def test_what_a_processor_can_do_is_tried_there():
 
 
 def test_the_plain_rounds_are_those_of_fedavg():
-    casting, plain = casting_of(SMALL, "cpu"), PlainRounds(SMALL, "cpu", SMALL.shards())
+    setup, plain = setup_of(SMALL, "cpu"), PlainRounds(SMALL, "cpu", SMALL.shards())
     unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(TASK.classes)})
-    ours = Rounds(
-        casting, needs_of(casting), Schedule(2, 2, 2), InlineRunner(casting, SMALL.shards()), lambda _: unseen, []
-    )
+    ours = Rounds(setup, needs_of(setup), Schedule(2, 2, 2), InlineRunner(setup, SMALL.shards()), lambda _: unseen, [])
     ours.play()
     for number in range(2):
         plain.play(number)

@@ -12,9 +12,9 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
-from clusters.chatter import collect, logged, quiet
+from clusters.chatter import collect, redirect_all_output, redirect_ray_output
 from clusters.session import ClusterError, attach_or_start, store_bytes
-from clusters.sweeping import LONGEST, swept_folder
+from clusters.sweeping import LONGEST, scratch_folder
 
 ROOT = Path(__file__).parent.parent.parent
 GIB = 2**30
@@ -91,7 +91,7 @@ def test_rays_sockets_lie_where_a_socket_may_lie_however_deep_the_temporary_fold
     asked = tmp_path / "a-folder-far-below-where-temporary-files-are" if deep else Path("/tmp")
     asked.mkdir(exist_ok=True)
     monkeypatch.setenv("RAY_TMPDIR", str(asked))
-    with swept_folder() as folder:
+    with scratch_folder() as folder:
         assert folder.parent == Path("/tmp")
         longest = folder / "session_2026-12-31_23-59-59_999999_4194304" / "sockets" / "plasma_store"
         assert len(str(longest)) + LONGEST - len("/tmp") <= 107
@@ -204,7 +204,7 @@ def test_a_process_that_is_attached_already_stays_attached(ray_cluster, tmp_path
 
 def test_a_quiet_block_sends_what_compiled_code_prints_to_the_log(tmp_path, capfd):
     log = tmp_path / "ray.log"
-    with quiet(log):
+    with redirect_all_output(log):
         os.write(1, b"one\n")
         os.write(2, b"two\n")
     os.write(2, b"three\n")
@@ -214,7 +214,7 @@ def test_a_quiet_block_sends_what_compiled_code_prints_to_the_log(tmp_path, capf
 
 def test_what_rays_own_threads_print_goes_to_the_log_and_everything_else_to_the_terminal(tmp_path, capsys):
     log = tmp_path / "ray.log"
-    with logged(log):
+    with redirect_ray_output(log):
         thread = threading.Thread(target=print, args=("from ray",), name="ray_listen_error_messages")
         thread.start()
         thread.join()

@@ -73,8 +73,8 @@ class Recorder:
 def recorder(monkeypatch):
     there = Recorder()
     monkeypatch.setattr(clusters.submission, "JobSubmissionClient", lambda address: there)
-    monkeypatch.setattr(clusters.submission, "_refuse_silence", lambda address: None)
-    monkeypatch.setattr(clusters.submission, "_quiet", lambda: None)
+    monkeypatch.setattr(clusters.submission, "_require_dashboard", lambda address: None)
+    monkeypatch.setattr(clusters.submission, "_silence_loggers", lambda: None)
     return there
 
 

@@ -57,11 +57,11 @@ TRAFFIC = """
 import ray
 from actors.hosts.placement import Placement
 from actors.hosts.ray import RayRunner
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import play, tiny_setup, tiny_shards
 ray.init(log_to_driver=False)
-casting = tiny_casting("tests.toys:Toy", size=IN_WEIGHTS, step="peek", clients=8)
-runner = RayRunner(casting, tiny_shards(8, images=IMAGES), Placement("pooled", 4, 1.0, 0.0, "as asked"))
-play(casting, runner, rounds=ROUNDS)
+setup = tiny_setup("tests.toys:Toy", size=IN_WEIGHTS, step="peek", clients=8)
+runner = RayRunner(setup, tiny_shards(8, images=IMAGES), Placement("pooled", 4, 1.0, 0.0, "as asked"))
+play(setup, runner, rounds=ROUNDS)
 """
 
 MB = 10**6

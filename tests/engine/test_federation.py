@@ -63,8 +63,8 @@ def test_a_partition_file_of_other_origin_is_taken_for_any_data(tmp_path):
 def test_smoothed_labels_are_refused_where_there_are_no_classes():
     federation = gathered(clients={"label_smoothing": 0.1})
     check(federation, free=2**34)
-    task = replace(federation.casting.task, names=())
-    without = replace(federation, casting=replace(federation.casting, task=task))
+    task = replace(federation.setup.task, names=())
+    without = replace(federation, setup=replace(federation.setup, task=task))
     assert [str(problem) for problem in _labels(without)] == [
         "clients.label_smoothing = 0.1: is for tasks with classes, and this one has none; leave it 0"
     ]
@@ -107,14 +107,14 @@ def test_a_personal_method_is_evaluated_client_by_client_and_weighted_by_example
     class Known(InlineRunner):
         """Client k is right on the share k / 10 of its test examples."""
 
-        def run(self, errand):
-            for outcome in super().run(errand):
-                if errand.step == "evaluate_own":
+        def run(self, request):
+            for outcome in super().run(request):
+                if request.step == "evaluate_own":
                     object.__setattr__(outcome, "metrics", {**outcome.metrics, "accuracy": outcome.client / 10})
                 yield outcome
 
-    runner, ledger = Known(federation.casting, federation.shards), Ledger()
-    rounds = Rounds(federation.casting, federation.needs, Schedule(1, 4, 1), runner, federation.evaluate, [ledger])
+    runner, ledger = Known(federation.setup, federation.shards), Ledger()
+    rounds = Rounds(federation.setup, federation.needs, Schedule(1, 4, 1), runner, federation.evaluate, [ledger])
     rounds.play()
     sizes = [len(federation.shards.test(k)) for k in range(4)]
     expected = sum(k / 10 * n for k, n in enumerate(sizes)) / sum(sizes)
@@ -127,9 +127,9 @@ def test_a_personal_method_is_evaluated_client_by_client_and_weighted_by_example
 
 def played(federation, rounds=3, watchers=()):
     """All its rounds, in this process."""
-    schedule = Schedule(rounds, len(federation.casting.clients), rounds)
+    schedule = Schedule(rounds, len(federation.setup.clients), rounds)
     run = Rounds(
-        federation.casting,
+        federation.setup,
         federation.needs,
         schedule,
         federation.inline(),
@@ -148,7 +148,7 @@ def reasons(federation):
 
 
 def test_a_width_for_all_goes_to_every_client():
-    assert [c.width for c in gathered("fedrolex", {"width": 0.5}).casting.clients] == [0.5] * 4
+    assert [c.width for c in gathered("fedrolex", {"width": 0.5}).setup.clients] == [0.5] * 4
 
 
 def test_widths_drawn_in_every_round_are_the_same_on_both_sides():

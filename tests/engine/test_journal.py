@@ -7,30 +7,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.runner import Errand, InlineRunner
+from actors.runner import InlineRunner, StepRequest
 from actors.steps.orders import Failure, Outcome
 from algorithms.core.payload import Payload
 from algorithms.core.records import digest, flatten
 from algorithms.core.seeds import Seed
 from engine.store.journal import Journal, worth_keeping
 from engine.store.sealed import seal, unseal
-from tests.support import play, tiny_casting, tiny_shards
+from tests.support import play, tiny_setup, tiny_shards
 
 CLIENTS = 4
-CASTING = tiny_casting("tests.toys:Toy", clients=CLIENTS)
+SETUP = tiny_setup("tests.toys:Toy", clients=CLIENTS)
 MESSAGE = Payload.of(weights={"w": torch.zeros(4)}, examples={"id": -1})
 
 
 class Asked(InlineRunner):
     """An inline runner that remembers whom it asked, and how often it was asked to distil."""
 
-    def __init__(self, casting=CASTING):
-        super().__init__(casting, tiny_shards(CLIENTS))
+    def __init__(self, setup=SETUP):
+        super().__init__(setup, tiny_shards(CLIENTS))
         self.clients, self.distilled = [], 0
 
-    def _perform(self, errand, clients):
-        self.clients += [(errand.step, client) for client in clients]
-        return super()._perform(errand, clients)
+    def _perform(self, request, clients):
+        self.clients += [(request.step, client) for client in clients]
+        return super()._perform(request, clients)
 
     def distil(self, job, listener=None, storage=None):
         self.distilled += 1
@@ -43,8 +43,8 @@ def journal(runner, folder, round=0, worth=lambda seconds, bytes: True):
     return made
 
 
-def errand(step="walk", clients=range(CLIENTS), round=0):
-    return Errand(step, tuple(clients), MESSAGE, Seed(3).at(round=round))
+def request(step="walk", clients=range(CLIENTS), round=0):
+    return StepRequest(step, tuple(clients), MESSAGE, Seed(3).at(round=round))
 
 
 def told(outcomes):
@@ -54,22 +54,22 @@ def told(outcomes):
 
 def test_a_round_begun_anew_asks_only_those_who_had_not_finished_and_gives_the_same_bits(tmp_path):
     first, second, undisturbed = Asked(), Asked(), Asked()
-    cut = journal(first, tmp_path).run(errand())
+    cut = journal(first, tmp_path).run(request())
     next(cut), next(cut)  # clients 0 and 1 have finished; here the process is killed
-    again = told(journal(second, tmp_path).run(errand()))
+    again = told(journal(second, tmp_path).run(request()))
     assert second.clients == [("walk", 2), ("walk", 3)]
-    assert again == told(undisturbed.run(errand()))
+    assert again == told(undisturbed.run(request()))
     assert digest(second.memories()) == digest(undisturbed.memories())
 
 
 def test_a_client_that_is_asked_twice_in_a_round_has_two_outcomes(tmp_path):
     undisturbed = Asked()
-    expected = [told(undisturbed.run(errand())), told(undisturbed.run(errand()))]
+    expected = [told(undisturbed.run(request())), told(undisturbed.run(request()))]
     assert expected[0] != expected[1]  # the memory differs
     for _ in range(2):
         runner = Asked()
         kept = journal(runner, tmp_path)
-        assert [told(kept.run(errand())), told(kept.run(errand()))] == expected
+        assert [told(kept.run(request())), told(kept.run(request()))] == expected
     assert runner.clients == []
 
 
@@ -77,43 +77,43 @@ def test_updates_may_be_added_up_where_a_step_is_known_not_to_be_worth_writing_d
     """Of a step of which nothing is known yet, or which took long in the round before, every one comes by itself."""
 
     class Noting(Asked):
-        def run(self, errand):
-            asked.append(errand.terms)
-            return super().run(errand)
+        def run(self, request):
+            asked.append(request.terms)
+            return super().run(request)
 
     asked, worth = [], iter([False] * 4 + [True] * 4 + [False] * 4)
     kept = journal(Noting(), tmp_path, worth=lambda seconds, bytes: next(worth))
     for round in range(3):
         kept.begin(round)
-        list(kept.run(replace(errand(round=round), terms="terms")))
+        list(kept.run(replace(request(round=round), terms="terms")))
     assert asked == ["", "terms", ""]
 
 
 def test_other_rounds_know_nothing_of_it(tmp_path):
-    list(journal(Asked(), tmp_path, round=0).run(errand()))
+    list(journal(Asked(), tmp_path, round=0).run(request()))
     runner = Asked()
-    list(journal(runner, tmp_path, round=1).run(errand(round=1)))
+    list(journal(runner, tmp_path, round=1).run(request(round=1)))
     assert len(runner.clients) == CLIENTS
 
 
 def test_what_was_cut_short_or_changed_is_done_again(tmp_path, caplog):
-    list(journal(Asked(), tmp_path).run(errand()))
+    list(journal(Asked(), tmp_path).run(request()))
     paths = sorted((tmp_path / "round-000000").glob("*.safetensors"))
     assert len(paths) == CLIENTS
     paths[1].write_bytes(paths[1].read_bytes()[:-1])
     paths[2].write_bytes(b"")
     runner = Asked()
-    assert told(journal(runner, tmp_path).run(errand())) == told(Asked().run(errand()))
+    assert told(journal(runner, tmp_path).run(request())) == told(Asked().run(request()))
     assert runner.clients == [("walk", 1), ("walk", 2)]
     assert "was cut short or changed; what it held is done again" in caplog.text
 
 
 def test_a_failure_is_not_kept(tmp_path):
     kept = journal(Asked(), tmp_path)
-    kinds = [type(outcome) for outcome in kept.run(errand("stumble"))]
+    kinds = [type(outcome) for outcome in kept.run(request("stumble"))]
     assert kinds == [Outcome, Outcome, Failure, Outcome]
     runner = Asked()
-    list(journal(runner, tmp_path).run(errand("stumble")))
+    list(journal(runner, tmp_path).run(request("stumble")))
     assert runner.clients == [("stumble", 2)]
 
 
@@ -150,7 +150,7 @@ def test_an_unfinished_distillation_finds_its_folder_again(tmp_path):
 
 def test_rounds_are_dropped_up_to_a_checkpoint_or_all(tmp_path):
     for number in range(4):
-        list(journal(Asked(), tmp_path, round=number).run(errand(round=number)))
+        list(journal(Asked(), tmp_path, round=number).run(request(round=number)))
     kept = Journal(Asked(), tmp_path)
     kept.drop(before=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000002", "round-000003"]
@@ -159,14 +159,14 @@ def test_rounds_are_dropped_up_to_a_checkpoint_or_all(tmp_path):
 
 
 def test_a_journal_changes_nothing_of_a_run(tmp_path):
-    casting = tiny_casting("tests.toys:Toy", clients=CLIENTS, step="walk")
-    plain = play(casting, shards=tiny_shards(CLIENTS), rounds=2)
-    kept = play(casting, journal(InlineRunner(casting, tiny_shards(CLIENTS)), tmp_path), rounds=2)
+    setup = tiny_setup("tests.toys:Toy", clients=CLIENTS, step="walk")
+    plain = play(setup, shards=tiny_shards(CLIENTS), rounds=2)
+    kept = play(setup, journal(InlineRunner(setup, tiny_shards(CLIENTS)), tmp_path), rounds=2)
     assert kept.digests == plain.digests
 
 
 def test_nothing_is_written_of_short_steps(tmp_path):
-    list(journal(Asked(), tmp_path, worth=worth_keeping).run(errand()))
+    list(journal(Asked(), tmp_path, worth=worth_keeping).run(request()))
     assert list(tmp_path.rglob("*.safetensors")) == []
 
 
@@ -187,7 +187,7 @@ def test_writing_takes_a_small_part_of_the_time_it_saves(seconds, bytes):
     ],
 )
 def test_what_a_file_holds_is_looked_at_as_if_the_client_had_just_sent_it(tmp_path, parts):
-    list(journal(Asked(), tmp_path).run(errand()))
+    list(journal(Asked(), tmp_path).run(request()))
     (path,) = (p for p in sorted(tmp_path.rglob("walk-000002-*")))
     tree, _ = unseal(path)
     path.unlink()
@@ -195,5 +195,5 @@ def test_what_a_file_holds_is_looked_at_as_if_the_client_had_just_sent_it(tmp_pa
     others = {name: None if name == "memory" else value for name, value in tree.items() if name != "payload"}
     seal(path.parent, "walk-000002-0", {**others, **changed}, tensors)
     runner, undisturbed = Asked(), Asked()
-    assert told(journal(runner, tmp_path).run(errand())) == told(undisturbed.run(errand()))
+    assert told(journal(runner, tmp_path).run(request())) == told(undisturbed.run(request()))
     assert runner.clients == [("walk", 2)]

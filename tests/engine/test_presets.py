@@ -56,7 +56,7 @@ def test_a_preset_fits_its_data(name):
     on_cpu = ["runner.device=cpu", "runner.gpus=0", "runner.distillation.gpus=0"]
     federation = Federation.gather(load(name, [*smaller, *on_cpu]))
     check(federation, free=16 * 2**30)
-    assert len(federation.casting.clients) == KINDS.get(name, 10)
+    assert len(federation.setup.clients) == KINDS.get(name, 10)
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -90,7 +90,7 @@ def test_a_mosaic_preset_and_its_fedavg_differ_in_the_method_alone(name):
 
 def test_the_mixed_preset_has_five_unrelated_networks_and_an_expert_for_each_client():
     federation = Federation.gather(load("mosaic-mixed-digits"))
-    nets = [client.net for client in federation.casting.clients]
+    nets = [client.net for client in federation.setup.clients]
     assert nets == ["mlp", "small_cnn", "cnn2", "resnet8", "resnet18"] * 2
     assert federation.config.method.settings.experts == "client"
 

@@ -217,11 +217,11 @@ class Forgetful(InlineRunner):
 
     lost = False
 
-    def run(self, errand):
-        if errand.seed.round == 2 and not Forgetful.lost:
+    def run(self, request):
+        if request.seed.round == 2 and not Forgetful.lost:
             Forgetful.lost = True
             raise MemoryLostError([3, 1])
-        return super().run(errand)
+        return super().run(request)
 
 
 def test_a_run_whose_clients_memories_are_lost_goes_on_from_its_last_checkpoint(tmp_path, undisturbed, monkeypatch):

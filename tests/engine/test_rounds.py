@@ -11,7 +11,7 @@ from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import Seed
 from engine.records import Evaluation
 from engine.run.rounds import Rounds, Schedule, choose
-from tests.support import needs_of, tiny_casting, tiny_shards
+from tests.support import needs_of, tiny_setup, tiny_shards
 
 CLIENTS = tuple(ClientSpec(id=k, net="mlp") for k in range(10))
 
@@ -53,10 +53,10 @@ class Ear:
 
 
 def played(ear, **schedule):
-    casting = tiny_casting(clients=4)
+    setup = tiny_setup(clients=4)
     known = Evaluation({"accuracy": 0.5, "loss": 1.0}, {"accuracy": np.array([0.5, 0.5, 0.5])})
-    runner = InlineRunner(casting, tiny_shards(4))
-    rounds = Rounds(casting, needs_of(casting), Schedule(**schedule), runner, lambda predictor: known, [ear])
+    runner = InlineRunner(setup, tiny_shards(4))
+    rounds = Rounds(setup, needs_of(setup), Schedule(**schedule), runner, lambda predictor: known, [ear])
     rounds.play()
     return rounds
 
@@ -79,15 +79,13 @@ def test_a_round_asks_as_many_clients_as_the_schedule_says():
 def test_watchers_hear_how_far_a_distillation_has_come():
     """The generators' round is the last: 4 steps of the student, beside what the clients and other phases tell."""
     ear = Ear()
-    casting = tiny_casting(
-        "mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8
-    )
+    setup = tiny_setup("mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8)
     known = Evaluation({"accuracy": 0.5, "loss": 1.0}, {"accuracy": np.array([0.5, 0.5, 0.5])})
     Rounds(
-        casting,
-        needs_of(casting),
+        setup,
+        needs_of(setup),
         Schedule(1, 4, 1),
-        InlineRunner(casting, tiny_shards(4)),
+        InlineRunner(setup, tiny_shards(4)),
         lambda predictor: known,
         [ear],
     ).play()
@@ -101,13 +99,11 @@ def test_a_process_of_the_distillation_that_was_lost_and_replaced_is_written_dow
             listener.replaced("train worker")
             return super().distil(job, listener)
 
-    casting = tiny_casting(
-        "mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8
-    )
+    setup = tiny_setup("mosaic", clients=4, generator="pca", warmup=1, experts="replay", distil_steps=4, distil_batch=8)
     known = Evaluation({"accuracy": 0.5, "loss": 1.0}, {"accuracy": np.array([0.5, 0.5, 0.5])})
     ear = Ear()
     Rounds(
-        casting, needs_of(casting), Schedule(1, 4, 1), Losing(casting, tiny_shards(4)), lambda predictor: known, [ear]
+        setup, needs_of(setup), Schedule(1, 4, 1), Losing(setup, tiny_shards(4)), lambda predictor: known, [ear]
     ).play()
     assert ear.faults == [FaultEntry(0, "distillation", -1, "worker_lost", "retry")]
 

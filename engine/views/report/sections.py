@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.cohort.delivery import NOBODY
-from actors.failures import said
+from actors.failures import describe
 from algorithms.core.task import Figure
 from engine.config.reading import dump
 from engine.records import GLOBAL, GeneratedImages
@@ -352,7 +352,7 @@ def _faults(run: StoredRun) -> Element | None:
     for fault in faults_of(run.rounds):
         who = "" if fault.client == NOBODY else f", client {fault.client}"
         place = f"round {fault.round + 1}, {fault.phase}{who}"
-        found.setdefault(said(fault.fault, fault.action), []).append(place)
+        found.setdefault(describe(fault.fault, fault.action), []).append(place)
     return _terms({words: "; ".join(places) for words, places in found.items()}) if found else None
 
 
