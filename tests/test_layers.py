@@ -113,6 +113,23 @@ def test_algorithms_touch_no_file_clock_environment_or_logger():
     assert not wrong
 
 
+def test_the_engine_and_the_actors_name_no_method_and_the_engine_no_stage_of_one():
+    from actors.steps.orders import method_names
+    from tests.support import needs_of, tiny_casting
+
+    stages = {stage.name for name in method_names() for stage in needs_of(tiny_casting(name)).stages}
+    assert {"mosaic", "fedavg"} <= set(method_names())
+    assert "teacher" in stages
+    wrong = {
+        f"{path.relative_to(ROOT)}:{node.lineno} says {node.value!r}"
+        for package, names in (("actors", {*method_names()}), ("engine", {*method_names(), *stages}))
+        for path in files_of(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names and isinstance(node.value, str)
+    }
+    assert not wrong
+
+
 def test_inline_needs_no_ray():
     """The whole inline path imports in a process in which `import ray` fails."""
     modules = (
