@@ -115,9 +115,9 @@ def test_algorithms_touch_no_file_clock_environment_or_logger():
 
 def test_the_engine_and_the_actors_name_no_method_and_the_engine_no_stage_of_one():
     from actors.steps.orders import method_names
-    from tests.support import needs_of, tiny_casting
+    from tests.support import needs_of, tiny_setup
 
-    stages = {stage.name for name in method_names() for stage in needs_of(tiny_casting(name)).stages}
+    stages = {stage.name for name in method_names() for stage in needs_of(tiny_setup(name)).stages}
     assert {"mosaic", "fedavg"} <= set(method_names())
     assert "teacher" in stages
     wrong = {
