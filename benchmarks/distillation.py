@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from actors.distillation.plan import DistilResources
 from actors.steps.worker import one_thread
-from algorithms.core.distillation import Distillation, Learner, copy_of, distil_here, generate, label, labelled
+from algorithms.core.distillation import Distillation, Learner, copy_of, distil_here, generate, label, labelled_batch
 from algorithms.core.payload import Tensors
 from algorithms.core.seeds import Seed
 from algorithms.nets.classifier import Classifier
@@ -93,7 +93,7 @@ def balanced_job(batch: int, steps: int) -> tuple[Distillation, dict[str, float]
 
 def milliseconds(job: Distillation) -> dict[str, float]:
     """Time of one batch's parts, one thread, best of several."""
-    batch = labelled(job, 0)
+    batch = labelled_batch(job, 0)
     learner = Learner(job, copy_of(job.student))
     return {
         "sample": best(lambda: generate(job.source, job.source.latents(0))),

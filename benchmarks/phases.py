@@ -29,7 +29,7 @@ from algorithms.core.task import Shard
 from algorithms.core.training import Work
 from algorithms.methods.mosaic import Mosaic
 from algorithms.methods.mosaic.experts import ClassWiseMeans, Teacher
-from algorithms.methods.mosaic.generators.shelf import Sent
+from algorithms.methods.mosaic.generators.shelf import ClientGenerator
 from algorithms.methods.mosaic.meta import Examples, MetaModel, train_meta
 from algorithms.methods.mosaic.student import distillation
 from algorithms.nets.dcgan import DCDiscriminator, DCGenerator
@@ -223,7 +223,7 @@ def job(on: Stage) -> Distillation:
     """The student's distillation from ten experts and ten generators."""
     experts = [Expert(NET, state) for state in on.states]
     teacher = Teacher(Bank(experts, on.kit), MetaModel(CLASSES, CLASSES, CONFIG).eval().requires_grad_(False))
-    sent = {k: Sent(state, on.counts[k]) for k, state in enumerate(on.generators)}
+    sent = {k: ClientGenerator(state, on.counts[k]) for k, state in enumerate(on.generators)}
     source = on.method._source(sent, Seed(0), CONFIG.distil_batch)
     return distillation(CONFIG, (), source, teacher, on.kit.new_network(NET), Seed(0))
 

@@ -77,8 +77,8 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
-class GeneratedImages:
-    """Generated images beside real ones of one client, for the report; only where the run allows it.
+class GeneratedPictures:
+    """What a client's generator draws beside what the client holds, for the report; only where the run allows it.
 
     Attributes:
         generated, real: uint8 (n, C, H, W).
@@ -146,7 +146,7 @@ class Result:
 
     values: Mapping[str, Any]
     book: Book
-    images: tuple[GeneratedImages, ...] = field(default=())
+    pictures: tuple[GeneratedPictures, ...] = field(default=())
 
 
 class Watcher(Protocol):

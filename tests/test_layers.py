@@ -1,12 +1,16 @@
 """The order of imports: algorithms below everything, engine above; nothing imports upwards."""
 
 import ast
+import re
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from algorithms.core.task import Trait
 
 ROOT = Path(__file__).parent.parent
 OURS = {"algorithms", "actors", "clusters", "engine"}
@@ -99,6 +103,105 @@ def test_a_package_imports_only_downwards(package):
     assert not wrong
 
 
+def code_of(path: Path) -> Iterator[ast.AST]:
+    """Every node of a file but its docstrings and other strings that stand alone."""
+    tree = ast.parse(path.read_text())
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    yield from (node for node in ast.walk(tree) if not (isinstance(node, ast.Constant) and id(node) in alone))
+
+
+def names_in(path: Path) -> Iterator[str]:
+    """What a file defines, takes, assigns or looks up by name."""
+    for node in code_of(path):
+        for kind, attribute in NAMED.items():
+            if isinstance(node, kind):
+                yield getattr(node, attribute) or ""
+
+
+NAMED = {ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg", ast.keyword: "arg", ast.alias: "name"}
+NAMED |= dict.fromkeys((ast.FunctionDef, ast.ClassDef), "name")
+
+
+def words_of(name: str) -> set[str]:
+    """`GeneratedImages` and `generated_images` are generated and images."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)}
+
+
+def listed(folder: str) -> set[str]:
+    """Names under which what lies in a folder of plug-ins is found."""
+    return {path.stem for path in (ROOT / "algorithms" / folder).iterdir() if not path.name.startswith(("_", "."))}
+
+
+OF_TASKS = {"image", "images", "pixel", "pixels", "token", "tokens", "vocabulary", "perplexity", "accuracy", "rmse"}
+"""Words for what an example of one task is, or for how one task is measured."""
+
+ABOUT_IMAGES = {
+    "engine/data": "reads them",
+    "engine/partition/shift.py": "changes columns by what they hold",
+    "engine/views/report/pictures.py": "draws them",
+    "engine/views/tracking.py": "hands them to MLflow by its own names",
+    "engine/config/schema.py": "privacy.images is a key that is fixed",
+    "engine/run/simulation.py": "reads that key",
+}
+
+STRINGS = {
+    ("engine/run/simulation.py", "accuracy"): "a key of result.json, by the design",
+    ("engine/store/folder.py", "accuracy"): "a key of result.json, by the design",
+}
+
+
+@pytest.mark.parametrize("package", ["actors", "engine"])
+def test_engine_and_actors_import_no_task_and_no_method_by_name(package):
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in files_of(package)
+        for module in modules_of(path)
+        if re.match(r"algorithms\.(tasks|methods)\.", module)
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", ["actors", "engine"])
+def test_engine_and_actors_hold_no_name_of_a_task_or_method_and_no_figure_as_a_string(package):
+    known = (listed("tasks") | listed("methods") | (OF_TASKS & {"perplexity", "accuracy", "rmse"})) - TRAITS
+    found = {
+        (str(path.relative_to(ROOT)), node.value)
+        for path in files_of(package)
+        for node in code_of(path)
+        if isinstance(node, ast.Constant) and node.value in known
+    }
+    assert found <= STRINGS.keys()
+
+
+TRAITS = set(typing.get_args(Trait))
+"""Properties of tasks, some of which are called as a task is: `language`, `images`."""
+
+
+@pytest.mark.parametrize("package", ["actors", "engine"])
+def test_engine_and_actors_speak_of_examples_and_not_of_what_one_task_has(package):
+    wrong = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files_of(package)
+        for name in names_in(path)
+        if words_of(name) & OF_TASKS and not str(path.relative_to(ROOT)).startswith(tuple(ABOUT_IMAGES))
+    }
+    assert not wrong
+
+
+def test_every_place_that_may_speak_of_images_does():
+    silent = {
+        place
+        for place in ABOUT_IMAGES
+        if not any(
+            words_of(name) & OF_TASKS
+            for path in files_of("engine")
+            if str(path.relative_to(ROOT)).startswith(place)
+            for name in names_in(path)
+        )
+    }
+    assert not silent
+
+
 def test_algorithms_use_the_scientific_stack_and_nothing_else():
     allowed = sys.stdlib_module_names | SCIENCE | {"algorithms"}
     wrong = {
@@ -110,6 +213,23 @@ def test_algorithms_use_the_scientific_stack_and_nothing_else():
 def test_algorithms_touch_no_file_clock_environment_or_logger():
     banned = {"os", "time", "datetime", "logging", "socket", "subprocess", "pathlib", "tempfile", "random", "pickle"}
     wrong = {f"{p.relative_to(ROOT)} imports {n}" for p in files_of("algorithms") for n in imports_of(p) if n in banned}
+    assert not wrong
+
+
+def test_the_engine_and_the_actors_name_no_method_and_the_engine_no_stage_of_one():
+    from actors.steps.orders import method_names
+    from tests.support import needs_of, tiny_setup
+
+    stages = {stage.name for name in method_names() for stage in needs_of(tiny_setup(name)).stages}
+    assert {"mosaic", "fedavg"} <= set(method_names())
+    assert "teacher" in stages
+    wrong = {
+        f"{path.relative_to(ROOT)}:{node.lineno} says {node.value!r}"
+        for package, names in (("actors", {*method_names()}), ("engine", {*method_names(), *stages}))
+        for path in files_of(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names and isinstance(node.value, str)
+    }
     assert not wrong
 
 

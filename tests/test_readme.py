@@ -27,7 +27,7 @@ def blocks(language):
 
 
 METHODS = {
-    re.search(r"(\w+)\.py", text)[1]: text for _, text in blocks("python") if text.startswith("# algorithms/methods/")
+    re.search(r"(\w+)\.py", text)[1]: text for _, text in blocks("python") if re.match(r"# \S*fed\w+\.py\n", text)
 }
 
 

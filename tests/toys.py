@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from algorithms.core import settings
 from algorithms.core.contract import Client, Cohort, Method, Plan, Reply, Terms, Update, client_side
-from algorithms.core.needs import Needs, Sent
+from algorithms.core.needs import Needs, Volume
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 from algorithms.nets import Classifier
@@ -119,7 +119,7 @@ class Toy(Method[Trace]):
 
     @classmethod
     def needs(cls, config: Any, task: Any, clients: Any, work: Any, counts: Any) -> Needs:
-        kinds = {"weights": Sent(), "examples": Sent()}
+        kinds = {"weights": Volume(), "examples": Volume()}
         return Needs(up=kinds, down=kinds)
 
     def start(self, clients: Any) -> Trace:

@@ -1,6 +1,6 @@
-"""Distillation on Ray: generated images through a Ray Data pipeline to a student in a Ray Train job.
+"""Distillation on Ray: generated inputs through a Ray Data pipeline to a student in a Ray Train job.
 
-    batch numbers -> samplers (latents, images) -> teachers (logits) -> train workers (the student)
+    batch numbers -> samplers (latents, inputs) -> teachers (logits) -> train workers (the student)
 
 Sampling and labelling run ahead of the student, bounded in memory, in actors of their own sizes. With one train worker
 the student has the bits of `algorithms.core.distillation.distil_here`.

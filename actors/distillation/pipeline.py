@@ -1,4 +1,4 @@
-"""The pipeline of a distillation (Ray Data): batch numbers -> latents -> images -> the teacher's logits.
+"""The pipeline of a distillation (Ray Data): batch numbers -> latents -> inputs -> the teacher's logits.
 
 One row of the data set is one batch, or one train worker's rows of it: tensor columns of shape (1, B, ...).
 
@@ -69,7 +69,7 @@ def _pool(actors: Actors) -> dict[str, Any]:
 
 
 class _SamplerActor:
-    """Draws latents and generates images."""
+    """Draws latents and generates inputs."""
 
     def __init__(self, stages: Stages) -> None:
         from actors.distillation.rows import Sampler
@@ -80,13 +80,13 @@ class _SamplerActor:
         self._monitor = stages.monitor
 
     def __call__(self, row: Row) -> Row:
-        images = self._sample(row)
+        made = self._sample(row)
         self._monitor.note.remote("sampled", int(row["index"][0]))
-        return images
+        return made
 
 
 class _LabellerActor:
-    """Labels images with the teacher's logits and deals the rows out to the train workers."""
+    """Labels inputs with the teacher's logits and deals the rows out to the train workers."""
 
     def __init__(self, stages: Stages) -> None:
         from actors.distillation.rows import Labeller

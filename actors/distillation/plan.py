@@ -43,8 +43,8 @@ class DistilResources:
     """What a distillation holds beside the hosts, and how long it may stand still.
 
     Attributes:
-        samplers: draw latents and generate images.
-        teachers: label images with the teacher's logits.
+        samplers: draw latents and generate inputs.
+        teachers: label inputs with the teacher's logits.
         trainers: train the student; each takes its share of every batch's rows. Ray Train workers.
         ahead_mb: MiB of generated batches that may lie in the object store ahead of the student.
         checkpoint_every: steps between two checkpoints of the student; what a lost train worker costs at most.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from actors.distillation.plan import Row
 from actors.steps.worker import one_thread
-from algorithms.core.distillation import Labelled, Source, generate, label
+from algorithms.core.distillation import LabelledBatch, Source, generate, label
 
 
 class Sampler:
@@ -80,12 +80,12 @@ class WorkerBatch:
     """A train worker's rows of one batch, and which share of the batch's rows they are."""
 
     index: int
-    batch: Labelled
+    batch: LabelledBatch
     share: float
 
 
 def worker_batches(rows: Iterable[Row]) -> Iterator[WorkerBatch]:
     """What a train worker reads from its shard of the data set."""
     for row in rows:
-        batch = Labelled(*(as_tensor(row[name]) for name in ("inputs", "labels", "logits")))
+        batch = LabelledBatch(*(as_tensor(row[name]) for name in ("inputs", "labels", "logits")))
         yield WorkerBatch(int(row["index"][0]), batch, float(row["share"][0]))

@@ -32,7 +32,7 @@ from actors.distillation.plan import DistilResources
 from actors.distillation.rows import WorkerBatch, own_device, worker_batches
 from actors.process import keep_freed_memory
 from actors.steps.worker import one_thread
-from algorithms.core.distillation import DistillationLoss, Kept, Learner
+from algorithms.core.distillation import BatchCache, DistillationLoss, Learner
 
 _RUN = "student"
 _BATCHES = "batches"
@@ -135,7 +135,7 @@ def _learn(lesson: Lesson, workers: int) -> None:
         job = replace(job, loss=share)
     learner = Learner(job, _synchronised(student, workers))
     _resume(learner, student)
-    kept, fresh = Kept[WorkerBatch](job), _ShardBatches()
+    kept, fresh = BatchCache[WorkerBatch](job), _ShardBatches()
     if ray.train.get_context().get_world_rank() == 0:  # where one is lost all begin anew
         lesson.monitor.begin.remote("train worker", "student")
     lesson.monitor.note.remote("trained", learner.done)

@@ -112,7 +112,7 @@ def classes_of(train: Columns, test: Columns, roles: Roles) -> tuple[tuple[str, 
     if ours.content == "class":
         return ours.names, ours.values, theirs.values
     codes = _sorted_values(name, ours)
-    return tuple(codes), _coded(name, ours, codes, "training"), _coded(name, theirs, codes, "test")
+    return tuple(codes), _class_codes(name, ours, codes, "training"), _class_codes(name, theirs, codes, "test")
 
 
 def _sorted_values(name: str, column: Column) -> dict[str, int]:
@@ -129,7 +129,7 @@ def _sorted_values(name: str, column: Column) -> dict[str, int]:
     return {word: code for code, word in enumerate(words)}
 
 
-def _coded(name: str, column: Column, codes: dict[str, int], half: str) -> np.ndarray:
+def _class_codes(name: str, column: Column, codes: dict[str, int], half: str) -> np.ndarray:
     missing = [row for row, value in enumerate(column.values) if value is None or value != value]
     if missing:
         raise ColumnError(LABEL, f"{half} row {missing[0]} has no value in column {name!r}", "leave such rows out")

@@ -18,7 +18,7 @@ from algorithms.core import settings
 from algorithms.core.clients import ClientSpec as ClientSpec
 from algorithms.core.distillation import Source
 from algorithms.core.kit import Kit
-from algorithms.core.needs import Needs, Sent, mean_bytes
+from algorithms.core.needs import Needs, Volume, mean_bytes
 from algorithms.core.payload import EMPTY, Memory, Payload, Tensors
 from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
@@ -181,7 +181,7 @@ class Method(Generic[StateT]):
             work: what a client does in a round.
             counts: int64 (clients, classes), the examples by client and class.
         """
-        network = Sent(mean_bytes(task, clients))
+        network = Volume(mean_bytes(task, clients))
         return Needs(up={"weights": network}, down={"weights": network}, refusals=tuple(net_mixture(clients)))
 
     def start(self, clients: Sequence[ClientSpec]) -> StateT:

@@ -83,7 +83,7 @@ class Distillation:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledBatch:
     """A batch ready for the student: inputs float32 (B, ...), labels int64 (B,), teacher's logits (B, classes)."""
 
     inputs: Tensor
@@ -109,10 +109,10 @@ def label(teacher: nn.Module, inputs: Tensor) -> Tensor:
     return logits.contiguous()
 
 
-def labelled(job: Distillation, index: int) -> Labelled:
+def labelled_batch(job: Distillation, index: int) -> LabelledBatch:
     """Batch `index`, from latents to logits, in this process."""
     inputs, labels = generate(job.source, job.source.latents(index))
-    return Labelled(inputs, labels, label(job.teacher, inputs))
+    return LabelledBatch(inputs, labels, label(job.teacher, inputs))
 
 
 class Learner:
@@ -130,14 +130,14 @@ class Learner:
         self.device = next(student.parameters()).device
         self.done = 0
 
-    def step(self, batch: Labelled) -> float:
+    def step(self, batch: LabelledBatch) -> float:
         """One optimiser step; the loss before it."""
         with torch_seeded(self.job.seed.number("student", self.done)):
             loss = self._step(batch)
         self.done += 1
         return loss
 
-    def _step(self, batch: Labelled) -> float:
+    def _step(self, batch: LabelledBatch) -> float:
         self._set_mode()
         inputs, labels, logits = (t.to(self.device) for t in (batch.inputs, batch.labels, batch.logits))
         self.optimiser.zero_grad(set_to_none=True)
@@ -174,7 +174,7 @@ TELLINGS = 50
 """How often a job that runs here tells of its progress, if it has so many steps."""
 
 
-class Kept(Generic[BatchT]):
+class BatchCache(Generic[BatchT]):
     """The batches that come again in a job's later steps, and no others: at most `distinct`."""
 
     def __init__(self, job: Distillation) -> None:
@@ -199,10 +199,10 @@ def distil_here(job: Distillation, told: Callable[[int], None] = ignore) -> dict
     Returns:
         The student's state dict after the last step, on the CPU.
     """
-    learner, kept = Learner(job, copy_of(job.student)), Kept[Labelled](job)
+    learner, kept = Learner(job, copy_of(job.student)), BatchCache[LabelledBatch](job)
     often = max(1, job.steps // TELLINGS)
     for step in range(job.steps):
-        learner.step(kept.at(step, lambda index: labelled(job, index)))
+        learner.step(kept.at(step, lambda index: labelled_batch(job, index)))
         if learner.done % often == 0 or learner.done == job.steps:
             told(learner.done)
     return snapshot(learner.student)

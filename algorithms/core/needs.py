@@ -20,7 +20,7 @@ PublicData = Literal["nothing", "examples", "labelled examples"]
 
 
 @dataclass(frozen=True)
-class Sent:
+class Volume:
     """What travels of one kind in one direction.
 
     Attributes:
@@ -129,8 +129,8 @@ class Needs:
             evaluated, say. None where nothing has to be changed.
     """
 
-    up: Mapping[str, Sent]
-    down: Mapping[str, Sent]
+    up: Mapping[str, Volume]
+    down: Mapping[str, Volume]
     own_kinds: Mapping[str, str] = field(default_factory=dict)
     refusals: tuple[str, ...] = ()
     lacking: frozenset[Trait] = frozenset()
@@ -142,7 +142,10 @@ class Needs:
     for_mixture: Any = None
 
     def adding(
-        self, up: Mapping[str, Sent] | None = None, down: Mapping[str, Sent] | None = None, refusals: Sequence[str] = ()
+        self,
+        up: Mapping[str, Volume] | None = None,
+        down: Mapping[str, Volume] | None = None,
+        refusals: Sequence[str] = (),
     ) -> Needs:
         """The same with further kinds, or other sizes of them, and further refusals."""
         return replace(

@@ -90,13 +90,13 @@ NOTHING: Memory = {}
 """A memory without contents."""
 
 
-def kept(label: str, tensors: Tensors) -> dict[str, Value]:
-    """Tensors as a part of a memory, told apart from others by a label; `recalled` takes them out again."""
+def memory_part(label: str, tensors: Tensors) -> dict[str, Value]:
+    """Tensors as a part of a memory, told apart from others by a label; `memory_tensors` takes them out again."""
     return {f"{label}/{name}": value for name, value in tensors.items()}
 
 
-def recalled(label: str, memory: Memory) -> dict[str, Tensor]:
-    """The tensors put into a memory by `kept` under this label, by their own names; {} where there are none."""
+def memory_tensors(label: str, memory: Memory) -> dict[str, Tensor]:
+    """The tensors put into a memory by `memory_part` under this label, by their own names; {} where there are none."""
     start = f"{label}/"
     return {
         name.removeprefix(start): value

@@ -33,21 +33,21 @@ def flatten(value: Any) -> tuple[dict[str, Tensor], Any]:
 
 def _flatten(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        tensors[_written(path)] = value
-        return {_TENSOR: _written(path)}
+        tensors[_path_text(path)] = value
+        return {_TENSOR: _path_text(path)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _flatten(getattr(value, f.name), (*path, f.name), tensors) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         _refuse_keys(value, path)
-        return {_escaped(str(k)): _flatten(v, (*path, str(k)), tensors) for k, v in value.items()}
+        return {_escape(str(k)): _flatten(v, (*path, str(k)), tensors) for k, v in value.items()}
     if isinstance(value, Sequence):
         return [_flatten(v, (*path, str(i)), tensors) for i, v in enumerate(value)]
-    raise TypeError(f"{_written(path)}: a {type(value).__name__} cannot be saved")
+    raise TypeError(f"{_path_text(path)}: a {type(value).__name__} cannot be saved")
 
 
-def _written(path: tuple[str, ...]) -> str:
+def _path_text(path: tuple[str, ...]) -> str:
     return "/".join(name.replace("~", "~0").replace("/", "~1") for name in path)
 
 
@@ -55,15 +55,15 @@ def _refuse_keys(value: Mapping[Any, Any], path: tuple[str, ...]) -> None:
     kinds = sorted({type(key).__name__ for key in value})
     if kinds not in ([], ["int"], ["str"]):
         raise TypeError(
-            f"{_written(path)}: keys of type {' and '.join(kinds)} cannot be saved, only all str or all int"
+            f"{_path_text(path)}: keys of type {' and '.join(kinds)} cannot be saved, only all str or all int"
         )
 
 
-def _escaped(key: str) -> str:
+def _escape(key: str) -> str:
     return f"${key}" if key.startswith("$") else key
 
 
-def _unescaped(key: str) -> str:
+def _unescape(key: str) -> str:
     return key.removeprefix("$")
 
 
@@ -88,7 +88,7 @@ def _rebuild_container(annotation: Any, tree: Any, tensors: Mapping[str, Tensor]
         return rebuild(inner, tree, tensors)
     if isinstance(tree, dict):
         key, item = args if args else (str, Any)
-        return {(int(k) if key is int else _unescaped(k)): rebuild(item, v, tensors) for k, v in tree.items()}
+        return {(int(k) if key is int else _unescape(k)): rebuild(item, v, tensors) for k, v in tree.items()}
     if isinstance(tree, list):
         if origin is tuple:
             items: Sequence[Any] = [args[0]] * len(tree) if args[-1] is Ellipsis else args

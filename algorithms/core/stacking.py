@@ -132,7 +132,7 @@ class _Lanes:
         self._device = device
         places = [*asked, *[asked[0]] * (LANES - len(asked))]
         entries = zip(*(one.parameters for one in places), strict=True)
-        self._stack = [_filled(torch.stack(entry), whole_from=1) for entry in entries]
+        self._stack = [_pad(torch.stack(entry), whole_from=1) for entry in entries]
         self._shapes = [p.shape for p in asked[0].parameters]
         self._velocity = [torch.zeros_like(entry) for entry in self._stack] if work.momentum else []
         self._orders = [Batches(len(one.shard), work.batch, one.seed) for one in asked]
@@ -144,12 +144,12 @@ class _Lanes:
         """What came of each client."""
         ended: dict[int, TrainingResult] = {}
         for step in range(max(self._steps) + 1):
-            ended.update({i: self._trained(i) for i, count in enumerate(self._steps) if count == step})
+            ended.update({i: self._result(i) for i, count in enumerate(self._steps) if count == step})
             if len(ended) < len(self._asked):
                 self._step(step)
         return [ended[i] for i in range(len(self._asked))]
 
-    def _trained(self, place: int) -> TrainingResult:
+    def _result(self, place: int) -> TrainingResult:
         """As it is now."""
         steps = self._steps[place]
         fit = Fit(float(self._totals[place]) / max(steps, 1), steps, self._asked[place].position + steps)
@@ -162,7 +162,7 @@ class _Lanes:
     def _step(self, step: int) -> None:
         inputs, labels, shares = self._batch(step)
         passed = _forward(self._stack, inputs, self._layers)
-        losses, errors = _judged(self._task, passed[-1], labels, shares, classes=self._shapes[-1][0])
+        losses, errors = _losses_and_gradients(self._task, passed[-1], labels, shares, classes=self._shapes[-1][0])
         self._totals += losses
         back = _backward(self._stack, passed, errors, self._layers)
         work, corrections = self._work, [one.correct for one in self._asked]
@@ -189,7 +189,7 @@ class _Lanes:
         inputs, labels = self._task.batch(everyone, torch.arange(rows.numel()), device=self._device)
         if not isinstance(inputs, Tensor):
             raise TypeError(f"{self._task.title} has batches of several tensors, which are not stacked")
-        filled = _filled(inputs.view(*rows.shape, -1), whole_from=2)
+        filled = _pad(inputs.view(*rows.shape, -1), whole_from=2)
         return filled, labels.view(rows.shape), shares.to(self._device)
 
 
@@ -202,13 +202,15 @@ def _forward(parameters: Sequence[Tensor], inputs: Tensor, layers: Layers) -> li
     return passed
 
 
-def _filled(stack: Tensor, whole_from: int) -> Tensor:
+def _pad(stack: Tensor, whole_from: int) -> Tensor:
     """Zeros after the end of each axis from `whole_from` on, up to a multiple of `LINE`."""
     missing = [-size % LINE for size in stack.shape[whole_from:]]
     return F.pad(stack, [pad for last in reversed(missing) for pad in (0, last)]) if any(missing) else stack
 
 
-def _judged(task: Task, logits: Tensor, labels: Tensor, shares: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _losses_and_gradients(
+    task: Task, logits: Tensor, labels: Tensor, shares: Tensor, classes: int
+) -> tuple[Tensor, Tensor]:
     """Each client's loss, (clients,), and its derivatives by the client's logits."""
     with torch.enable_grad():
         leaf = logits.requires_grad_()

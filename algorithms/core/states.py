@@ -126,7 +126,7 @@ def combine(function: Callable[..., Tensor], *states: Tensors) -> dict[str, Tens
     return {name: function(*(state[name] for state in states)) for name in states[0]}
 
 
-def clipped(state: Tensors, largest: float) -> dict[str, Tensor]:
+def clip_norm(state: Tensors, largest: float) -> dict[str, Tensor]:
     """The state, scaled down where the 2-norm of all its entries together is larger than `largest`."""
     norm = float(torch.stack([value.double().square().sum() for value in state.values()]).sum().sqrt())
     return dict(state) if norm <= largest else combine(lambda value: value * (largest / norm), state)

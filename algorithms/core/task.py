@@ -89,7 +89,7 @@ def add(one: Sums, other: Sums) -> Sums:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTask:
     """A task and the columns that its batches are made of, (N, ...) each, of the training and of the test examples.
 
     Attributes:
@@ -169,7 +169,7 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: settings.Config) -> Prepared:
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: settings.Config) -> PreparedTask:
         """The task of a data set, and the arrays that batches are made of; statistics are of training rows alone.
 
         Args:

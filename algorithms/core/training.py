@@ -135,7 +135,7 @@ def steps_of_work(work: Work, order: Batches) -> int:
     return work.steps if work.steps is not None else (work.epochs or 0) * order.per_epoch
 
 
-def drawn(
+def draw_batches(
     task: Task,
     shard: Shard,
     order: Batches,
@@ -169,10 +169,10 @@ def training_loss(task: Task, work: Work) -> Loss:
     if not share:
         return task.loss
 
-    def smoothed(logits: Tensor, labels: Tensor) -> Tensor:
+    def smoothed_loss(logits: Tensor, labels: Tensor) -> Tensor:
         return (1 - share) * task.loss(logits, labels) - share * F.log_softmax(logits, 1).mean()
 
-    return smoothed
+    return smoothed_loss
 
 
 class Optimiser(Protocol):
@@ -242,7 +242,7 @@ def fit(
     augment = seed.torch("augment")
     net.train()
     total = torch.zeros((), device=device)
-    for inputs, targets in drawn(task, shard, order, range(position, position + steps), augment, device):
+    for inputs, targets in draw_batches(task, shard, order, range(position, position + steps), augment, device):
         inputs, targets = pair_if_single(inputs, targets)
         optimiser.zero_grad()
         loss = objective(net, inputs, targets) if objective else loss_of(net(inputs), targets)

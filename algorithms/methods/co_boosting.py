@@ -17,10 +17,10 @@ from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.task import Task
 from algorithms.core.training import Work
-from algorithms.parts.ensembles import Ensemble, GroupedModels, WeightedLogits, mixed, normalised
+from algorithms.parts.ensembles import Ensemble, GroupedModels, WeightedLogits, normalise, weighted_sum
 from algorithms.parts.losses import NormGap, kl
 from algorithms.parts.one_shot import OneShot
-from algorithms.parts.synthesis import ImageLoss, Pool, as_inputs, synthesised
+from algorithms.parts.synthesis import ImageLoss, Pool, as_inputs, synthesise_batch
 from algorithms.tasks.images import images_of
 
 CLIP = 10.0
@@ -92,24 +92,24 @@ class CoBoosting(OneShot[CoBoostingState]):
         )
         for epoch in range(config.epochs):
             judge = self.image_loss(ensemble, ensemble.norm_gap(), weights, student.eval())
-            pool.add(*synthesised(config, self.kit, seed, epoch, judge, clip=CLIP))
+            pool.add(*synthesise_batch(config, self.kit, seed, epoch, judge, clip=CLIP))
             if epoch:
-                weights = self.boosted(weights, ensemble, pool, seed, epoch)
+                weights = self.boost_weights(weights, ensemble, pool, seed, epoch)
             optimiser.param_groups[0]["lr"] = config.student_lr * cosine(epoch, config.epochs)
-            loss = self.taught(student, optimiser, ensemble, weights, pool, seed, epoch)
+            loss = self.train_epoch(student, optimiser, ensemble, weights, pool, seed, epoch)
             self.kit.tell("distillation", epoch + 1, config.epochs)
-        shares = normalised(weights)
+        shares = normalise(weights)
         self.kit.show("boosted ensemble", WeightedLogits(ensemble, shares))
         told = {"least_weight": float(shares.min()), "largest_weight": float(shares.max())}
         return {"distillation_loss": loss, "pool": len(pool), **told}
 
     def image_loss(self, ensemble: Ensemble, gap: NormGap, weights: Tensor, student: nn.Module) -> ImageLoss:
         """What the generator minimises."""
-        config, shares, t = self.config, normalised(weights), self.config.adversarial_temperature
+        config, shares, t = self.config, normalise(weights), self.config.adversarial_temperature
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
             with gap.watching():
-                teacher = mixed(ensemble.logits(images), shares)
+                teacher = weighted_sum(ensemble.logits(images), shares)
             errors = self.kit.task.losses(teacher, labels)
             total = config.label * (hard(errors, config.hardness) * errors).mean()
             if config.norm:
@@ -120,7 +120,7 @@ class CoBoosting(OneShot[CoBoostingState]):
 
         return loss
 
-    def boosted(self, weights: Tensor, ensemble: Ensemble, pool: Pool, seed: Seed, epoch: int) -> Tensor:
+    def boost_weights(self, weights: Tensor, ensemble: Ensemble, pool: Pool, seed: Seed, epoch: int) -> Tensor:
         """The ensemble's weights (K,) after one epoch's signed steps."""
         config, size = self.config, self.config.weight_step * self.config.weight_decay**epoch
         draws = seed.torch("ensemble", epoch)
@@ -128,10 +128,10 @@ class CoBoosting(OneShot[CoBoostingState]):
             for images, labels in pool.batches(config.student_batch, draws):
                 with torch.no_grad():
                     logits = ensemble.logits(as_inputs(images_of(self.kit.task), images, draws))
-                weights = stepped(weights, logits, labels, size)
+                weights = signed_step(weights, logits, labels, size)
         return weights
 
-    def taught(
+    def train_epoch(
         self,
         student: nn.Module,
         optimiser: torch.optim.Optimizer,
@@ -143,10 +143,10 @@ class CoBoosting(OneShot[CoBoostingState]):
     ) -> float:
         """One pass of the student over the moved images, in place; the mean loss of its steps."""
         draws, tau, losses = seed.torch("pass", epoch), self.config.temperature, []
-        teacher = WeightedLogits(ensemble, normalised(weights))
+        teacher = WeightedLogits(ensemble, normalise(weights))
         student.train()
         for images, _ in pool.batches(self.config.student_batch, draws):
-            inputs = as_inputs(images_of(self.kit.task), self.moved(images, teacher, draws), None)
+            inputs = as_inputs(images_of(self.kit.task), self.move_images(images, teacher, draws), None)
             with torch.no_grad():
                 answers = teacher(inputs)
             loss = tau**2 * kl(answers / tau, student(inputs) / tau)
@@ -157,7 +157,7 @@ class CoBoosting(OneShot[CoBoostingState]):
             losses.append(float(loss.detach()))
         return sum(losses) / len(losses)
 
-    def moved(self, images: Tensor, teacher: WeightedLogits, draws: torch.Generator) -> Tensor:
+    def move_images(self, images: Tensor, teacher: WeightedLogits, draws: torch.Generator) -> Tensor:
         """Images in [0, 1], augmented, then moved by eta in every pixel along or against a drawn direction's gradient.
 
         Output diversified sampling: Tashiro et al., arXiv 2003.06878. Moved pixels may lie a little outside [0, 1].
@@ -179,8 +179,8 @@ def hard(errors: Tensor, power: float) -> Tensor:
     return (1 - sure).clamp(0, 1) ** power
 
 
-def stepped(weights: Tensor, logits: Tensor, labels: Tensor, size: float) -> Tensor:
+def signed_step(weights: Tensor, logits: Tensor, labels: Tensor, size: float) -> Tensor:
     """w <- clip(w - size sign(grad_w CE(A_w, y)), 0, 1) for the networks' logits (B, K, C); alike where w is all 0."""
     leaf = (weights if bool(weights.any()) else torch.full_like(weights, 1 / len(weights))).clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(mixed(logits, normalised(leaf)), labels), leaf)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(weighted_sum(logits, normalise(leaf)), labels), leaf)
     return (leaf.detach() - size * gradient.sign()).clamp(0, 1)

@@ -14,7 +14,7 @@ from algorithms.core.seeds import Seed
 from algorithms.parts.ensembles import Ensemble, GroupedModels
 from algorithms.parts.losses import NormGap, kl, kl_each
 from algorithms.parts.one_shot import OneShot
-from algorithms.parts.synthesis import ImageLoss, Pool, as_inputs, synthesised
+from algorithms.parts.synthesis import ImageLoss, Pool, as_inputs, synthesise_batch
 from algorithms.tasks.images import images_of
 
 
@@ -53,8 +53,8 @@ class Dense(OneShot[DenseState]):
         optimiser = torch.optim.SGD(student.parameters(), lr=config.student_lr, momentum=config.student_momentum)
         for epoch in range(config.epochs):
             judge = self.image_loss(ensemble, ensemble.norm_gap(), student.eval())
-            pool.add(*synthesised(config, self.kit, seed, epoch, judge))
-            loss = self.taught(student, optimiser, ensemble, pool, seed, epoch)
+            pool.add(*synthesise_batch(config, self.kit, seed, epoch, judge))
+            loss = self.train_epoch(student, optimiser, ensemble, pool, seed, epoch)
             self.kit.tell("distillation", epoch + 1, config.epochs)
         return {"distillation_loss": loss, "pool": len(pool)}
 
@@ -74,7 +74,7 @@ class Dense(OneShot[DenseState]):
 
         return loss
 
-    def taught(
+    def train_epoch(
         self,
         student: nn.Module,
         optimiser: torch.optim.Optimizer,

@@ -21,7 +21,7 @@ from algorithms.core.task import Task, Trait
 from algorithms.core.training import Work
 from algorithms.nets.server_generators import Merge, MergedGenerator
 from algorithms.parts.averaging import BEFORE_DISTILLATION, Averaging, GlobalModel
-from algorithms.parts.ensembles import Ensemble, held, mixed
+from algorithms.parts.ensembles import Ensemble, load_network, weighted_sum
 from algorithms.parts.label_counts import label_counts, labels_like, seen_counts, shares_by_class
 from algorithms.parts.losses import distances, kl, kl_each, sameness
 from algorithms.parts.submodels import PartialMean, part_of, width_refusals
@@ -121,22 +121,22 @@ class DFRD(Averaging[DFRDState]):
         for update in cohort.ask(self.train, {client: messages[width] for client, width in widths.items()}):
             width, weights = widths[update.client], update.payload.tensors("weights")
             mean.add(weights, parts[width], self.share(update))
-            nets.append(held(self.kit, state.net, weights, width))
+            nets.append(load_network(self.kit, state.net, weights, width))
             counts.append(update.payload.tensors("label_counts")["counts"])
         if not nets:
             return state, {}
         state = replace(state, model=mean.result(otherwise=state.model))
         if plan.round + 1 == plan.rounds:
             self.kit.show("fedavg", self.predictor(state))
-        return self.taught(state, ByClass(Ensemble(nets), counts), plan.seed)
+        return self.run_server_phase(state, ByClass(Ensemble(nets), counts), plan.seed)
 
-    def taught(self, state: DFRDState, teacher: ByClass, seed: Seed) -> tuple[DFRDState, dict[str, float]]:
+    def run_server_phase(self, state: DFRDState, teacher: ByClass, seed: Seed) -> tuple[DFRDState, dict[str, float]]:
         """The state after the server's phase, and its last losses."""
-        student = held(self.kit, state.net, state.model)
+        student = load_network(self.kit, state.net, state.model)
         generator = self._generator(state.generator)
         told = self.train_generator(generator, student, teacher, seed.at(phase="generator"))
         fresh = snapshot(generator)
-        average = moved(state.average, fresh, self.config.keep)
+        average = moving_average(state.average, fresh, self.config.keep)
         told |= self.train_student(student, [generator, self._generator(average)], teacher, seed.at(phase="student"))
         return replace(state, model=snapshot(student), generator=fresh, average=average), told
 
@@ -149,7 +149,7 @@ class DFRD(Averaging[DFRDState]):
         generator.train()
         student.eval()
         for step, labels in enumerate(self._labels(teacher, config.generator_steps, seed)):
-            h = generator.merged(self._noise(seed, "noise", step), labels)
+            h = generator.merge_noise(self._noise(seed, "noise", step), labels)
             images = generator(h)
             answers = teacher(images, labels)
             parts = {
@@ -179,7 +179,7 @@ class DFRD(Averaging[DFRDState]):
             for number, weight in enumerate(weights):
                 with torch.no_grad():
                     generator = generators[number].eval()
-                    images = generator(generator.merged(self._noise(seed, f"noise {number}", step), labels))
+                    images = generator(generator.merge_noise(self._noise(seed, f"noise {number}", step), labels))
                     answers = teacher(images, labels)
                 losses.append(weight * kl(answers, student(images)))
             optimiser.zero_grad(set_to_none=True)
@@ -234,7 +234,7 @@ class ByClass:
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Network inputs (B, C, H, W) and the labels asked (B,) to logits (B, classes)."""
-        return mixed(self.ensemble.logits(images), self._shares.to(labels.device)[:, labels].T)
+        return weighted_sum(self.ensemble.logits(images), self._shares.to(labels.device)[:, labels].T)
 
 
 def transferability(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ def transferability(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
     return -(counts.to(teacher.dtype) * kl_each(teacher, student)).mean()
 
 
-def moved(average: Tensors, fresh: Tensors, keep: float) -> dict[str, Tensor]:
+def moving_average(average: Tensors, fresh: Tensors, keep: float) -> dict[str, Tensor]:
     """keep w~ + (1 - keep) w of every floating-point entry, buffers included; of counters, the fresh ones."""
 
     def mix(old: Tensor, new: Tensor) -> Tensor:

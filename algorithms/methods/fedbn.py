@@ -9,8 +9,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from algorithms.core.contract import Client, ClientSpec, Reply, client_side
-from algorithms.core.needs import Needs, Sent, mean_bytes
-from algorithms.core.payload import Payload, kept, recalled
+from algorithms.core.needs import Needs, Volume, mean_bytes
+from algorithms.core.payload import Payload, memory_part, memory_tensors
 from algorithms.core.settings import setting
 from algorithms.core.states import norm_entries, only, snapshot, tensor_bytes, without
 from algorithms.core.task import Task
@@ -46,7 +46,9 @@ class FedBN(FedAvg):
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
-        shared = Sent(mean_bytes(task, clients, lambda net: tensor_bytes(without(net.state_dict(), norm_entries(net)))))
+        shared = Volume(
+            mean_bytes(task, clients, lambda net: tensor_bytes(without(net.state_dict(), norm_entries(net))))
+        )
         common = super().needs(config, task, clients, work, counts)
         return common.adding(up={"weights": shared}, down={"weights": shared})
 
@@ -62,7 +64,7 @@ class FedBN(FedAvg):
 
     def _own(self, client: Client, net: nn.Module) -> dict[str, Tensor]:
         """B_k."""
-        own = recalled("norm", client.memory)
+        own = memory_tensors("norm", client.memory)
         return own or only(self.kit.initial(client.spec.net), sorted(norm_entries(net)))
 
     @client_side
@@ -71,7 +73,9 @@ class FedBN(FedAvg):
         net = self.received_network(client)
         fitted = self.fit(client, net)
         own, state = norm_entries(net), snapshot(net)
-        return self.reply(client, fitted, memory=kept("norm", only(state, sorted(own))), weights=without(state, own))
+        return self.reply(
+            client, fitted, memory=memory_part("norm", only(state, sorted(own))), weights=without(state, own)
+        )
 
     def predictor(self, state: FedAvgState) -> nn.Module:
         raise NotImplementedError(
@@ -83,6 +87,6 @@ class FedBN(FedAvg):
 
     def own_predictor(self, client: Client) -> nn.Module:
         net = self.received_network(client)
-        if norm_entries(net) and not recalled("norm", client.memory):
+        if norm_entries(net) and not memory_tensors("norm", client.memory):
             measure_norm(net, self.kit.task, client.shard, self.kit.work.batch, client.seed, self.kit.device)
         return net.eval()

@@ -26,14 +26,14 @@ from algorithms.parts.ensembles import (
     GroupedModels,
     WeightedLogits,
     WeightedProbabilities,
-    alike,
-    held,
+    equal_weights,
+    load_network,
     norm_refusal,
-    normalised,
+    normalise,
 )
 from algorithms.parts.losses import kl
-from algorithms.parts.synthesis import Pool, SynthesisConfig, as_inputs, image_refusals, synthesised
-from algorithms.parts.unlabelled import Given, Noise
+from algorithms.parts.synthesis import Pool, SynthesisConfig, as_inputs, image_refusals, synthesise_batch
+from algorithms.parts.unlabelled import GivenInputs, Noise
 from algorithms.tasks.images import IMAGE, images_of
 
 Average = Literal["logits", "probabilities"]
@@ -114,7 +114,7 @@ class FedDF(Ensembling[FedDFState]):
         return FedDFState(*self.initial_groups(clients))
 
     def round(self, state: FedDFState, plan: Plan, cohort: Cohort) -> tuple[FedDFState, dict[str, float]]:
-        averaged, members = self.gathered(state, plan, cohort)
+        averaged, members = self.gather_networks(state, plan, cohort)
         if not members or self.config.steps == 0:
             return averaged, {}
         bank = Bank(members, self.kit)
@@ -143,8 +143,8 @@ class FedDF(Ensembling[FedDFState]):
         return Distillation(
             source=source,
             teacher=teacher,
-            student=held(self.kit, net, model),
-            loss=Softened(config.temperature),
+            student=load_network(self.kit, net, model),
+            loss=SoftenedKL(config.temperature),
             steps=config.steps,
             distinct=config.distinct or config.steps,
             lr=config.lr,
@@ -161,10 +161,10 @@ class FedDF(Ensembling[FedDFState]):
             return Noise(task, self.config.batch, seed)
         if self.config.unlabelled == "public" and self.kit.public is not None:
             pixels = self.kit.public.own(IMAGE)
-            return Given(task.normalise(pixels), self.config.batch, seed)
-        return Given(self.generated(members, seed), self.config.batch, seed)
+            return GivenInputs(task.normalise(pixels), self.config.batch, seed)
+        return GivenInputs(self.synthesise(members, seed), self.config.batch, seed)
 
-    def generated(self, members: Sequence[Expert], seed: Seed) -> Tensor:
+    def synthesise(self, members: Sequence[Expert], seed: Seed) -> Tensor:
         """Network inputs (N, C, H, W) that are synthesised against the clients' networks, on the CPU."""
         ensemble, pool = Ensemble.of(members, self.kit), Pool()
         gap = ensemble.norm_gap()
@@ -175,7 +175,7 @@ class FedDF(Ensembling[FedDFState]):
             return self.config.label * F.cross_entropy(teacher, labels) + self.config.norm * gap.value()
 
         for index in range(self.config.batches):
-            pool.add(*synthesised(self.config, self.kit, seed, index, loss))
+            pool.add(*synthesise_batch(self.config, self.kit, seed, index, loss))
             self.kit.tell("synthesis", index + 1, self.config.batches)
         return as_inputs(images_of(self.kit.task), pool.images, None).cpu()
 
@@ -183,19 +183,19 @@ class FedDF(Ensembling[FedDFState]):
         """The clients' shares in the teacher, float (K,), which sum to 1."""
         public = self.kit.public
         if self.config.teachers == "alike" or public is None:
-            return alike(len(members))
-        nets = (held(self.kit, member.net, member.state) for member in members)
+            return equal_weights(len(members))
+        nets = (load_network(self.kit, member.net, member.state) for member in members)
         found = [self.kit.task.report(score(net, self.kit.task, public, self.kit.device))["accuracy"] for net in nets]
         return by_accuracy(torch.tensor(found), self.kit.task.classes)
 
 
 def by_accuracy(accuracies: Tensor, classes: int) -> Tensor:
     """Shares (K,) in proportion to accuracies in [0, 1], 0 at or below 1 / classes; alike where all are."""
-    return normalised(torch.where(accuracies > 1 / classes, accuracies, 0.0))
+    return normalise(torch.where(accuracies > 1 / classes, accuracies, 0.0))
 
 
 @dataclass(frozen=True)
-class Softened:
+class SoftenedKL:
     """KL(softmax(t / tau) || softmax(s / tau)) of teacher's and student's logits, mean over the batch."""
 
     temperature: float

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, Terms, Update, client_side
-from algorithms.core.needs import Needs, Sent
-from algorithms.core.payload import EMPTY, NUMBER_BYTES, Payload, kept, recalled
+from algorithms.core.needs import Needs, Volume
+from algorithms.core.payload import EMPTY, NUMBER_BYTES, Payload, memory_part, memory_tensors
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, combine, only, snapshot
 from algorithms.core.task import Task
@@ -82,7 +82,7 @@ class FedDyn(Averaging[FedDynState]):
         common = super().needs(config, task, clients, work, counts)
         if config.scale == "paper":
             return common
-        counted = common.up.get("examples", Sent(NUMBER_BYTES, once=True))
+        counted = common.up.get("examples", Volume(NUMBER_BYTES, once=True))
         return common.adding(up={"examples": counted}, down={"examples": ONE_NUMBER})
 
     def start(self, clients: Sequence[ClientSpec]) -> FedDynState:
@@ -100,13 +100,13 @@ class FedDyn(Averaging[FedDynState]):
         means = cohort.means(self.train, self.terms, self._message(state))
         if means["uniform"].weight == 0:
             return state, {}
-        return self._moved(state, means["weights"].result(state.model), means["uniform"]), {}
+        return self._next_state(state, means["weights"].result(state.model), means["uniform"]), {}
 
     def terms(self, update: Update) -> Terms:
         """The trained networks, weighted as configured and all alike."""
         return {**super().terms(update), "uniform": (update.payload.tensors("weights"), 1.0)}
 
-    def _moved(self, state: FedDynState, average: dict[str, Tensor], trained: WeightedMean) -> FedDynState:
+    def _next_state(self, state: FedDynState, average: dict[str, Tensor], trained: WeightedMean) -> FedDynState:
         """The state after a round in which somebody answered."""
         answered = trained.weight / state.clients
         theta, mean = only(state.model, state.moves), only(trained.result(state.model), state.moves)
@@ -134,12 +134,12 @@ class FedDyn(Averaging[FedDynState]):
         """Local training on the regularised objective; h_i gains what the parameters have moved."""
         net = self.received_network(client)
         theta = self.trainable(client.spec.net, client.received.tensors("weights"))
-        h = recalled("moves", client.memory) or combine(torch.zeros_like, theta)
+        h = memory_tensors("moves", client.memory) or combine(torch.zeros_like, theta)
         anchor = [value.to(self.kit.device) for value in combine(torch.sub, theta, h).values()]
         fitted = self.fit(client, net, correct=proximal(self._strength(client), anchor))
         trained = snapshot(net)
         h = combine(lambda old, after, before: old + (after - before), h, only(trained, theta), theta)
-        return self.reply(client, fitted, memory=kept("moves", h), weights=trained)
+        return self.reply(client, fitted, memory=memory_part("moves", h), weights=trained)
 
     def _strength(self, client: Client) -> float:
         """alpha_i."""

@@ -22,7 +22,7 @@ from algorithms.core.training import Work
 from algorithms.nets.server_generators import ConditionalGenerator
 from algorithms.parts.averaging import BEFORE_DISTILLATION, Averaging, GlobalModel
 from algorithms.parts.bank import Expert
-from algorithms.parts.ensembles import Ensemble, held, mixed
+from algorithms.parts.ensembles import Ensemble, load_network, weighted_sum
 from algorithms.parts.label_counts import label_counts, labels_like, shares_by_class
 from algorithms.parts.losses import distances, kl_each, sameness
 from algorithms.parts.synthesis import image_refusals
@@ -118,9 +118,9 @@ class FedFTG(Averaging[FedFTGState]):
             return state, {}
         if plan.round + 1 == plan.rounds:
             self.kit.show("fedavg", self.predictor(state))
-        return self.fine_tuned(state, Ensemble.of(members, self.kit), counts, plan)
+        return self.fine_tune(state, Ensemble.of(members, self.kit), counts, plan)
 
-    def fine_tuned(
+    def fine_tune(
         self, state: FedFTGState, ensemble: Ensemble, counts: Sequence[Tensor], plan: Plan
     ) -> tuple[FedFTGState, dict[str, float]]:
         """The state with the student taught and the generator moved on, and the last losses of both."""
@@ -128,7 +128,7 @@ class FedFTG(Averaging[FedFTGState]):
         with torch_seeded(0):
             generator = self.new_generator()
         generator.load_state_dict(state.generator)
-        student = held(self.kit, state.net, state.model)
+        student = load_network(self.kit, state.net, state.model)
         contest = _Contest(config, generator.to(device), student, ensemble, config.decay**plan.round)
         shares = shares_by_class(counts).to(device)
         number = config.server_steps * config.batch
@@ -200,7 +200,7 @@ class _Contest:
             freeze_norm(self.student)
         with torch.no_grad():
             images = self.generator(batch.z, batch.labels)
-            target = mixed(F.softmax(self.ensemble.logits(images), 2), batch.weights)
+            target = weighted_sum(F.softmax(self.ensemble.logits(images), 2), batch.weights)
         loss = torch.zeros(())
         for _ in range(self.config.student_steps):
             loss = student_loss(self.student(images), target, self.config.deviations)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, client_side
-from algorithms.core.needs import Needs, Sent, mean_bytes, network_of
+from algorithms.core.needs import Needs, Volume, mean_bytes, network_of
 from algorithms.core.payload import Payload, Tensors, Value
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
@@ -115,7 +115,7 @@ class FedGen(Ensembling[FedGenState]):
             .adding(up={"label_counts": counted}, refusals=_refusals(config, task, clients))
         )
         if config.guides:
-            generator = Sent(mean_bytes(task, clients, lambda net: _generator_bytes(config, task, net)))
+            generator = Volume(mean_bytes(task, clients, lambda net: _generator_bytes(config, task, net)))
             needs = needs.adding(down={"generator": generator, "label_counts": counted})
         return replace(needs, storage=(), stages=())
 
@@ -146,12 +146,12 @@ class FedGen(Ensembling[FedGenState]):
             return state, {}
         common = head.result(otherwise=only(state.model, HEAD))
         models = {net: {**mean.result(otherwise=state.models[net]), **common} for net, mean in bodies.items()}
-        generator, told = self.learned(state, Heads(heads, self.kit.device), counts, plan)
+        generator, told = self.train_generator(state, Heads(heads, self.kit.device), counts, plan)
         available = state.available | (torch.stack(counts).sum(0) > 0)
         model = models.pop(state.net)
         return replace(state, model=model, others=models, generator=generator, available=available), told
 
-    def learned(
+    def train_generator(
         self, state: FedGenState, heads: Heads, counts: Sequence[Tensor], plan: Plan
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The generator's state after a round's steps, and its last losses."""
@@ -208,17 +208,17 @@ class FedGen(Ensembling[FedGenState]):
         """Local training, guided by generated features once there is one; and the examples it has met by class."""
         net = self.received_network(client)
         guided = "generator" in client.received.parts
-        fitted = self.fit(client, net, objective=self.guided(client) if guided else None)
+        fitted = self.fit(client, net, objective=self.guided_objective(client) if guided else None)
         counts: dict[str, Value] = {"counts": seen_counts(client, self.kit.work, fitted, self.kit.task.classes)}
         return self.reply(client, fitted, weights=snapshot(net), label_counts=counts)
 
-    def guided(self, client: Client) -> Objective:
+    def guided_objective(self, client: Client) -> Objective:
         """The loss of the client's examples with the terms of generated features."""
         config, loss_of, draws = self.config, self.kit.loss, client.seed.torch("generated")
         generator = self._generator(client.spec.net, client.received.tensors("generator"))
         generator.eval().requires_grad_(False)
         available = client.received.tensors("label_counts")["counts"].nonzero()[:, 0]
-        alpha, beta = (faded(weight, config.decay, client.seed) for weight in (config.alpha, config.beta))
+        alpha, beta = (decayed_weight(weight, config.decay, client.seed) for weight in (config.alpha, config.beta))
         alpha = alpha * config.generated_batch / self.kit.work.batch
         left = config.epochs * Batches(len(client.shard), self.kit.work.batch, client.seed).per_epoch
 
@@ -267,7 +267,7 @@ def _generator_bytes(config: FedGen.Config, task: Task, net: nn.Module) -> int:
         return state_bytes(LatentGenerator(task.classes, features, config.latent, config.hidden))
 
 
-def faded(weight: float, decay: float, seed: Seed) -> float:
+def decayed_weight(weight: float, decay: float, seed: Seed) -> float:
     """A weight of the clients' terms in the seed's round; 0 stays 0."""
     return max(LEAST, weight * decay**seed.round) if weight else 0.0
 

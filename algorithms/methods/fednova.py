@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, Terms, Update, client_side
-from algorithms.core.needs import Needs, Sent, mean_bytes
+from algorithms.core.needs import Needs, Volume, mean_bytes
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 from algorithms.core.states import combine, only, snapshot, state_bytes, trainable_bytes, without
@@ -62,8 +62,8 @@ class FedNova(Averaging[FedNovaState]):
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
-        gradients = Sent(mean_bytes(task, clients, trainable_bytes))
-        buffers = Sent(mean_bytes(task, clients, lambda net: state_bytes(net) - trainable_bytes(net)))
+        gradients = Volume(mean_bytes(task, clients, trainable_bytes))
+        buffers = Volume(mean_bytes(task, clients, lambda net: state_bytes(net) - trainable_bytes(net)))
         return (
             super()
             .needs(config, task, clients, work, counts)

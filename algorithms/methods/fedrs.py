@@ -53,10 +53,10 @@ class FedRS(FedAvg):
         net = self.received_network(client)
         factors = self.factors(client.shard.label_counts(self.kit.task.classes)).to(self.kit.device)
 
-        def restricted(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        def restricted_loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
             return self.kit.loss(factors * net(inputs), labels)
 
-        fitted = self.fit(client, net, objective=restricted)
+        fitted = self.fit(client, net, objective=restricted_loss)
         return self.reply(client, fitted, weights=snapshot(net))
 
     def factors(self, counts: Tensor) -> Tensor:

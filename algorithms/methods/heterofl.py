@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, Update, client_side, net_mixture
-from algorithms.core.needs import Needs, Sent, mean_bytes
+from algorithms.core.needs import Needs, Volume, mean_bytes
 from algorithms.core.payload import NUMBER_BYTES, Payload
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, norm_buffers, only, snapshot, state_bytes, tensor_bytes, without
@@ -75,7 +75,7 @@ class HeteroFL(Averaging[HeteroFLState]):
             reasons += head_refusal([clients[0].net], task, "mask: true", "set mask: false")
         needs = replace(super().needs(config, task, clients, work, counts), refusals=tuple(reasons))
         if config.mask:
-            needs = needs.adding(up={"label_counts": Sent(task.classes)})  # a truth value a class
+            needs = needs.adding(up={"label_counts": Volume(task.classes)})  # a truth value a class
         if config.norm == "running":
             return needs
         trained = mean_bytes(task, clients, lambda net: state_bytes(net) - buffer_bytes(net))
@@ -83,10 +83,10 @@ class HeteroFL(Averaging[HeteroFLState]):
         whole = mean_bytes(task, everywhere, lambda net: state_bytes(net) if norm_buffers(net) else 0)
         measured = mean_bytes(task, everywhere, statistics_bytes)
         if trained is None or whole is None or measured is None:
-            return needs.adding(up={"statistics": Sent()})
+            return needs.adding(up={"statistics": Volume()})
         return needs.adding(
-            up={"weights": Sent(trained), "statistics": Sent(measured / config.measure_every)},
-            down={"weights": Sent(trained + whole / config.measure_every)},
+            up={"weights": Volume(trained), "statistics": Volume(measured / config.measure_every)},
+            down={"weights": Volume(trained + whole / config.measure_every)},
         )
 
     def start(self, clients: Sequence[ClientSpec]) -> HeteroFLState:
@@ -107,7 +107,7 @@ class HeteroFL(Averaging[HeteroFLState]):
             mean.add(update.payload.tensors("weights"), part, self.share(update), self._rows(update))
         state = replace(state, model={**state.model, **mean.result(otherwise=full)})
         due = (plan.round + 1) % self.config.measure_every == 0 or plan.round + 1 == plan.rounds
-        return (self.measured(state, cohort) if due and self.config.norm == "static" else state), {}
+        return (self.with_statistics(state, cohort) if due and self.config.norm == "static" else state), {}
 
     def travelling(self, net: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The entries that go to clients for training and come back."""
@@ -120,7 +120,7 @@ class HeteroFL(Averaging[HeteroFLState]):
         held = update.payload.tensors("label_counts")["held"].nonzero()[:, 0]
         return {"head.weight": held, "head.bias": held}
 
-    def measured(self, state: HeteroFLState, cohort: Cohort) -> HeteroFLState:
+    def with_statistics(self, state: HeteroFLState, cohort: Cohort) -> HeteroFLState:
         """The state with statistics of batch normalisation as the clients measure them, weighted by batches."""
         if not norm_buffers(self.kit.network(state.net)):
             return state
@@ -137,17 +137,17 @@ class HeteroFL(Averaging[HeteroFLState]):
         buffers = only(net.state_dict(), sorted(norm_buffers(net)))
         net.load_state_dict({**buffers, **client.received.tensors("weights")})
         scale = client.spec.width if self.config.scaler else 1.0
-        held = self._held(client)
-        masked = None if held is None else self._masked(held.to(self.kit.device))
+        held = self._classes_held(client)
+        masked = None if held is None else self._masked_objective(held.to(self.kit.device))
         fitted = self.fit(client, net, objective=scaled_objective(self.kit.loss, scale, masked))
         classes = {} if held is None else {"label_counts": {"held": held}}
         return self.reply(client, fitted, weights=self.travelling(client.spec.net, snapshot(net)), **classes)
 
-    def _held(self, client: Client) -> Tensor | None:
+    def _classes_held(self, client: Client) -> Tensor | None:
         """bool (C,): the classes that the client has; None without `mask`, which alone needs them."""
         return client.shard.label_counts(self.kit.task.classes) > 0 if self.config.mask else None
 
-    def _masked(self, held: Tensor) -> Objective:
+    def _masked_objective(self, held: Tensor) -> Objective:
         """The cross-entropy in which the logits of missing classes are 0."""
 
         def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:

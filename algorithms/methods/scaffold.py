@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, Terms, Update, client_side
-from algorithms.core.needs import Needs, Sent, mean_bytes
-from algorithms.core.payload import Payload, Tensors, kept, recalled
+from algorithms.core.needs import Needs, Volume, mean_bytes
+from algorithms.core.payload import Payload, Tensors, memory_part, memory_tensors
 from algorithms.core.settings import setting
-from algorithms.core.states import WeightedMean, clipped, combine, only, snapshot, trainable_bytes
+from algorithms.core.states import WeightedMean, clip_norm, combine, only, snapshot, trainable_bytes
 from algorithms.core.task import Task
 from algorithms.core.training import Work
 from algorithms.parts.averaging import Averaging, GlobalModel
@@ -63,7 +63,7 @@ class Scaffold(Averaging[ScaffoldState]):
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
-        control = Sent(mean_bytes(task, clients, trainable_bytes))
+        control = Volume(mean_bytes(task, clients, trainable_bytes))
         return (
             super()
             .needs(config, task, clients, work, counts)
@@ -77,14 +77,14 @@ class Scaffold(Averaging[ScaffoldState]):
 
     def round(self, state: ScaffoldState, plan: Plan, cohort: Cohort) -> tuple[ScaffoldState, dict[str, float]]:
         means = cohort.means(self.train, self.terms, Payload.of(weights=state.model, control=state.control))
-        model, control = self._moved(state, means["weights"]), _added(state, means["control"])
+        model, control = self._next_model(state, means["weights"]), _next_control(state, means["control"])
         return replace(state, model=model, control=control), {}
 
     def terms(self, update: Update) -> Terms:
         """The trained networks, and every change of a c_i alike."""
         return {**super().terms(update), "control": (update.payload.tensors("control"), 1.0)}
 
-    def _moved(self, state: ScaffoldState, trained: WeightedMean) -> dict[str, Tensor]:
+    def _next_model(self, state: ScaffoldState, trained: WeightedMean) -> dict[str, Tensor]:
         """x + eta_g mean(y - x); the mean itself for buffers, and for eta_g = 1 to the bit."""
         mean = trained.result(otherwise=state.model)
         x, y = (only(whole, state.control) for whole in (state.model, mean))
@@ -95,22 +95,22 @@ class Scaffold(Averaging[ScaffoldState]):
         """Local SGD with gradients corrected by c - c_i; the trained network, and the change of c_i."""
         net = self.received_network(client)
         c = client.received.tensors("control")
-        own = recalled("control", client.memory) or combine(torch.zeros_like, c)
+        own = memory_tensors("control", client.memory) or combine(torch.zeros_like, c)
         drift = combine(torch.sub, c, own)
         fitted = self.fit(client, net, correct=constant([value.to(self.kit.device) for value in drift.values()]))
         trained = snapshot(net)
         moved = combine(torch.sub, only(client.received.tensors("weights"), c), only(trained, c))
-        new = self._renewed(own, drift, moved, fitted.steps * self.kit.work.at(client.seed.round).lr)
+        new = self._next_own_control(own, drift, moved, fitted.steps * self.kit.work.at(client.seed.round).lr)
         change = combine(torch.sub, new, own)
-        return self.reply(client, fitted, memory=kept("control", new), weights=trained, control=change)
+        return self.reply(client, fitted, memory=memory_part("control", new), weights=trained, control=change)
 
-    def _renewed(self, own: Tensors, drift: Tensors, moved: Tensors, length: float) -> dict[str, Tensor]:
+    def _next_own_control(self, own: Tensors, drift: Tensors, moved: Tensors, length: float) -> dict[str, Tensor]:
         """c_i+, of c_i, c - c_i, x - y and tau eta_l: option II; c_i where the client took no step."""
         if length == 0:
             return dict(own)
         scale = 1 / length
         new = combine(lambda d, m: m * scale - d, drift, moved)
-        return new if self.config.control_clip is None else clipped(new, self.config.control_clip)
+        return new if self.config.control_clip is None else clip_norm(new, self.config.control_clip)
 
 
 def _refusals(work: Work) -> list[str]:
@@ -119,7 +119,7 @@ def _refusals(work: Work) -> list[str]:
     return [f"needs plain SGD, but the clients' momentum is {work.momentum:g}"] if work.momentum else []
 
 
-def _added(state: ScaffoldState, changes: WeightedMean) -> dict[str, Tensor]:
+def _next_control(state: ScaffoldState, changes: WeightedMean) -> dict[str, Tensor]:
     """c + (1 / N) sum (c_i+ - c_i) over the clients that answered."""
     answered = changes.weight / state.clients
     mean = changes.result(otherwise=combine(torch.zeros_like, state.control))

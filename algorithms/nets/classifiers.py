@@ -14,7 +14,7 @@ from torch import nn
 from algorithms.nets.classifier import Classifier
 from algorithms.nets.forms import Images, Signals
 from algorithms.nets.pooling import MaxPool
-from algorithms.nets.width import narrowed
+from algorithms.nets.width import narrow
 
 Norm = Callable[[int], nn.Module]
 """Number of channels -> their normalisation."""
@@ -22,7 +22,7 @@ Norm = Callable[[int], nn.Module]
 
 def mlp(form: Images | Signals, outputs: int, width: float) -> Classifier:
     """Pixels - 64 - classes, with ReLU and without normalisation: 784-64-10 on MNIST."""
-    hidden = narrowed(64, width)
+    hidden = narrow(64, width)
     return Classifier(
         nn.Sequential(nn.Flatten(), nn.Linear(math.prod(form.shape), hidden), nn.ReLU()), nn.Linear(hidden, outputs)
     )
@@ -33,20 +33,20 @@ def small_cnn(form: Images, outputs: int, width: float, norm: Norm = nn.BatchNor
 
     The last maps are averaged down to 2x2, so there are 4 * 32 features for images of any size from 4x4.
     """
-    first, second, third = (narrowed(channels, width) for channels in (8, 16, 32))
+    first, second, third = (narrow(channels, width) for channels in (8, 16, 32))
     body = nn.Sequential(
-        *_normalised(form.shape[0], first, norm),
+        *_normalised_convolution(form.shape[0], first, norm),
         MaxPool(),
-        *_normalised(first, second, norm),
+        *_normalised_convolution(first, second, norm),
         MaxPool(),
-        *_normalised(second, third, norm),
+        *_normalised_convolution(second, third, norm),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
     )
     return Classifier(body, nn.Linear(4 * third, outputs))
 
 
-def _normalised(inputs: int, outputs: int, norm: Norm) -> tuple[nn.Module, nn.Module, nn.Module]:
+def _normalised_convolution(inputs: int, outputs: int, norm: Norm) -> tuple[nn.Module, nn.Module, nn.Module]:
     """A 3x3 convolution, whose bias the normalisation after it would take away."""
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), norm(outputs), nn.ReLU()
 
@@ -56,7 +56,7 @@ def cnn2(form: Images, outputs: int, width: float) -> Classifier:
 
     The network of FedAvg, arXiv 1602.05629, section 3, with 128 hidden units for its 512.
     """
-    first, second, hidden = (narrowed(channels, width) for channels in (32, 64, 128))
+    first, second, hidden = (narrow(channels, width) for channels in (32, 64, 128))
     channels, rows, columns = form.shape
     body = nn.Sequential(
         nn.Conv2d(channels, first, 5, padding=2),

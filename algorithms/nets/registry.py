@@ -180,7 +180,7 @@ def _make(name: str, form: Form, outputs: int, width: float) -> nn.Module:
     if name in _NETS:
         net, maker = _NETS[name], _NETS[name].makers.get(type(form))
         if maker is None:
-            raise NetworkError(_unserved(form))
+            raise NetworkError(_unserved_reason(form))
         if width != 1 and not net.narrows:
             raise NetworkError(_one_width(form, width))
         return maker(form, outputs, width)
@@ -192,7 +192,7 @@ def _make(name: str, form: Form, outputs: int, width: float) -> nn.Module:
     if source != "torchvision":
         return _call(source, wanted, form, outputs)
     if not isinstance(form, Images):
-        raise NetworkError(_unserved(form))
+        raise NetworkError(_unserved_reason(form))
     return vision_net(wanted, form.shape, outputs)
 
 
@@ -206,7 +206,7 @@ def _choice(form: Form) -> str:
     return ", ".join([*names(form), *patterns])
 
 
-def _unserved(form: Form) -> str:
+def _unserved_reason(form: Form) -> str:
     return f"does not serve {_kind(form)}; networks that do are {_choice(form)}"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from algorithms.nets.classifier import Classifier
 from algorithms.nets.forms import Images
-from algorithms.nets.width import narrowed
+from algorithms.nets.width import narrow
 
 
 class Block(nn.Module):
@@ -82,12 +82,12 @@ RESNET50 = Layout((3, 4, 6, 3), expansion=4)
 def resnet(layout: Layout, form: Images, outputs: int, width: float) -> Classifier:
     """A residual network of images, its hidden channels narrowed to a width."""
     block = _basic if layout.expansion == 1 else _bottleneck
-    present = narrowed(layout.channels, width)
+    present = narrow(layout.channels, width)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts["stem"] = nn.Sequential(*_convolution(form.shape[0], present, 3), nn.ReLU())
     for stage, count in enumerate(layout.blocks):
         full = layout.channels * 2**stage
-        inner, outer = narrowed(full, width), narrowed(full * layout.expansion, width)
+        inner, outer = narrow(full, width), narrow(full * layout.expansion, width)
         strides = [2 if stage else 1] + [1] * (count - 1)
         blocks = [block(present if i == 0 else outer, inner, outer, stride) for i, stride in enumerate(strides)]
         parts[f"layer{stage + 1}"] = nn.Sequential(*blocks)

@@ -120,7 +120,7 @@ class MergedGenerator(nn.Module):
         self.begin = nn.Linear(merged, 2 * width * math.prod(first_map(shape)))
         self.layers, self.end = _layers(shape, width), _standard(shape[0])
 
-    def merged(self, z: Tensor, labels: Tensor) -> Tensor:
+    def merge_noise(self, z: Tensor, labels: Tensor) -> Tensor:
         """h: float (B, latent), or (B, 2 latent) where concatenated."""
         if self.merge == "none":
             return z

@@ -9,7 +9,7 @@ from torch import nn
 from algorithms.nets.classifier import Classifier
 from algorithms.nets.forms import Signals
 from algorithms.nets.resnet import Block
-from algorithms.nets.width import narrowed
+from algorithms.nets.width import narrow
 
 Norm = Callable[[int], nn.Module]
 """Number of channels -> their normalisation."""
@@ -18,7 +18,7 @@ Norm = Callable[[int], nn.Module]
 def cnn1d(form: Signals, outputs: int, width: float, norm: Norm = nn.BatchNorm1d) -> Classifier:
     """Three convolutions of 7, 5 and 3 samples and 16, 32 and 64 channels with normalisation, the last two after
     pooling by 2; the mean over time is the features."""
-    first, second, third = (narrowed(channels, width) for channels in (16, 32, 64))
+    first, second, third = (narrow(channels, width) for channels in (16, 32, 64))
     body = nn.Sequential(
         *_convolution(form.shape[0], first, 7, norm=norm),
         nn.ReLU(),
@@ -37,7 +37,7 @@ def cnn1d(form: Signals, outputs: int, width: float, norm: Norm = nn.BatchNorm1d
 def resnet1d(form: Signals, outputs: int, width: float) -> Classifier:
     """A residual network of 8 layers: three stages of one block, of 16, 32 and 64 channels, as `resnet8`; each after
     the first halves the time."""
-    first, second, third = (narrowed(channels, width) for channels in (16, 32, 64))
+    first, second, third = (narrow(channels, width) for channels in (16, 32, 64))
     body = nn.Sequential(
         *_convolution(form.shape[0], first, 7),
         nn.ReLU(),

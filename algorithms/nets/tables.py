@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from algorithms.nets.classifier import Classifier
 from algorithms.nets.forms import Images, Signals, Tables
-from algorithms.nets.width import narrowed
+from algorithms.nets.width import narrow
 
 HIDDEN = 64
 
@@ -19,7 +19,7 @@ LONGEST = 50
 """Entries of an embedding at most."""
 
 
-class Embedded(nn.Module):
+class EmbeddedColumns(nn.Module):
     """Numbers, and an embedding of each category, side by side: (B, features).
 
     A category of c values has min(50, (c + 1) // 2) entries, as in fastai's tabular models at first.
@@ -53,7 +53,7 @@ class OneHot(nn.Module):
 
 def table_mlp(form: Tables, outputs: int, width: float) -> Classifier:
     """Numbers and embedded categories - 64 - outputs, with ReLU and without normalisation."""
-    rows, hidden = Embedded(form), narrowed(HIDDEN, width)
+    rows, hidden = EmbeddedColumns(form), narrow(HIDDEN, width)
     return Classifier(nn.Sequential(rows, nn.Linear(rows.features, hidden), nn.ReLU()), nn.Linear(hidden, outputs))
 
 

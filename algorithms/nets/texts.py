@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from algorithms.nets.attention import Block, positions
 from algorithms.nets.classifier import Classifier
 from algorithms.nets.forms import Texts
-from algorithms.nets.width import HiddenEmbedding, narrowed
+from algorithms.nets.width import HiddenEmbedding, narrow
 
 SIZE = 64
 """Entries of a token's embedding, and of what recurrences and attention pass on."""
@@ -103,13 +103,13 @@ class Encoder(nn.Module):
 
 def fasttext(form: Texts, outputs: int, width: float) -> Classifier:
     """The mean of 64-entry embeddings, then a linear layer. As fastText, arXiv 1607.01759, without n-grams."""
-    size = narrowed(SIZE, width)
+    size = narrow(SIZE, width)
     return Classifier(MeanOfTokens(form.vocabulary, size), nn.Linear(size, outputs))
 
 
 def textcnn(form: Texts, outputs: int, width: float) -> Classifier:
     """TextCNN: 32 filters for windows of 3, 4 and 5 tokens each. Kim, arXiv 1408.5882, smaller and without dropout."""
-    size, filters = narrowed(SIZE, width), narrowed(FILTERS, width)
+    size, filters = narrow(SIZE, width), narrow(FILTERS, width)
     return Classifier(Windows(form.vocabulary, size, filters), nn.Linear(len(WINDOWS) * filters, outputs))
 
 

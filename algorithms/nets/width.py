@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 
-def narrowed(channels: int, width: float) -> int:
+def narrow(channels: int, width: float) -> int:
     """ceil(width * channels): what is left of a hidden layer at a width in (0, 1]; at least 1.
 
     Source: FedRolex, arXiv 2212.01548, and HeteroFL, arXiv 2010.01264, of whose sub-models this is the size.

@@ -19,14 +19,14 @@ from algorithms.core.contract import (
     Update,
     client_side,
 )
-from algorithms.core.needs import Needs, Sent, Stage
+from algorithms.core.needs import Needs, Stage, Volume
 from algorithms.core.payload import NOTHING, NUMBER_BYTES, Memory, Payload, Value
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, only, snapshot, trainable
 from algorithms.core.task import Task
 from algorithms.core.training import Correction, Fit, Objective, Work
 
-ONE_NUMBER = Sent(NUMBER_BYTES)
+ONE_NUMBER = Volume(NUMBER_BYTES)
 """A number from each client in every round."""
 
 BEFORE_DISTILLATION = Stage("fedavg", "the global model before distillation")

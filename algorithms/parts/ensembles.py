@@ -41,7 +41,7 @@ class Ensemble:
     @classmethod
     def of(cls, members: Sequence[Expert], kit: Kit) -> Ensemble:
         """Networks as they were sent."""
-        return cls([held(kit, member.net, member.state) for member in members])
+        return cls([load_network(kit, member.net, member.state) for member in members])
 
     def __len__(self) -> int:
         return len(self._nets)
@@ -61,7 +61,7 @@ class Ensemble:
         return NormGap(self._nets, scale=1 / max(with_norm, 1))
 
 
-def held(kit: Kit, net: str, state: Mapping[str, Tensor], width: float = 1.0) -> nn.Module:
+def load_network(kit: Kit, net: str, state: Mapping[str, Tensor], width: float = 1.0) -> nn.Module:
     """A network of one's own with a state."""
     network = kit.new_network(net, width)
     network.load_state_dict(state)
@@ -80,7 +80,7 @@ class WeightedLogits(nn.Module):
     """sum_k w_k f_k(x), images to logits (B, classes).
 
     Args:
-        weights: float (K,), at least 0, which sum to 1; see `normalised`.
+        weights: float (K,), at least 0, which sum to 1; see `normalise`.
     """
 
     def __init__(self, voters: Voters, weights: Tensor) -> None:
@@ -91,7 +91,7 @@ class WeightedLogits(nn.Module):
         self.weights: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        return mixed(self.voters.logits(images), self.weights)
+        return weighted_sum(self.voters.logits(images), self.weights)
 
 
 class WeightedProbabilities(WeightedLogits):
@@ -107,18 +107,18 @@ class WeightedProbabilities(WeightedLogits):
         return self.temperature * torch.logsumexp(answers + self.weights.to(answers.device).log()[:, None], 1)
 
 
-def alike(count: int) -> Tensor:
+def equal_weights(count: int) -> Tensor:
     """Equal weights, float (count,), which sum to 1."""
-    return normalised(torch.ones(count))
+    return normalise(torch.ones(count))
 
 
-def normalised(weights: Tensor) -> Tensor:
+def normalise(weights: Tensor) -> Tensor:
     """Weights (K,) divided by their sum; alike where the sum is 0."""
     total = weights.sum()
     return weights / total if bool(total > 0) else torch.full_like(weights, 1 / len(weights))
 
 
-def mixed(logits: Tensor, weights: Tensor) -> Tensor:
+def weighted_sum(logits: Tensor, weights: Tensor) -> Tensor:
     """Values (B, K, C) and weights (K,), or (B, K) for weights of each image, to sum_k w_k values_k (B, C)."""
     weights = weights.to(logits.device)
     return torch.einsum("bkc,k->bc" if weights.dim() == 1 else "bkc,bk->bc", logits, weights)
@@ -185,7 +185,7 @@ class Ensembling(Averaging[GroupsT]):
         others = sorted({client.net for client in clients} - {student})
         return student, self.kit.initial(student), {net: self.kit.initial(net) for net in others}
 
-    def gathered(self, state: GroupsT, plan: Plan, cohort: Cohort) -> tuple[GroupsT, list[Expert]]:
+    def gather_networks(self, state: GroupsT, plan: Plan, cohort: Cohort) -> tuple[GroupsT, list[Expert]]:
         """A round of local training: the state with each network's average, and the clients' networks as they came."""
         payloads = {net: Payload.of(weights=model) for net, model in state.models.items()}
         nets = {client.id: client.net for client in plan.clients}

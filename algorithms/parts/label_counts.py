@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from algorithms.core.contract import Client
-from algorithms.core.needs import Sent
+from algorithms.core.needs import Volume
 from algorithms.core.task import Task
 from algorithms.core.training import Batches, Fit, Work
 
 
-def label_counts(task: Task) -> Sent:
+def label_counts(task: Task) -> Volume:
     """Counts int64 (C,) from each client in every round."""
-    return Sent(8 * task.classes)
+    return Volume(8 * task.classes)
 
 
 def seen_counts(client: Client, work: Work, fitted: Fit, classes: int) -> Tensor:

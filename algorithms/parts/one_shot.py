@@ -19,7 +19,15 @@ from algorithms.core.states import snapshot
 from algorithms.core.task import Task, Trait
 from algorithms.core.training import Work
 from algorithms.parts.bank import Expert
-from algorithms.parts.ensembles import Ensemble, Ensembling, GroupsT, WeightedLogits, alike, held, norm_refusal
+from algorithms.parts.ensembles import (
+    Ensemble,
+    Ensembling,
+    GroupsT,
+    WeightedLogits,
+    equal_weights,
+    load_network,
+    norm_refusal,
+)
 from algorithms.parts.synthesis import SynthesisConfig, image_refusals
 
 
@@ -57,19 +65,21 @@ class OneShot(Ensembling[GroupsT]):
         return super().needs(config, task, clients, work, counts).adding(refusals=reasons)
 
     def round(self, state: GroupsT, plan: Plan, cohort: Cohort) -> tuple[GroupsT, dict[str, float]]:
-        state, members = self.gathered(state, plan, cohort)
+        state, members = self.gather_networks(state, plan, cohort)
         last = plan.round + 1 == plan.rounds
         if not members or not (last or self.config.when == "every round"):
             return state, {}
-        return self.distilled(state, members, plan.seed)
+        return self.distil_ensemble(state, members, plan.seed)
 
-    def distilled(self, state: GroupsT, members: Sequence[Expert], seed: Seed) -> tuple[GroupsT, dict[str, float]]:
+    def distil_ensemble(
+        self, state: GroupsT, members: Sequence[Expert], seed: Seed
+    ) -> tuple[GroupsT, dict[str, float]]:
         """The state with the student taught by the clients' networks, and what is to be told of it."""
         ensemble = Ensemble.of(members, self.kit)
         self.kit.show("fedavg", self.predictor(state))
-        self.kit.show("ensemble", WeightedLogits(ensemble, alike(len(ensemble))))
+        self.kit.show("ensemble", WeightedLogits(ensemble, equal_weights(len(ensemble))))
         first = state.model if self.config.start == "average" else self.kit.initial(state.net)
-        student = held(self.kit, state.net, first)
+        student = load_network(self.kit, state.net, first)
         metrics = self.teach(student, ensemble, seed)
         return replace(state, model=snapshot(student)), metrics
 

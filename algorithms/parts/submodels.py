@@ -191,7 +191,7 @@ class PartialMean:
 
 
 @contextmanager
-def scaled(net: nn.Module, width: float) -> Iterator[None]:
+def scaling(net: nn.Module, width: float) -> Iterator[None]:
     """A block in which a network of this width divides what its hidden layers give out by the width while in train
     mode, to make up for the channels that are missing, as dropout does.
 
@@ -201,7 +201,7 @@ def scaled(net: nn.Module, width: float) -> Iterator[None]:
     def scale(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         return output / width if module.training else output
 
-    hooks = [layer.register_forward_hook(scale) for _, layer in _hidden(net)]
+    hooks = [layer.register_forward_hook(scale) for _, layer in _hidden_layers(net)]
     try:
         yield
     finally:
@@ -210,26 +210,26 @@ def scaled(net: nn.Module, width: float) -> Iterator[None]:
 
 
 def scaled_objective(plain: Loss, width: float, objective: Objective | None = None) -> Objective | None:
-    """An objective, `plain` where None, of a network of this width inside `scaled`; the same objective at width 1."""
+    """An objective, `plain` where None, of a network of this width inside `scaling`; the same objective at width 1."""
     if width == 1:
         return objective
 
     def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        with scaled(net, width):
+        with scaling(net, width):
             return objective(net, inputs, labels) if objective else plain(net(inputs), labels)
 
     return loss
 
 
-def rescaled(net: nn.Module, state: Tensors, width: float) -> dict[str, Tensor]:
-    """A state trained inside `scaled`, for use outside: hidden layers give out what they gave out in training."""
+def rescale(net: nn.Module, state: Tensors, width: float) -> dict[str, Tensor]:
+    """A state trained inside `scaling`, for use outside: hidden layers give out what they gave out in training."""
     if width == 1:
         return dict(state)
-    hidden = {f"{path}.{name}" for path, layer in _hidden(net) for name, _ in layer.named_parameters()}
+    hidden = {f"{path}.{name}" for path, layer in _hidden_layers(net) for name, _ in layer.named_parameters()}
     return {name: value / width if name in hidden else value for name, value in state.items()}
 
 
-def _hidden(net: nn.Module) -> list[tuple[str, nn.Module]]:
+def _hidden_layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
     """Convolutions, linear layers and embeddings of hidden channels by their path, the head excepted."""
     layers = ((path, m) for path, m in net.named_modules() if isinstance(m, LAYERS))
     head = require_head(net).head

@@ -38,7 +38,7 @@ class SynthesisConfig(settings.Config):
     synthesis_batch: int = setting(256, "images that a generator adds to the pool", ge=2)
 
 
-def synthesised(
+def synthesise_batch(
     config: SynthesisConfig, kit: Kit, seed: Seed, index: int, loss: ImageLoss, clip: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """One batch of images: those of the step with the smallest loss of a new generator, trained with its noise.

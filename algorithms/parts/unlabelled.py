@@ -13,7 +13,7 @@ from algorithms.tasks.images import ImageTask
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenInputs:
     """Network inputs that there are: pass after pass, each in a new order.
 
     Attributes:

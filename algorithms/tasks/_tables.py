@@ -73,17 +73,17 @@ class Encoding:
         indicators = sum(number.has_gaps for number in self.numbers)
         return Tables(len(self.numbers) + indicators, tuple(1 + len(c.values) for c in self.categories))
 
-    def encoded(self, columns: Columns, half: str) -> dict[str, np.ndarray]:
+    def encode(self, columns: Columns, half: str) -> dict[str, np.ndarray]:
         """The columns `NUMBERS` and `CATEGORIES` of one half of a data set.
 
         Raises:
             ColumnError: a column is missing, has another content, or a number is infinite.
         """
         count = len(next(iter(columns.values())))
-        numbers = [_standardised(one, _finite(one.name, _column(columns, one, half), half)) for one in self.numbers]
+        numbers = [_standardise(one, _finite(one.name, _column(columns, one, half), half)) for one in self.numbers]
         codes = [_codes(one, _column(columns, one, half)) for one in self.categories]
         gaps = [np.isnan(columns[one.name].values).astype(np.float32) for one in self.numbers if one.has_gaps]
-        return {NUMBERS: _stacked(numbers + gaps, count, np.float32), CATEGORIES: _stacked(codes, count, np.int32)}
+        return {NUMBERS: _stack(numbers + gaps, count, np.float32), CATEGORIES: _stack(codes, count, np.int32)}
 
 
 def features(columns: Columns, roles: Roles, ignore: Sequence[str], otherwise: Sequence[str]) -> list[str]:
@@ -164,7 +164,7 @@ def _finite(name: str, column: Column, half: str) -> np.ndarray:
     return column.values
 
 
-def _standardised(one: Numeric, values: np.ndarray) -> np.ndarray:
+def _standardise(one: Numeric, values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), 0.0, (values - one.mean) / one.std).astype(np.float32)
 
 
@@ -173,5 +173,5 @@ def _codes(one: Categoric, column: Column) -> np.ndarray:
     return np.array([places.get(value, 0) if value is not None else 0 for value in _words(column)], dtype=np.int32)
 
 
-def _stacked(columns: Sequence[np.ndarray], count: int, dtype: type) -> np.ndarray:
+def _stack(columns: Sequence[np.ndarray], count: int, dtype: type) -> np.ndarray:
     return np.stack(columns, 1) if columns else np.empty((count, 0), dtype)

@@ -33,6 +33,6 @@ def codes_of(vocabulary: Sequence[str]) -> dict[str, int]:
     return {token: number for number, token in enumerate(vocabulary, FIRST)}
 
 
-def coded(tokens: Iterable[str], codes: Mapping[str, int]) -> np.ndarray:
+def encode_tokens(tokens: Iterable[str], codes: Mapping[str, int]) -> np.ndarray:
     """int32 (n,): the numbers of tokens, `UNKNOWN` outside the vocabulary."""
     return np.array([codes.get(token, UNKNOWN) for token in tokens], dtype=np.int32)

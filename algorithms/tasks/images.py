@@ -15,7 +15,7 @@ from algorithms.core import settings
 from algorithms.core.classification import Classification, classes_of
 from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.settings import setting
-from algorithms.core.task import LABEL, Prepared, Shard, Task, Trait
+from algorithms.core.task import LABEL, PreparedTask, Shard, Task, Trait
 from algorithms.nets.forms import Images, Inputs
 
 IMAGE = "image"
@@ -82,7 +82,7 @@ class ImageTask(Classification):
         return contents_of(columns, roles) == ["image"]
 
     @classmethod
-    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> Prepared:
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> PreparedTask:
         name = only_column(train, roles, IMAGE, ("image",))
         names, labels, test_labels = classes_of(train, test, roles)
         images = full_column(train, name, IMAGE, "image", "training").values
@@ -90,10 +90,10 @@ class ImageTask(Classification):
         mean, std = pixel_statistics(images)
         shape = (images.shape[1], images.shape[2], images.shape[3])
         task = cls(names, shape, mean, std, Augment(settings.crop, settings.flip))
-        return Prepared(
+        return PreparedTask(
             task,
             train={IMAGE: images, LABEL: labels},
-            test={IMAGE: coloured(test_images, shape), LABEL: test_labels},
+            test={IMAGE: repeat_grey(test_images, shape), LABEL: test_labels},
         )
 
     @property
@@ -160,7 +160,7 @@ def images_of(task: Task) -> ImageTask:
     return cast(ImageTask, task)
 
 
-def coloured(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+def repeat_grey(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Images of some shape: grey ones (N, 1, H, W) among coloured ones are repeated.
 
     Raises:

@@ -15,9 +15,9 @@ from algorithms.core import settings
 from algorithms.core.classification import has_label
 from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.settings import setting
-from algorithms.core.task import Figure, Prepared, Shard, Sums, Task, Trait
+from algorithms.core.task import Figure, PreparedTask, Shard, Sums, Task, Trait
 from algorithms.nets.forms import Inputs, Sequences
-from algorithms.tasks._tokens import FIRST, PADDING, coded, codes_of, most_frequent, words_of
+from algorithms.tasks._tokens import FIRST, PADDING, codes_of, encode_tokens, most_frequent, words_of
 
 TEXT = "text"
 """Role of the column of texts."""
@@ -74,7 +74,7 @@ class LanguageTask(Task):
         return contents_of(columns, roles) == ["text"] and not has_label(columns, roles)
 
     @classmethod
-    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> Prepared:
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> PreparedTask:
         name = only_column(train, roles, TEXT, ("text",))
         split = _SPLITTERS[settings.tokens]
         texts, test_texts = (
@@ -86,14 +86,14 @@ class LanguageTask(Task):
         codes = codes_of(vocabulary)
         found = []
         for half, tokens in (("training", texts), ("test", test_texts)):
-            windows = [cut(coded(one, codes), settings.length) for one in tokens]
+            windows = [cut_windows(encode_tokens(one, codes), settings.length) for one in tokens]
             if not sum(map(len, windows)):
                 problem = f"no {half} row has two {settings.tokens} in column {name!r}, of which one follows the other"
                 raise ColumnError(TEXT, problem, "give longer texts")
             found.append(windows)
         rows = np.repeat(np.arange(len(texts)), [len(windows) for windows in found[0]])
         joined = [np.concatenate(windows) for windows in found]
-        return Prepared(cls(vocabulary, settings.length), {TOKENS: joined[0]}, {TOKENS: joined[1]}, rows)
+        return PreparedTask(cls(vocabulary, settings.length), {TOKENS: joined[0]}, {TOKENS: joined[1]}, rows)
 
     @property
     def form(self) -> Sequences:
@@ -148,7 +148,7 @@ def _nll(outputs: Tensor, targets: Tensor) -> Tensor:
     return each.view(targets.shape)
 
 
-def cut(tokens: np.ndarray, length: int) -> np.ndarray:
+def cut_windows(tokens: np.ndarray, length: int) -> np.ndarray:
     """int32 (n, length + 1): the windows of a text of token numbers (T,), each beginning with the last token of the one
     before; n = ceil((T - 1) / length)."""
     count = max(0, -(-(len(tokens) - 1) // length))

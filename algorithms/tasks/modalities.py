@@ -14,7 +14,7 @@ from algorithms.core import batches, settings
 from algorithms.core.classification import Classification, classes_of, has_label
 from algorithms.core.columns import MEDIA, Column, ColumnError, Columns, Roles, inputs_of, same_column
 from algorithms.core.settings import setting
-from algorithms.core.task import LABEL, Prepared, Shard
+from algorithms.core.task import LABEL, PreparedTask, Shard
 from algorithms.nets.forms import Inputs, Modalities
 from algorithms.tasks._tables import TABLE
 from algorithms.tasks.images import IMAGE, ImageTask
@@ -54,18 +54,18 @@ class ModalityTask(Classification):
         return len(inputs_of(columns, roles)) > 1 and has_label(columns, roles)
 
     @classmethod
-    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> Prepared:
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> PreparedTask:
         names, labels, test_labels = classes_of(train, test, roles)
         modalities = inputs_of(train, roles)
         _refuse_names(modalities)
         classes = Column("class", labels, names), Column("class", test_labels, names)
         found = {name: _Modality.of(name, columns, train, test) for name, columns in modalities.items()}
-        made = {name: one.prepared(*classes, settings) for name, one in found.items()}
-        return Prepared(
+        made = {name: one.prepare(*classes, settings) for name, one in found.items()}
+        return PreparedTask(
             cls(names, tuple((name, task) for name, (task, _, _) in made.items())),
-            train=_joined({name: ours for name, (_, ours, _) in made.items()}, [one.ours for one in found.values()])
+            train=_join({name: ours for name, (_, ours, _) in made.items()}, [one.ours for one in found.values()])
             | {LABEL: labels},
-            test=_joined({name: its for name, (_, _, its) in made.items()}, [one.theirs for one in found.values()])
+            test=_join({name: its for name, (_, _, its) in made.items()}, [one.theirs for one in found.values()])
             | {LABEL: test_labels},
         )
 
@@ -126,7 +126,7 @@ class _Modality:
             )
         return cls(task, {role: tuple(columns), LABEL: (_CLASS,)}, own, theirs, has, _any_value(theirs))
 
-    def prepared(
+    def prepare(
         self, classes: Column, test_classes: Column, chosen: Any
     ) -> tuple[Part, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
         """The task, with statistics of the training rows that have the modality, and the columns of both halves."""
@@ -138,7 +138,7 @@ class _Modality:
         )
         known = {name: column.take(rows) for name, column in self.train.items()} | {_CLASS: classes.take(rows)}
         halves = [
-            self.task.prepare(known, {**_filled(columns), _CLASS: of_class}, self.roles, settings)
+            self.task.prepare(known, {**_fill(columns), _CLASS: of_class}, self.roles, settings)
             for columns, of_class in ((self.train, classes), (self.test, test_classes))
         ]
         task: Any = halves[0].task
@@ -159,7 +159,7 @@ def _any_value(columns: Columns) -> np.ndarray:
     return np.any([column.has_value() for column in columns.values()], axis=0)
 
 
-def _filled(columns: Columns) -> Columns:
+def _fill(columns: Columns) -> Columns:
     """Columns in which rows without a medium have an empty one. A table's own values may be missing."""
     return {name: _without_gaps(column) for name, column in columns.items()}
 
@@ -173,7 +173,7 @@ def _without_gaps(column: Column) -> Column:
     return Column(column.content, values)
 
 
-def _joined(parts: Mapping[str, Mapping[str, np.ndarray]], has: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def _join(parts: Mapping[str, Mapping[str, np.ndarray]], has: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     columns = {f"{name}.{key}": values for name, own in parts.items() for key, values in own.items()}
     return {**columns, PRESENT: np.stack(has, 1)}
 

@@ -14,7 +14,7 @@ from algorithms.core import settings
 from algorithms.core.classification import has_label
 from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.settings import setting
-from algorithms.core.task import Figure, Prepared, Shard, Sums, Task, Trait
+from algorithms.core.task import Figure, PreparedTask, Shard, Sums, Task, Trait
 from algorithms.nets.forms import Inputs, Tables
 from algorithms.tasks._tables import Encoding, features, mean_and_std, refuse_infinite, table_batch
 
@@ -55,15 +55,15 @@ class RegressionTask(Task):
         return contents_of(columns, roles) in ([], ["number"]) and (is_told or is_named)
 
     @classmethod
-    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> Prepared:
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> PreparedTask:
         name = _target_column(train, roles)
         targets, test_targets = (_targets(half, name, word) for half, word in ((train, "training"), (test, "test")))
         encoding = Encoding.of(train, features(train, roles, settings.ignore, otherwise=(name,)))
         mean, std = mean_and_std(targets)
-        return Prepared(
+        return PreparedTask(
             cls(encoding, mean, std),
-            train={**encoding.encoded(train, "training"), TARGET: ((targets - mean) / std).astype(np.float32)},
-            test={**encoding.encoded(test, "test"), TARGET: ((test_targets - mean) / std).astype(np.float32)},
+            train={**encoding.encode(train, "training"), TARGET: ((targets - mean) / std).astype(np.float32)},
+            test={**encoding.encode(test, "test"), TARGET: ((test_targets - mean) / std).astype(np.float32)},
         )
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from algorithms.core.classification import Classification, classes_of
 from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, full_column, only_column
-from algorithms.core.task import LABEL, Prepared, Shard
+from algorithms.core.task import LABEL, PreparedTask, Shard
 from algorithms.nets.forms import Inputs, Signals
 
 SIGNAL = "signal"
@@ -39,13 +39,13 @@ class SignalTask(Classification):
         return contents_of(columns, roles) == ["signal"]
 
     @classmethod
-    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> Prepared:
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> PreparedTask:
         name = only_column(train, roles, SIGNAL, ("signal",))
         names, labels, test_labels = classes_of(train, test, roles)
         signals, test_signals = (_signals(half, name, word) for half, word in ((train, "training"), (test, "test")))
         shape = (signals.shape[1], signals.shape[2])
         _refuse_other_shape(name, shape, test_signals)
-        return Prepared(
+        return PreparedTask(
             cls(names, shape, *channel_statistics(signals)),
             train={SIGNAL: signals, LABEL: labels},
             test={SIGNAL: test_signals, LABEL: test_labels},

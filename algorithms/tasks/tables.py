@@ -12,7 +12,7 @@ from algorithms.core import settings
 from algorithms.core.classification import Classification, classes_of, has_label, label_column
 from algorithms.core.columns import Columns, Roles, contents_of
 from algorithms.core.settings import setting
-from algorithms.core.task import LABEL, Prepared, Shard
+from algorithms.core.task import LABEL, PreparedTask, Shard
 from algorithms.nets.forms import Inputs, Tables
 from algorithms.tasks._tables import Encoding, features, table_batch
 
@@ -38,14 +38,14 @@ class TableTask(Classification):
         return contents_of(columns, roles) in ([], ["number"]) and has_label(columns, roles) and "target" not in roles
 
     @classmethod
-    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> Prepared:
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> PreparedTask:
         names, labels, test_labels = classes_of(train, test, roles)
         read = features(train, roles, settings.ignore, otherwise=(label_column(train, roles),))
         encoding = Encoding.of(train, read)
-        return Prepared(
+        return PreparedTask(
             cls(names, encoding),
-            train={**encoding.encoded(train, "training"), LABEL: labels},
-            test={**encoding.encoded(test, "test"), LABEL: test_labels},
+            train={**encoding.encode(train, "training"), LABEL: labels},
+            test={**encoding.encode(test, "test"), LABEL: test_labels},
         )
 
     @property

@@ -14,9 +14,9 @@ from algorithms.core import settings
 from algorithms.core.classification import Classification, classes_of, has_label
 from algorithms.core.columns import Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.settings import setting
-from algorithms.core.task import LABEL, Prepared, Shard
+from algorithms.core.task import LABEL, PreparedTask, Shard
 from algorithms.nets.forms import Inputs, Texts
-from algorithms.tasks._tokens import FIRST, UNKNOWN, coded, codes_of, most_frequent, words_of
+from algorithms.tasks._tokens import FIRST, UNKNOWN, codes_of, encode_tokens, most_frequent, words_of
 
 TEXT = "text"
 """Role of the column of texts."""
@@ -51,7 +51,7 @@ class TextTask(Classification):
         return contents_of(columns, roles) == ["text"] and has_label(columns, roles)
 
     @classmethod
-    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> Prepared:
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> PreparedTask:
         name = only_column(train, roles, TEXT, ("text",))
         names, labels, test_labels = classes_of(train, test, roles)
         texts, test_texts = (
@@ -60,7 +60,7 @@ class TextTask(Classification):
         )
         task = cls(names, most_frequent(texts, settings.vocabulary), settings.length)
         codes = codes_of(task.words)
-        return Prepared(
+        return PreparedTask(
             task,
             train={**first_words(texts, codes, task.length), LABEL: labels},
             test={**first_words(test_texts, codes, task.length), LABEL: test_labels},
@@ -89,7 +89,7 @@ def first_words(texts: Sequence[Sequence[str]], codes: Mapping[str, int], length
     lengths = np.ones(len(texts), dtype=np.int32)
     ids[:, 0] = UNKNOWN
     for row, words in enumerate(texts):
-        read = coded(words[:length], codes)
+        read = encode_tokens(words[:length], codes)
         if len(read):
             ids[row, : len(read)], lengths[row] = read, len(read)
     return {IDS: ids, LENGTH: lengths}

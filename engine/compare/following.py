@@ -71,7 +71,7 @@ def retell(run: StoredRun, watcher: MlflowWatcher) -> None:
             if stage.round == record.round:
                 watcher.stage(stage)
         watcher.round(record)
-    watcher.finished(Result(run.result, Book(), run.images))
+    watcher.finished(Result(run.result, Book(), run.pictures))
 
 
 def rounds_of(run: StoredRun) -> Iterator[RoundRecord]:

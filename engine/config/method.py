@@ -101,14 +101,27 @@ def read(section: Any) -> MethodChoice:
         raise refused("name", name, f"must name a method; there are {_known()}")
     try:
         model = settings_model(name)
-    except LookupError as error:
-        reason = str(error) if is_own(name) else f"no such method; {nearest(name, method_names())}there are {_known()}"
-        raise refused("name", name, reason) from error
+    # Whatever goes wrong in a user's module is the answer to why there is no method; the traceback travels as cause.
+    except Exception as error:
+        raise refused("name", name, _why_not(name, error)) from error
     given = {key: value for key, value in section.items() if key != "name"}
     # A ValidationError of the inner model keeps its places below `method`.
     checked = model.model_validate_json(json.dumps(given))
     values = {key: getattr(checked, key) for key in type(checked).model_fields}
     return MethodChoice(name, find_method(name).Config(**values))
+
+
+def _why_not(name: str, error: Exception) -> str:
+    """Why there is no method of a name.
+
+    Raises:
+        Exception: the error itself, where it is one of ours.
+    """
+    if is_own(name):
+        return str(error) if isinstance(error, LookupError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, LookupError):
+        return f"no such method; {nearest(name, method_names())}there are {_known()}"
+    raise error
 
 
 def _known() -> str:

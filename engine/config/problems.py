@@ -104,10 +104,10 @@ def fields_at(model: type[BaseModel], place: tuple[Any, ...], tree: Any) -> dict
 
 
 def _settings_of(name: str) -> dict[str, FieldInfo]:
-    """The fields of a method's section; {} where there is no such method."""
+    """The fields of a method's section; {} where there is no such method, which is a problem of its own."""
     try:
         return dict(settings_model(name).model_fields)
-    except LookupError:
+    except Exception:
         return {}
 
 

@@ -235,14 +235,14 @@ class EvaluateConfig(Section):
     """When and how the global model meets the test set. Nothing is chosen by what comes out."""
 
     every: int = Field(default=1, ge=1, description="rounds between evaluations; the last round is always evaluated")
-    batch: int = Field(default=256, ge=1, description="test images in a batch")
+    batch: int = Field(default=256, ge=1, description="test examples in a batch")
 
 
 class DistillationConfig(Section):
     """Who performs a distillation on Ray, beside the hosts. With one trainer no result depends on it."""
 
-    samplers: int = Field(default=1, ge=1, description="actors that draw latents and generate images")
-    teachers: int = Field(default=1, ge=1, description="actors that label images with the teacher's logits")
+    samplers: int = Field(default=1, ge=1, description="actors that draw latents and generate inputs")
+    teachers: int = Field(default=1, ge=1, description="actors that label inputs with the teacher's logits")
     trainers: int = Field(default=1, ge=1, description="train workers of the student; several agree up to rounding")
     gpus: float = Field(default=0.0, ge=0, le=1, description="share of a GPU that each of them reserves")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from algorithms.core.columns import MEDIA, Column, ColumnError
-from algorithms.core.task import LABEL, Prepared, Task
+from algorithms.core.task import LABEL, PreparedTask, Task
 from engine.data.config import DataConfig
 from engine.data.contents import Contents, plain_columns
 from engine.data.half import Half, fixed_order
@@ -149,7 +149,7 @@ def _by_example(columns: Mapping[str, np.ndarray], rows: np.ndarray | None) -> M
     return columns if rows is None else {name: values[rows] for name, values in columns.items()}
 
 
-def _prepared(config: DataConfig, chosen: TaskChoice, train: Half, test: Half) -> Prepared:
+def _prepared(config: DataConfig, chosen: TaskChoice, train: Half, test: Half) -> PreparedTask:
     try:
         return chosen.type.prepare(train.columns, test.columns, config.columns, chosen.settings)
     except ColumnError as error:

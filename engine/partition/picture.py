@@ -131,8 +131,8 @@ def _plain(text: str) -> str:
 def _draw_map(figure: Figure, axes: Axes, counts: np.ndarray, class_names: Sequence[str]) -> None:
     norm = LogNorm(1, max(2, int(counts.max())))
     # A logarithmic norm leaves the cells of 0 uncoloured.
-    image = axes.imshow(counts, aspect="auto", cmap=_PALE_TO_DARK, norm=norm, interpolation="none")
-    bar = figure.colorbar(image, ax=axes, label="examples", pad=0.01, ticks=LogLocator(), format="{x:,.0f}")
+    drawn = axes.imshow(counts, aspect="auto", cmap=_PALE_TO_DARK, norm=norm, interpolation="none")
+    bar = figure.colorbar(drawn, ax=axes, label="examples", pad=0.01, ticks=LogLocator(), format="{x:,.0f}")
     bar.ax.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("class")
     step = -(-len(class_names) // 50)

@@ -10,7 +10,7 @@ from typing import Any
 
 from actors.distillation.plan import KINDS, shortage
 from actors.hosts.placement import LIBRARY_BYTES, Placement, PlacementError, Request, decide, rooms
-from algorithms.core.needs import Sent, ServerStorage
+from algorithms.core.needs import ServerStorage, Volume
 from clusters.nodes import Node
 from engine.errors import ConfigError, Problem
 from engine.planning.federation import Federation
@@ -292,7 +292,7 @@ def _batches(federation: Federation) -> float:
     return float(sum((clients.epochs or 0) * -(-int(n) // clients.batch) for n in federation.partition.sizes))
 
 
-def _traffic(direction: str, kind: str, sent: Sent, clients: int, cohort: int) -> Traffic:
+def _traffic(direction: str, kind: str, sent: Volume, clients: int, cohort: int) -> Traffic:
     """What the method says of a kind, for all clients where it travels once, else for those asked in a round."""
     if sent.once:
         return Traffic(kind, direction, None if sent.bytes is None else round(sent.bytes * clients), "once")

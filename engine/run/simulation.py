@@ -17,7 +17,7 @@ from actors.runner import Runner
 from algorithms.core.records import digest
 from algorithms.core.task import Shard
 from engine.planning.federation import Federation
-from engine.records import GLOBAL, GeneratedImages, Result, Watcher
+from engine.records import GLOBAL, GeneratedPictures, Result, Watcher
 from engine.run.context import RunContext
 from engine.run.keeping import Keeper
 from engine.run.rounds import Rounds, Schedule
@@ -25,7 +25,7 @@ from engine.store.folder import FolderWatcher
 from engine.views.report import ReportWatcher
 
 PICTURES = 20
-"""Generated and real images of each client that a report shows."""
+"""Pictures of each kind and client that a report shows."""
 
 CLIENTS_PICTURED = 12
 
@@ -140,8 +140,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def _pictures(federation: Federation, rounds: Rounds) -> tuple[GeneratedImages, ...]:
-    """Generated images beside real ones, of the first clients that have a generator; none unless the run allows it."""
+def _pictures(federation: Federation, rounds: Rounds) -> tuple[GeneratedPictures, ...]:
+    """What the first clients' generators draw beside real examples; none unless the run allows it."""
     if not federation.config.privacy.images:
         return ()
     sources = rounds.method.sources(rounds.state)
@@ -149,12 +149,12 @@ def _pictures(federation: Federation, rounds: Rounds) -> tuple[GeneratedImages, 
         _of_client(client, sources[client].inputs(sources[client].latents(0)), federation.shards(client), federation)
         for client in sorted(sources)[:CLIENTS_PICTURED]
     )
-    return tuple(images for images in made if images is not None)
+    return tuple(found for found in made if found is not None)
 
 
 def _of_client(
     client: int, generated: tuple[torch.Tensor, torch.Tensor], shard: Shard, federation: Federation
-) -> GeneratedImages | None:
+) -> GeneratedPictures | None:
     """None where the task has nothing that can be looked at."""
     inputs, labels = generated
     task, first = federation.dataset.task, torch.arange(min(PICTURES, len(shard)))
@@ -164,7 +164,7 @@ def _of_client(
     made, held = task.pictures(inputs[:PICTURES].cpu()), task.pictures(real)
     if made is None or held is None:
         return None
-    return GeneratedImages(
+    return GeneratedPictures(
         client=client,
         generated=made.numpy(),
         labels=labels[:PICTURES].numpy(),

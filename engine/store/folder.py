@@ -33,7 +33,7 @@ from algorithms.core.payload import KINDS
 from algorithms.core.task import Figure
 from engine.config.reading import dump, parse
 from engine.errors import UserError
-from engine.records import GLOBAL, GeneratedImages, Result, RoundRecord, RunStart, StageRecord
+from engine.records import GLOBAL, GeneratedPictures, Result, RoundRecord, RunStart, StageRecord
 from engine.store import tables
 
 RESULT_KEYS = (
@@ -242,10 +242,10 @@ class RunFolder:
             if stage.stage == GLOBAL and stage.evaluation.confusion is not None:
                 self._write_table("confusion.parquet", tables.confusion_rows(stage.evaluation.confusion))
 
-    def write_images(self, images: Sequence[GeneratedImages]) -> None:
-        """images.parquet, where the run has images to show."""
-        if images:
-            self._write_table("images.parquet", tables.image_rows(images))
+    def write_pictures(self, pictures: Sequence[GeneratedPictures]) -> None:
+        """images.parquet, where the run has pictures to show."""
+        if pictures:
+            self._write_table("images.parquet", tables.picture_rows(pictures))
 
     def write_result(self, values: Mapping[str, Any]) -> None:
         """Join the parts, then result.json. Numbers that are not finite become null, which JSON can say.
@@ -303,7 +303,7 @@ class StoredRun:
         stages: every evaluation, in the order in which they were made.
         confusion: int64 (classes, classes), of the last evaluation; None where nothing was counted.
         ledger, rounds, seconds: see `engine.store.tables`.
-        images: generated images beside real ones; empty where the run has none or may not show them.
+        pictures: what generators draw beside what clients hold; empty where the run has none or may not show them.
     """
 
     folder: Path
@@ -318,7 +318,7 @@ class StoredRun:
     ledger: pa.Table
     rounds: pa.Table
     seconds: pa.Table
-    images: tuple[GeneratedImages, ...]
+    pictures: tuple[GeneratedPictures, ...]
     kinds: Mapping[str, str]
     captions: tuple[Stage, ...]
 
@@ -348,7 +348,7 @@ def read(path: Path) -> StoredRun:
     _require(path / "result.json", result, RESULT_KEYS)
     _require(path / "start.json", start, ("class_names", "label_counts", "figures", "facts"))
     rounds = _read_table(path / "rounds.parquet", tables.ROUNDS)
-    images = path / "images.parquet"
+    pictures = path / "images.parquet"
     return StoredRun(
         folder=path,
         config=_read_yaml(path / "config.yaml"),
@@ -362,7 +362,7 @@ def read(path: Path) -> StoredRun:
         ledger=_read_table(path / "ledger.parquet", tables.LEDGER),
         rounds=rounds,
         seconds=_read_table(path / "seconds.parquet", tables.SECONDS),
-        images=tables.images_of(_read_table(images, tables.IMAGES)) if images.exists() else (),
+        pictures=tables.pictures_of(_read_table(pictures, tables.PICTURES)) if pictures.exists() else (),
         kinds=_sentences(path / "start.json", start),
         captions=_captions(path / "start.json", start),
     )
@@ -459,7 +459,7 @@ class FolderWatcher:
         self._stages = []
 
     def finished(self, result: Result) -> None:
-        self._folder.write_images(result.images)
+        self._folder.write_pictures(result.pictures)
         self._folder.write_result(result.values)
 
     def failed(self, error: BaseException) -> None:

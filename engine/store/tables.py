@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.cohort.delivery import NOBODY, FaultEntry
-from engine.records import Evaluation, GeneratedImages, RoundRecord, StageRecord
+from engine.records import Evaluation, GeneratedPictures, RoundRecord, StageRecord
 
 SERVER = "server"
 """Phase of the metrics of a method's server side."""
@@ -61,7 +61,7 @@ CONFUSION = pa.schema([("class", pa.int32()), ("predicted", pa.int32()), ("examp
 """Test examples by their class and the class that the model after the last evaluated round predicted; pairs without
 examples have no row."""
 
-IMAGES = pa.schema(
+PICTURES = pa.schema(
     [
         ("client", pa.int32()),
         ("made", pa.bool_()),
@@ -155,40 +155,40 @@ def confusion_of(table: pa.Table, classes: int) -> np.ndarray:
     return confusion
 
 
-def image_rows(images: Sequence[GeneratedImages]) -> pa.Table:
+def picture_rows(pictures: Sequence[GeneratedPictures]) -> pa.Table:
     """Generated and real images of clients."""
     rows = []
-    for of_client in images:
-        for made, pictures, labels in (
+    for of_client in pictures:
+        for made, some, labels in (
             (True, of_client.generated, of_client.labels),
             (False, of_client.real, of_client.real_labels),
         ):
             rows += [
                 (of_client.client, made, int(label), *picture.shape, np.ascontiguousarray(picture).tobytes())
-                for picture, label in zip(pictures, labels, strict=True)
+                for picture, label in zip(some, labels, strict=True)
             ]
-    return _table(IMAGES, rows)
+    return _table(PICTURES, rows)
 
 
-def images_of(table: pa.Table) -> tuple[GeneratedImages, ...]:
-    """The inverse of `image_rows`."""
+def pictures_of(table: pa.Table) -> tuple[GeneratedPictures, ...]:
+    """The inverse of `picture_rows`."""
     rows = table.to_pylist()
     clients = dict.fromkeys(row["client"] for row in rows)
-    return tuple(_images_of_client(client, [row for row in rows if row["client"] == client]) for client in clients)
+    return tuple(_pictures_of_client(client, [row for row in rows if row["client"] == client]) for client in clients)
 
 
-def _images_of_client(client: int, rows: list[dict[str, Any]]) -> GeneratedImages:
+def _pictures_of_client(client: int, rows: list[dict[str, Any]]) -> GeneratedPictures:
     generated, labels = _stack([row for row in rows if row["made"]])
     real, real_labels = _stack([row for row in rows if not row["made"]])
-    return GeneratedImages(client, generated, labels, real, real_labels)
+    return GeneratedPictures(client, generated, labels, real, real_labels)
 
 
 def _stack(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     if not rows:
         return np.zeros((0, 1, 1, 1), dtype=np.uint8), np.zeros(0, dtype=np.int64)
     shape = (rows[0]["channels"], rows[0]["height"], rows[0]["width"])
-    pixels = np.stack([np.frombuffer(row["pixels"], dtype=np.uint8).reshape(shape) for row in rows])
-    return pixels, np.array([row["label"] for row in rows], dtype=np.int64)
+    stack = np.stack([np.frombuffer(row["pixels"], dtype=np.uint8).reshape(shape) for row in rows])
+    return stack, np.array([row["label"] for row in rows], dtype=np.int64)
 
 
 def _table(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> pa.Table:

@@ -258,11 +258,11 @@ class MlflowWatcher:
         assert self._folder is not None
         for file in kept_files(self._folder):
             self._client.log_artifact(self._id, str(file))
-        for pictures in result.images:
-            for way, images in (("generated", pictures.generated), ("real", pictures.real)):
-                if len(images):
-                    sheet = Image.open(io.BytesIO(grid(images, _GRID_COLUMNS)))
-                    self._client.log_image(self._id, sheet, artifact_file=f"images/{way}-{pictures.client:04d}.png")
+        for shown in result.pictures:
+            for way, some in (("generated", shown.generated), ("real", shown.real)):
+                if len(some):
+                    sheet = Image.open(io.BytesIO(grid(some, _GRID_COLUMNS)))
+                    self._client.log_image(self._id, sheet, artifact_file=f"images/{way}-{shown.client:04d}.png")
         self._client.set_terminated(self._id, "FINISHED")
 
 

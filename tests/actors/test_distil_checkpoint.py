@@ -5,7 +5,7 @@ from safetensors import safe_open
 
 from actors.distillation.checkpoint import StudentCheckpoint
 from actors.steps.worker import one_thread
-from algorithms.core.distillation import Learner, copy_of, labelled
+from algorithms.core.distillation import Learner, copy_of, labelled_batch
 from tests.distil_toys import toy_job, toy_net
 
 JOB = toy_job(student=toy_net(2, dropout=0.5), steps=6, cosine=True)
@@ -15,7 +15,7 @@ def learner(steps):
     """After so many steps from the job's own student."""
     made = Learner(JOB, copy_of(JOB.student))
     for step in range(steps):
-        made.step(labelled(JOB, step))
+        made.step(labelled_batch(JOB, step))
     return made
 
 
@@ -26,7 +26,7 @@ def test_a_student_that_goes_on_from_a_checkpoint_has_the_bits_of_one_that_never
         StudentCheckpoint.read(tmp_path).restore(later, later.student)
         assert later.done == 3
         for step in range(3, 6):
-            later.step(labelled(JOB, step))
+            later.step(labelled_batch(JOB, step))
     expected = undisturbed.student.state_dict()
     assert [n for n, value in later.student.state_dict().items() if not torch.equal(value, expected[n])] == []
 

@@ -25,7 +25,7 @@ from actors.distillation.rows import Labeller, as_column, worker_batches
 from actors.distillation.trainer import Feed
 from actors.runner import Listener
 from actors.steps.worker import one_thread
-from algorithms.core.distillation import Kept, distil_here, generate, label
+from algorithms.core.distillation import BatchCache, distil_here, generate, label
 from tests.distil_toys import Noise, toy_job, toy_loss, toy_net
 
 
@@ -287,7 +287,7 @@ def test_a_batch_too_small_to_be_dealt_out_is_refused():
 def test_after_a_restart_the_pipeline_gives_what_the_student_asks_for(steps, data):
     distinct = data.draw(st.integers(1, steps))
     done = data.draw(st.integers(0, steps - 1))
-    asked, kept = [], Kept(toy_job(steps=steps, distinct=distinct))
+    asked, kept = [], BatchCache(toy_job(steps=steps, distinct=distinct))
     for step in range(done, steps):
         kept.at(step, asked.append)
     assert Feed(steps, distinct, None, None, Path()).batch_numbers(done) == asked

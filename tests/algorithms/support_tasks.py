@@ -14,7 +14,7 @@ from actors.steps.orders import Failure, Outcome, WorkerSetup, find_method
 from actors.steps.shards import ShardArrays
 from algorithms.core.columns import Column, Columns, Roles
 from algorithms.core.contract import ClientSpec
-from algorithms.core.task import Prepared
+from algorithms.core.task import PreparedTask
 from algorithms.core.training import Work
 from engine.data.task import find_task
 
@@ -57,7 +57,7 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def prepared(self) -> Prepared:
+    def prepared(self) -> PreparedTask:
         """The task, and the columns of 24 training rows and 12 test rows."""
         return _prepared(self.name)
 
@@ -86,7 +86,7 @@ def prepare(task: str, train: Columns, test: Columns | None = None, roles: Roles
 
 
 @cache
-def _prepared(name: str) -> Prepared:
+def _prepared(name: str) -> PreparedTask:
     case = CASES[name]
     return prepare(name, case.columns(ROWS, 1), case.columns(ROWS // 2, 2), case.roles, **case.settings)
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
-from algorithms.methods.co_boosting import CoBoosting, hard, stepped
+from algorithms.methods.co_boosting import CoBoosting, hard, signed_step
 from algorithms.methods.dense import Dense
 from algorithms.methods.fedavg import FedAvg
 from algorithms.parts.bank import Expert
-from algorithms.parts.ensembles import Ensemble, WeightedLogits, alike
+from algorithms.parts.ensembles import Ensemble, WeightedLogits, equal_weights
 from algorithms.parts.losses import kl
 from algorithms.parts.synthesis import Pool
 from tests.algorithms.support_ensembles import ensemble_of, tiny_inputs, tiny_kit, tiny_net
@@ -89,7 +89,7 @@ def test_without_hardness_the_images_loss_is_that_of_dense_without_its_choice_of
 
 def test_a_step_moves_every_weight_by_the_same_size_towards_who_is_right():
     logits, labels = torch.tensor([[[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]]), torch.tensor([0])
-    after = stepped(torch.tensor([0.5, 0.5, 0.5]), logits, labels, 0.1)
+    after = signed_step(torch.tensor([0.5, 0.5, 0.5]), logits, labels, 0.1)
     assert after.tolist() == pytest.approx([0.6, 0.4, 0.6])
 
 
@@ -97,18 +97,18 @@ def test_a_step_moves_every_weight_by_the_same_size_towards_who_is_right():
 @settings(max_examples=50, deadline=None)
 def test_weights_stay_between_0_and_1(weights, size, seed):
     logits = torch.randn(5, len(weights), 3, generator=torch.Generator().manual_seed(seed))
-    after = stepped(torch.tensor(weights) / 20, logits, torch.arange(5) % 3, size)
+    after = signed_step(torch.tensor(weights) / 20, logits, torch.arange(5) % 3, size)
     assert ((after >= 0) & (after <= 1)).all()
 
 
 def test_weights_that_have_all_fallen_to_0_begin_again_alike():
     logits = torch.tensor([[[2.0, 0.0], [0.0, 2.0]]])
-    assert stepped(torch.zeros(2), logits, torch.tensor([0]), 0.1).tolist() == pytest.approx([0.6, 0.4])
+    assert signed_step(torch.zeros(2), logits, torch.tensor([0]), 0.1).tolist() == pytest.approx([0.6, 0.4])
 
 
 def test_one_client_keeps_its_weight():
     logits = torch.randn(5, 1, 3, generator=torch.Generator().manual_seed(0))
-    assert stepped(torch.tensor([1.0]), logits, torch.arange(5) % 3, 0.1).tolist() == [1.0]
+    assert signed_step(torch.tensor([1.0]), logits, torch.arange(5) % 3, 0.1).tolist() == [1.0]
 
 
 def test_a_client_that_answers_at_random_loses_weight():
@@ -116,7 +116,7 @@ def test_a_client_that_answers_at_random_loses_weight():
     two = [Expert("small_cnn", trained), Expert("small_cnn", snapshot(tiny_net(seed=11)))]
     method, weights = boosting(), torch.tensor([0.5, 0.5])
     for epoch in range(1, 6):
-        weights = method.boosted(weights, Ensemble.of(two, method.kit), pool_of_real_images(), Seed(0), epoch)
+        weights = method.boost_weights(weights, Ensemble.of(two, method.kit), pool_of_real_images(), Seed(0), epoch)
     assert weights[0] > 0.6
     assert weights[1] < 0.4
 
@@ -126,7 +126,9 @@ def test_a_step_is_smaller_in_every_epoch_and_there_is_one_for_each_batch_and_pa
     two = [Expert("small_cnn", trained), Expert("small_cnn", snapshot(tiny_net(seed=11)))]
     method = boosting(weight_passes=2, weight_decay=0.5)
     # 60 images in batches of 12 are 5 steps in each of 2 passes.
-    moved = method.boosted(torch.tensor([0.5, 0.5]), Ensemble.of(two, method.kit), pool_of_real_images(), Seed(0), 3)
+    moved = method.boost_weights(
+        torch.tensor([0.5, 0.5]), Ensemble.of(two, method.kit), pool_of_real_images(), Seed(0), 3
+    )
     assert moved.tolist() == pytest.approx([0.5 + 10 * 0.01 * 0.125, 0.5 - 10 * 0.01 * 0.125])
 
 
@@ -142,22 +144,22 @@ def test_the_weights_stay_alike_until_the_second_epoch():
 
 def test_pixels_are_moved_by_eta_at_most_and_in_their_own_unit():
     method, images = boosting(eta=0.03), pool_of_real_images(12).images
-    teacher = WeightedLogits(ensemble_of("mlp", "small_cnn"), alike(2))
-    moved = method.moved(images.clone(), teacher, torch.Generator().manual_seed(0))
+    teacher = WeightedLogits(ensemble_of("mlp", "small_cnn"), equal_weights(2))
+    moved = method.move_images(images.clone(), teacher, torch.Generator().manual_seed(0))
     assert (moved - images).abs().max().item() == pytest.approx(0.03, abs=1e-6)
-    still = boosting(eta=0.0).moved(images.clone(), teacher, torch.Generator().manual_seed(0))
+    still = boosting(eta=0.0).move_images(images.clone(), teacher, torch.Generator().manual_seed(0))
     assert torch.equal(still, images)
 
 
 def test_images_are_moved_up_the_gradient_of_a_drawn_direction():
     method, images = boosting(eta=0.01), pool_of_real_images(12).images
-    teacher = WeightedLogits(ensemble_of("mlp"), alike(1))
+    teacher = WeightedLogits(ensemble_of("mlp"), equal_weights(1))
 
     def answer(shown: torch.Tensor) -> torch.Tensor:
         direction = 2 * torch.rand(12, 3, generator=torch.Generator().manual_seed(4)) - 1
         return (direction * F.softmax(teacher((shown - 0.25) / 0.25) / 4, 1)).sum(1)
 
-    moved = method.moved(images.clone(), teacher, torch.Generator().manual_seed(4))
+    moved = method.move_images(images.clone(), teacher, torch.Generator().manual_seed(4))
     assert (answer(moved) > answer(images)).all()
 
 
@@ -165,7 +167,7 @@ def test_passes_over_a_fixed_pool_bring_the_student_nearer_to_the_ensemble():
     method, student, ensemble = boosting(), tiny_net(seed=9), ensemble_of("small_cnn", "mlp")
     optimiser = torch.optim.SGD(student.parameters(), lr=0.05)
     losses = [
-        method.taught(student, optimiser, ensemble, torch.ones(2), pool_of_real_images(), Seed(0), epoch)
+        method.train_epoch(student, optimiser, ensemble, torch.ones(2), pool_of_real_images(), Seed(0), epoch)
         for epoch in range(8)
     ]
     assert losses[-1] < losses[0] / 2
@@ -176,13 +178,13 @@ def test_the_students_batch_statistics_follow_the_images_of_its_own_steps_alone(
 
 
 def test_the_students_rate_falls_along_a_cosine_over_the_epochs(monkeypatch):
-    rates, taught = [], CoBoosting.taught
+    rates, taught = [], CoBoosting.train_epoch
 
     def watched(self, student, optimiser, *rest):
         rates.append(optimiser.param_groups[0]["lr"])
         return taught(self, student, optimiser, *rest)
 
-    monkeypatch.setattr(CoBoosting, "taught", watched)
+    monkeypatch.setattr(CoBoosting, "train_epoch", watched)
     play(small(epochs=4), rounds=1)
     assert rates == pytest.approx([0.01 * cosine(epoch, 4) for epoch in range(4)])
 

@@ -16,7 +16,7 @@ from algorithms.methods.fedavg import FedAvg
 from algorithms.parts import one_shot
 from algorithms.parts.bank import Expert
 from algorithms.parts.losses import kl
-from algorithms.parts.synthesis import Pool, synthesised
+from algorithms.parts.synthesis import Pool, synthesise_batch
 from tests.algorithms.support_ensembles import ensemble_of, hooks_on, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation
 from tests.support import needs_of, play, tiny_setup, tiny_shards
@@ -109,7 +109,7 @@ def test_the_clients_networks_stay_as_they_were_sent():
     seen = []
     method.kit.show = lambda stage, predictor: seen.append(predictor)
     state = method.start(tiny_setup("dense", nets=("small_cnn",)).clients)
-    method.distilled(state, sent, Seed(0))
+    method.distil_ensemble(state, sent, Seed(0))
     held = [snapshot(net) for net in seen[1].voters._nets]
     for states in (held, [member.state for member in sent]):
         assert all(torch.equal(states[k][name], before[k][name]) for k in range(2) for name in before[k])
@@ -119,7 +119,7 @@ def test_synthesis_leaves_the_student_as_it_was():
     method, student = dense(), tiny_net(seed=9)
     ensemble, before = ensemble_of("small_cnn"), snapshot(student)
     loss = method.image_loss(ensemble, ensemble.norm_gap(), student.eval())
-    synthesised(method.config, method.kit, Seed(0), 0, loss)
+    synthesise_batch(method.config, method.kit, Seed(0), 0, loss)
     assert all(torch.equal(value, before[name]) for name, value in snapshot(student).items())
     assert all(parameter.grad is None for parameter in student.parameters())
 
@@ -140,7 +140,7 @@ def test_passes_over_a_fixed_pool_bring_the_student_nearer_to_the_ensemble(tempe
     method = dense(temperature=temperature, student_lr=0.02)
     ensemble, student, pool = ensemble_of("small_cnn", "mlp"), tiny_net(seed=9), filled_pool()
     optimiser = torch.optim.SGD(student.parameters(), lr=0.02)
-    losses = [method.taught(student, optimiser, ensemble, pool, Seed(0), epoch) for epoch in range(8)]
+    losses = [method.train_epoch(student, optimiser, ensemble, pool, Seed(0), epoch) for epoch in range(8)]
     assert losses[-1] < losses[0] / 2
 
 
@@ -150,7 +150,7 @@ def test_the_students_loss_is_the_divergence_at_its_temperature_times_its_square
     teacher, student = ensemble.logits(inputs).mean(1), tiny_net("mlp", 9)
     for tau in (1.0, 5.0):
         optimiser = torch.optim.SGD(student.parameters(), lr=0.0)
-        loss = dense(temperature=tau, student_batch=24).taught(student, optimiser, ensemble, pool, Seed(0), 0)
+        loss = dense(temperature=tau, student_batch=24).train_epoch(student, optimiser, ensemble, pool, Seed(0), 0)
         assert loss == pytest.approx((tau**2 * kl(teacher / tau, student(inputs) / tau)).item(), rel=1e-4)
 
 

@@ -12,7 +12,7 @@ from actors.steps.shards import ShardArrays
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work
-from algorithms.methods.dfrd import DFRD, ByClass, moved, transferability
+from algorithms.methods.dfrd import DFRD, ByClass, moving_average, transferability
 from algorithms.parts.ensembles import Ensemble
 from algorithms.parts.losses import kl, kl_each
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
@@ -120,7 +120,7 @@ def test_training_the_generator_leaves_student_and_clients_as_they_were():
 def test_the_moving_average_mixes_weights_and_buffers_and_takes_counters_over():
     old = {"weight": torch.tensor([1.0]), "running_mean": torch.tensor([3.0]), "num_batches_tracked": torch.tensor(2)}
     new = {"weight": torch.tensor([5.0]), "running_mean": torch.tensor([7.0]), "num_batches_tracked": torch.tensor(9)}
-    mixed = moved(old, new, keep=0.25)
+    mixed = moving_average(old, new, keep=0.25)
     assert {name: value.tolist() for name, value in mixed.items()} == {
         "weight": [0.25 * 1 + 0.75 * 5],
         "running_mean": [0.25 * 3 + 0.75 * 7],
@@ -158,7 +158,7 @@ def test_the_students_loss_is_the_divergence_on_both_generators_images():
     (labels,) = method._labels(teacher, 1, seed)
     losses = []
     for number, generator in enumerate(generators):
-        images = generator.eval()(generator.merged(method._noise(seed, f"noise {number}", 0), labels))
+        images = generator.eval()(generator.merge_noise(method._noise(seed, f"noise {number}", 0), labels))
         losses.append(kl(tiny_net("mlp", 0)(images), student(images)).item())
     assert told["distillation_loss"] == pytest.approx(losses[0] + 0.25 * losses[1], rel=1e-4)
 

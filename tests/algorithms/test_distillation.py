@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from algorithms.core.distillation import Kept, Learner, copy_of, distil_here, generate, label, labelled
+from algorithms.core.distillation import BatchCache, Learner, copy_of, distil_here, generate, label, labelled_batch
 from algorithms.core.seeds import Seed
 from algorithms.nets import Classifier
 from tests.distil_toys import Noise, toy_job, toy_loss, toy_net
@@ -69,7 +69,7 @@ def test_steps_are_told_about_fifty_times_and_the_last_one_always(monkeypatch, s
 def test_from_any_step_on_a_batch_is_made_once_and_kept_only_while_it_comes_again(steps, data):
     distinct = data.draw(st.integers(1, steps))
     first = data.draw(st.integers(0, steps - 1))
-    made, kept = [], Kept(toy_job(steps=steps, distinct=distinct))
+    made, kept = [], BatchCache(toy_job(steps=steps, distinct=distinct))
 
     def fresh(index):
         made.append(index)
@@ -139,7 +139,7 @@ def test_the_first_step_is_adams():
     """With both moments bias-corrected, Adam's first step is -lr g / (|g| + 1e-8)."""
     student = Classifier(nn.Flatten(), nn.Linear(36, 3))
     job = toy_job(student=student, steps=1, distinct=1, lr=0.25)
-    batch = labelled(job, 0)
+    batch = labelled_batch(job, 0)
     toy_loss(student(batch.inputs), batch.logits, batch.labels).backward()
     gradient = student.head.weight.grad
     expected = student.head.weight - 0.25 * gradient / (gradient.abs() + 1e-8)
@@ -162,13 +162,13 @@ def test_a_learner_that_goes_on_where_another_stopped_makes_the_same_steps_dropo
     whole = distil_here(job)
     first = Learner(job, copy_of(job.student))
     for step in range(3):
-        first.step(labelled(job, step))
+        first.step(labelled_batch(job, step))
     torch.manual_seed(99)
     second = Learner(job, copy_of(first.student))
     second.optimiser.load_state_dict(first.optimiser.state_dict())
     second.done = first.done
     for step in range(3, 6):
-        second.step(labelled(job, step))
+        second.step(labelled_batch(job, step))
     assert entries_differ(second.student.state_dict(), whole) == []
 
 
@@ -190,7 +190,7 @@ def test_every_step_draws_its_own_dropout():
     for number in (0, 1):
         learner = Learner(job, copy_of(job.student))
         learner.done = number
-        learner.step(labelled(job, 0))
+        learner.step(labelled_batch(job, 0))
         states.append(learner.student.state_dict())
     assert "body.0.weight" in entries_differ(*states)
 

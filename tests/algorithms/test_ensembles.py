@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms.core.distillation import Distillation, Learner, labelled
+from algorithms.core.distillation import Distillation, Learner, labelled_batch
 from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.nets import NetworkError
 from algorithms.nets.server_generators import ConditionalGenerator, MergedGenerator, UpsamplingGenerator
-from algorithms.parts.ensembles import Ensemble, WeightedLogits, alike, mixed, normalised
+from algorithms.parts.ensembles import Ensemble, WeightedLogits, equal_weights, normalise, weighted_sum
 from algorithms.parts.losses import kl, kl_each
-from algorithms.parts.synthesis import Pool, SynthesisConfig, as_inputs, image_refusals, synthesised
+from algorithms.parts.synthesis import Pool, SynthesisConfig, as_inputs, image_refusals, synthesise_batch
 from algorithms.tasks.images import Augment, ImageTask
 from tests.algorithms.support_ensembles import ensemble_of, members, tiny_inputs, tiny_kit, tiny_net
 from tests.support import tiny_task
@@ -41,7 +41,9 @@ def test_the_mean_of_logits_does_not_know_the_order_of_the_clients():
 
 
 def test_the_teacher_of_one_client_is_that_client():
-    assert torch.allclose(WeightedLogits(ensemble_of("mlp"), alike(1))(tiny_inputs()), tiny_net("mlp")(tiny_inputs()))
+    assert torch.allclose(
+        WeightedLogits(ensemble_of("mlp"), equal_weights(1))(tiny_inputs()), tiny_net("mlp")(tiny_inputs())
+    )
 
 
 def test_weights_of_a_teacher_count_relative_to_their_sum():
@@ -49,18 +51,18 @@ def test_weights_of_a_teacher_count_relative_to_their_sum():
     logits = ensemble.logits(tiny_inputs())
     expected = 0.75 * logits[:, 0] + 0.25 * logits[:, 1]
     for scale in (1.0, 2.5):
-        teacher = WeightedLogits(ensemble, normalised(scale * weights))
+        teacher = WeightedLogits(ensemble, normalise(scale * weights))
         assert torch.allclose(teacher(tiny_inputs()), expected, atol=1e-6)
 
 
 def test_weights_that_are_all_0_count_alike():
-    assert normalised(torch.zeros(4)).tolist() == [0.25] * 4
+    assert normalise(torch.zeros(4)).tolist() == [0.25] * 4
 
 
 def test_values_are_mixed_by_one_weight_for_all_images_or_one_for_each():
     values = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
-    assert mixed(values, torch.tensor([1.0, 10.0])).tolist() == [[31.0, 42.0], [75.0, 86.0]]
-    assert mixed(values, torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist() == [[1.0, 2.0], [7.0, 8.0]]
+    assert weighted_sum(values, torch.tensor([1.0, 10.0])).tolist() == [[31.0, 42.0], [75.0, 86.0]]
+    assert weighted_sum(values, torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist() == [[1.0, 2.0], [7.0, 8.0]]
 
 
 def test_gradients_reach_the_images_and_not_the_networks():
@@ -71,7 +73,7 @@ def test_gradients_reach_the_images_and_not_the_networks():
 
 
 def test_a_teacher_put_in_train_mode_leaves_its_networks_in_eval_mode():
-    teacher = WeightedLogits(ensemble_of("small_cnn"), alike(1))
+    teacher = WeightedLogits(ensemble_of("small_cnn"), equal_weights(1))
     before = snapshot(teacher.voters._nets)
     teacher.train()(tiny_inputs())
     assert list(teacher.parameters()) == []
@@ -123,7 +125,7 @@ def towards(value: float):
 
 
 def test_synthesised_images_lie_between_0_and_1_and_have_labels_of_the_task():
-    images, labels = synthesised(SMALL, tiny_kit(), Seed(0), 0, towards(0.0))
+    images, labels = synthesise_batch(SMALL, tiny_kit(), Seed(0), 0, towards(0.0))
     assert images.shape == (10, 1, 8, 8)
     assert images.min() >= 0
     assert images.max() <= 1
@@ -134,7 +136,7 @@ def test_synthesised_images_lie_between_0_and_1_and_have_labels_of_the_task():
 def test_synthesis_follows_the_seed_and_the_number_of_the_batch_alone():
     def images(index: int, seed: int) -> torch.Tensor:
         torch.rand(1)
-        return synthesised(SMALL, tiny_kit(), Seed(seed), index, towards(0.0))[0]
+        return synthesise_batch(SMALL, tiny_kit(), Seed(seed), index, towards(0.0))[0]
 
     assert torch.equal(images(0, 1), images(0, 1))
     assert not torch.equal(images(0, 1), images(1, 1))
@@ -148,7 +150,7 @@ def test_the_images_of_the_step_with_the_smallest_loss_are_kept():
         seen.append(inputs.detach())
         return 1e-3 * inputs.mean() + [3.0, 1.0, 2.0][len(seen) - 1]
 
-    images, _ = synthesised(SMALL, tiny_kit(), Seed(0), 0, loss)
+    images, _ = synthesise_batch(SMALL, tiny_kit(), Seed(0), 0, loss)
     assert not torch.equal(seen[1], seen[2])
     assert torch.equal(as_inputs(tiny_task(), images, None), seen[1])
 
@@ -160,7 +162,7 @@ def test_training_the_generator_makes_the_loss_smaller():
         losses.append(float(towards(0.5)(inputs, labels).detach()))
         return towards(0.5)(inputs, labels)
 
-    synthesised(
+    synthesise_batch(
         SynthesisConfig(latent=4, generator_width=4, generator_steps=40, generator_lr=1e-2),
         tiny_kit(),
         Seed(0),
@@ -225,7 +227,7 @@ def test_generators_make_images_of_any_sides_that_are_multiples_of_4(shape):
     made = [
         UpsamplingGenerator(shape, latent=6, width=4)(z),
         ConditionalGenerator(shape, 3, latent=6, width=4)(z, labels),
-        merged(merged.merged(z, labels)),
+        merged(merged.merge_noise(z, labels)),
     ]
     assert [images.shape for images in made] == [(4, *shape)] * 3
 
@@ -250,8 +252,8 @@ def test_noise_and_label_are_merged_as_asked():
     for merge in ("multiply", "add", "concatenate", "none"):
         net = MergedGenerator((1, 8, 8), 2, latent=2, width=4, merge=merge)
         net.embedding.weight.data.copy_(torch.tensor([[9.0, 9.0], [10.0, 20.0]]))
-        merged[merge] = net.merged(z, labels).tolist()
-        assert net(net.merged(z, labels)).shape == (1, 1, 8, 8)
+        merged[merge] = net.merge_noise(z, labels).tolist()
+        assert net(net.merge_noise(z, labels)).shape == (1, 1, 8, 8)
     assert merged == {
         "multiply": [[20.0, 60.0]],
         "add": [[12.0, 23.0]],
@@ -269,7 +271,7 @@ class Even:
     def latents(self, index):
         return {"label": torch.full((12,), -1)}
 
-    def images(self, latents):
+    def inputs(self, latents):
         return tiny_inputs(), latents["label"]
 
 
@@ -290,13 +292,13 @@ def test_the_rate_of_a_distillation_follows_the_cosine_where_it_is_asked():
         learner, rates = Learner(job(cosine=asked), tiny_net("mlp", 2)), []
         for _ in range(4):
             rates.append(learner.rate())
-            learner.step(labelled(learner.job, 0))
+            learner.step(labelled_batch(learner.job, 0))
             assert learner.optimiser.param_groups[0]["lr"] == rates[-1]
         assert rates == pytest.approx(expected)
 
 
 def test_the_students_gradient_is_clipped_where_it_is_asked():
     student = tiny_net("mlp", 2)
-    Learner(job(clip=1e-3), student).step(labelled(job(), 0))
+    Learner(job(clip=1e-3), student).step(labelled_batch(job(), 0))
     norm = torch.stack([p.grad.square().sum() for p in student.parameters()]).sum().sqrt()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)

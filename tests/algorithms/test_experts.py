@@ -17,7 +17,7 @@ from algorithms.nets import Images, build
 from algorithms.parts import bank as module
 from algorithms.parts.bank import Bank, Expert
 from algorithms.parts.losses import DistillationObjective
-from algorithms.parts.submodels import SubModel, rescaled, scaled
+from algorithms.parts.submodels import SubModel, rescale, scaling
 from tests.algorithms.support_ensembles import tiny_kit
 from tests.support import weighted_mean
 
@@ -122,9 +122,9 @@ def test_an_entry_without_its_class_falls_back_on_the_average_and_then_on_what_i
 def test_narrow_experts_answer_in_the_bank_as_they_did_in_training():
     """The perceptron has no batch normalisation, so that train mode and eval mode differ by the scaler alone."""
     net, images = build("mlp", Images(SHAPE), CLASSES, 0.25), torch.randn(5, *SHAPE)
-    with scaled(net.train(), 0.25), torch.no_grad():
+    with scaling(net.train(), 0.25), torch.no_grad():
         inside = net(images)
-    narrow = Expert("mlp", rescaled(net, snapshot(net), 0.25), 0.25)
+    narrow = Expert("mlp", rescale(net, snapshot(net), 0.25), 0.25)
     whole = Expert("mlp", snapshot(network("mlp")))
     bank = Bank([narrow, whole], tiny_kit())
     assert torch.allclose(bank.logits(images)[:, 0], inside, atol=1e-6)

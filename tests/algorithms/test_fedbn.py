@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from actors.steps.shards import ShardArrays
-from algorithms.core.payload import Payload, recalled
+from algorithms.core.payload import Payload, memory_tensors
 from algorithms.core.scoring import score
 from algorithms.core.states import norm_entries
 from algorithms.core.training import Work
@@ -33,7 +33,7 @@ def travels(size: Sizes) -> Travel:
 
 def own_norms(federation):
     """B_k by client."""
-    return {k: recalled("norm", memory) for k, memory in federation.runner.memories().items()}
+    return {k: memory_tensors("norm", memory) for k, memory in federation.runner.memories().items()}
 
 
 def equal(one, other):
@@ -84,7 +84,7 @@ def test_a_client_predicts_with_the_shared_weights_and_its_own_norm():
     memory = federation.runner.memories()[3]
     client = client_of(setup, tiny_shards(), 3, federation.method.own_message(federation.state), memory)
     entries = federation.method.own_predictor(client).state_dict()
-    assert equal(dict(entries), {**entries, **federation.state.model, **recalled("norm", memory)})
+    assert equal(dict(entries), {**entries, **federation.state.model, **memory_tensors("norm", memory)})
     assert not federation.method.own_predictor(client).training
 
 

@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from algorithms.core.distillation import Distillation, Learner, distil_here, labelled
+from algorithms.core.distillation import Distillation, Learner, distil_here, labelled_batch
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.methods.fedavg import FedAvg
-from algorithms.methods.feddf import FedDF, Softened, by_accuracy
+from algorithms.methods.feddf import FedDF, SoftenedKL, by_accuracy
 from algorithms.parts.bank import Bank, Expert
-from algorithms.parts.ensembles import alike
+from algorithms.parts.ensembles import equal_weights
 from algorithms.parts.losses import kl
-from algorithms.parts.unlabelled import Given, Noise
+from algorithms.parts.unlabelled import GivenInputs, Noise
 from tests.algorithms.support_ensembles import members, tiny_inputs, tiny_kit, tiny_net
 from tests.algorithms.support_methods import Federation
 from tests.support import needs_of, play, tiny_setup, tiny_shards, tiny_task
@@ -42,7 +42,7 @@ def bank_of(experts: list[Expert]) -> Bank:
 
 def teacher_of(experts: list[Expert], average: str = "logits", weights=None, temperature: float = 1.0) -> nn.Module:
     method = FedDF(FedDF.Config(average=average, temperature=temperature), tiny_kit())
-    return method.teacher(bank_of(experts), alike(len(experts)) if weights is None else torch.tensor(weights))
+    return method.teacher(bank_of(experts), equal_weights(len(experts)) if weights is None else torch.tensor(weights))
 
 
 # --- The teacher --------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_the_mean_of_separate_losses_has_the_gradient_of_the_mean_of_probabiliti
     answers = [tiny_net(name, seed)(tiny_inputs()) for seed, name in enumerate(["mlp", "small_cnn"])]
     (separate,) = torch.autograd.grad(sum(kl(answer, student) for answer in answers) / 2, student)
     teacher = teacher_of(experts, "probabilities")(tiny_inputs())
-    (together,) = torch.autograd.grad(Softened(1.0)(student, teacher, torch.zeros(12)), student)
+    (together,) = torch.autograd.grad(SoftenedKL(1.0)(student, teacher, torch.zeros(12)), student)
     assert torch.allclose(separate, together, atol=1e-6)
 
 
@@ -92,7 +92,7 @@ def test_a_class_to_which_no_client_gives_any_probability_leaves_the_loss_finite
     (one,) = members("mlp")
     one.state["head.bias"].copy_(torch.tensor([0.0, 0.0, -1000.0]))
     student = torch.zeros(12, 3, requires_grad=True)
-    loss = Softened(1.0)(student, teacher_of([one], "probabilities")(tiny_inputs()), torch.zeros(12))
+    loss = SoftenedKL(1.0)(student, teacher_of([one], "probabilities")(tiny_inputs()), torch.zeros(12))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(student.grad).all()
@@ -100,7 +100,7 @@ def test_a_class_to_which_no_client_gives_any_probability_leaves_the_loss_finite
 
 def test_the_loss_has_no_square_of_the_temperature():
     student, teacher = tiny_net("mlp", 0)(tiny_inputs()), tiny_net("mlp", 1)(tiny_inputs())
-    loss = Softened(4.0)(student, teacher, torch.zeros(12))
+    loss = SoftenedKL(4.0)(student, teacher, torch.zeros(12))
     assert loss.item() == pytest.approx(kl(teacher / 4, student / 4).item())
 
 
@@ -114,7 +114,7 @@ def test_clients_count_by_their_accuracy_and_those_that_guess_not_at_all():
 
 
 def test_given_images_are_all_shown_in_every_pass_each_time_in_another_order():
-    source = Given(torch.arange(6.0).view(6, 1, 1, 1), batch=2, seed=Seed(0))
+    source = GivenInputs(torch.arange(6.0).view(6, 1, 1, 1), batch=2, seed=Seed(0))
     first, second = (
         [value for index in turn for value in source.inputs(source.latents(index))[0].flatten().tolist()]
         for turn in (range(3), range(3, 6))
@@ -125,7 +125,7 @@ def test_given_images_are_all_shown_in_every_pass_each_time_in_another_order():
 
 
 def test_fewer_images_than_a_batch_are_shown_all_at_once():
-    source = Given(torch.zeros(3, 1, 2, 2), batch=8, seed=Seed(0))
+    source = GivenInputs(torch.zeros(3, 1, 2, 2), batch=8, seed=Seed(0))
     images, labels = source.inputs(source.latents(5))
     assert len(images) == 3
     assert labels.tolist() == [-1, -1, -1]
@@ -194,14 +194,14 @@ def test_without_steps_it_is_fedavg_to_the_bit():
 def a_job(experts: list[Expert], student: dict[str, torch.Tensor], images: int = 24, **changes) -> Distillation:
     """The distillation of these clients into a small_cnn of this state, on noise that was given."""
     method = FedDF(FedDF.Config(**{**SMALLEST, **changes}), tiny_kit())
-    source = Given(tiny_inputs(images), method.config.batch, Seed(0))
+    source = GivenInputs(tiny_inputs(images), method.config.batch, Seed(0))
     return method.job(source, teacher_of(experts), "small_cnn", student, Seed(0))
 
 
 def test_a_student_that_equals_its_one_teacher_has_no_loss_and_no_gradient():
     (one,) = members("small_cnn")
     job = a_job([one], one.state, freeze_norm=True)
-    assert Learner(job, job.student).step(labelled(job, 0)) == pytest.approx(0, abs=1e-6)
+    assert Learner(job, job.student).step(labelled_batch(job, 0)) == pytest.approx(0, abs=1e-6)
     assert max(parameter.grad.abs().max().item() for parameter in job.student.parameters()) < 1e-6
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from algorithms.core.payload import Payload, recalled
+from algorithms.core.payload import Payload, memory_tensors
 from algorithms.core.schedules import RateSchedule
 from tests.algorithms.support_methods import (
     Federation,
@@ -36,7 +36,7 @@ def two(steps=3, lr=0.05, alpha=0.5, points=TWO, **config):
 def moves(federation):
     """h_i by client, of the one weight."""
     memories = federation.runner.memories()
-    return {k: recalled("moves", memory)["head.weight"].item() for k, memory in memories.items()}
+    return {k: memory_tensors("moves", memory)["head.weight"].item() for k, memory in memories.items()}
 
 
 def plainly(seen, lr):

@@ -12,7 +12,7 @@ from algorithms.core.payload import Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.core.training import Work
-from algorithms.methods.fedgen import FedGen, Heads, faded
+from algorithms.methods.fedgen import FedGen, Heads, decayed_weight
 from algorithms.nets.server_generators import LatentGenerator
 from algorithms.parts.losses import kl
 from tests.algorithms.support_ensembles import tiny_inputs, tiny_kit, tiny_net
@@ -75,7 +75,7 @@ def learned(counts: list[list[int]], **changes) -> tuple[FedGen, dict[str, torch
     states = [snapshot(tiny_net("mlp", seed)) for seed in range(2)]
     heads = Heads([{name: s[name] for name in ("head.weight", "head.bias")} for s in states], torch.device("cpu"))
     state = method.start(setup.clients)
-    generator, told = method.learned(state, heads, [torch.tensor(c) for c in counts], tiny_plan(setup))
+    generator, told = method.train_generator(state, heads, [torch.tensor(c) for c in counts], tiny_plan(setup))
     return method, generator, told
 
 
@@ -127,7 +127,7 @@ def test_the_loss_of_a_step_is_the_papers_sum_of_three(monkeypatch):
         return seen[-1][0]
 
     monkeypatch.setattr(LatentGenerator, "forward", watched)
-    found = method.guided(client)(net, inputs, labels)
+    found = method.guided_objective(client)(net, inputs, labels)
     (made, asked), (same, of_batch) = seen
     assert of_batch.tolist() == labels.tolist()
     # Half of 3 and of 2 are left in round 1; 4 generated features beside batches of 8.
@@ -143,7 +143,7 @@ def test_the_answer_to_generated_features_is_a_constant_in_the_divergence():
     setup = small(("mlp",), alpha=0.0, beta=2.0, decay=1.0)
     net, client = tiny_net("mlp", 5), client_of(setup, tiny_shards(), 0, received(setup), round=1)
     net.body.requires_grad_(False)
-    loss = method_of(setup).guided(client)(net, tiny_inputs(8), torch.arange(8) % 3)
+    loss = method_of(setup).guided_objective(client)(net, tiny_inputs(8), torch.arange(8) % 3)
     (gradient,) = torch.autograd.grad(loss, net.head.bias)
     plain = net(tiny_inputs(8))
     generator = method_of(setup)._generator("mlp", client.received.tensors("generator")).eval()
@@ -155,15 +155,15 @@ def test_the_answer_to_generated_features_is_a_constant_in_the_divergence():
 
 
 def test_weights_of_the_terms_fall_from_round_to_round_but_not_to_0():
-    assert [faded(10.0, 0.98, Seed(0, round=r)) for r in (0, 1, 2)] == pytest.approx([10, 9.8, 9.604])
-    assert faded(10.0, 0.5, Seed(0, round=100)) == 1e-4
-    assert faded(0.0, 0.98, Seed(0, round=5)) == 0
+    assert [decayed_weight(10.0, 0.98, Seed(0, round=r)) for r in (0, 1, 2)] == pytest.approx([10, 9.8, 9.604])
+    assert decayed_weight(10.0, 0.5, Seed(0, round=100)) == 1e-4
+    assert decayed_weight(0.0, 0.98, Seed(0, round=5)) == 0
 
 
 def test_the_terms_act_in_the_first_epochs_of_a_round_alone():
     # 20 images in batches of 8 are three steps an epoch.
     setup = small(("mlp",), epochs=1)
-    objective = method_of(setup).guided(client_of(setup, tiny_shards(), 0, received(setup), round=1))
+    objective = method_of(setup).guided_objective(client_of(setup, tiny_shards(), 0, received(setup), round=1))
     net, inputs, labels = tiny_net("mlp", 5), tiny_inputs(8), torch.arange(8) % 3
     plain = F.cross_entropy(net(inputs), labels).item()
     guided = [objective(net, inputs, labels).item() > plain + 1e-3 for _ in range(5)]
@@ -172,7 +172,9 @@ def test_the_terms_act_in_the_first_epochs_of_a_round_alone():
 
 def test_labels_are_drawn_from_those_that_some_client_has_met(monkeypatch):
     setup, asked = small(("mlp",), beta=0.0), []
-    objective = method_of(setup).guided(client_of(setup, tiny_shards(), 0, received(setup, (0, 1, 0)), round=1))
+    objective = method_of(setup).guided_objective(
+        client_of(setup, tiny_shards(), 0, received(setup, (0, 1, 0)), round=1)
+    )
     forward = LatentGenerator.forward
     monkeypatch.setattr(LatentGenerator, "forward", lambda self, z, y: asked.append(y) or forward(self, z, y))
     objective(tiny_net("mlp", 5), tiny_inputs(8), torch.arange(8) % 3)

@@ -15,7 +15,7 @@ from actors.cohort.delivery import Book, Delivery
 from actors.runner import InlineRunner, StepRequest
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
-from algorithms.core.distillation import distil_here, labelled
+from algorithms.core.distillation import distil_here, labelled_batch
 from algorithms.core.kit import Kit
 from algorithms.core.needs import LeastRounds
 from algorithms.core.payload import Payload
@@ -394,7 +394,7 @@ def test_with_frozen_norm_the_students_running_statistics_do_not_move_and_else_t
 
 def test_the_student_comes_to_agree_with_its_teacher(monkeypatch):
     job = jobs(monkeypatch, distil_steps=60)
-    batch = labelled(job, 0)
+    batch = labelled_batch(job, 0)
 
     def gap(state) -> float:
         student = copy.deepcopy(job.student)
@@ -411,8 +411,8 @@ def test_equal_shares_ask_every_generator_for_as_many_images_and_proportional_on
 
 def test_the_released_variant_is_all_single_deviations_together():
     every = get_args(module.Deviation)
-    assert Mosaic.Config(variant="released").released == every
-    assert Mosaic.Config(deviations=("frozen_norm",)).released == ("frozen_norm",)
+    assert Mosaic.Config(variant="released").released_rules == every
+    assert Mosaic.Config(deviations=("frozen_norm",)).released_rules == ("frozen_norm",)
     assert all(name in Mosaic.__doc__ for name in every)
 
 

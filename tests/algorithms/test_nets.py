@@ -15,7 +15,7 @@ from algorithms.core.seeds import torch_seeded
 from algorithms.core.states import snapshot
 from algorithms.nets import Classifier, Images, NetworkError, build, names, require_head
 from algorithms.nets.vision import torchvision
-from algorithms.nets.width import narrowed
+from algorithms.nets.width import narrow
 
 ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = [((1, 8, 8), 2), ((1, 28, 28), 10), ((3, 32, 32), 100), ((3, 64, 64), 7), ((3, 20, 24), 1), ((4, 8, 13), 5)]
@@ -116,14 +116,14 @@ def test_a_built_network_is_in_train_mode_and_has_seen_no_batch():
 
 @given(channels=st.integers(1, 4096), width=st.floats(0.001, 1.0))
 def test_a_narrowed_layer_keeps_at_least_one_and_at_most_all_channels(channels, width):
-    kept = narrowed(channels, width)
+    kept = narrow(channels, width)
     assert 1 <= kept <= channels
     assert width * channels - 1e-6 <= kept < width * channels + 1
 
 
 @pytest.mark.parametrize(("channels", "width", "kept"), [(100, 0.07, 7), (64, 0.5, 32), (8, 1 / 16, 1), (10, 0.25, 3)])
 def test_a_narrowed_layer_has_the_ceiling_of_its_share(channels, width, kept):
-    assert narrowed(channels, width) == kept
+    assert narrow(channels, width) == kept
 
 
 @pytest.mark.parametrize("name", NARROWED)

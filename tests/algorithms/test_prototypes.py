@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from algorithms.parts.clusters import groups
-from algorithms.parts.prototypes import as_examples, collected, prototypes
+from algorithms.parts.prototypes import as_examples, join_prototypes, prototypes
 
 
 def features(count: int, width: int = 4) -> torch.Tensor:
@@ -63,7 +63,7 @@ def test_a_label_with_fewer_features_than_the_least_sends_nothing():
 
 def test_prototypes_of_several_clients_are_put_together_by_label():
     one, two = {0: torch.ones(1, 2), 3: torch.ones(2, 2)}, {3: torch.zeros(1, 2), 1: torch.zeros(1, 2)}
-    together = collected(one, two)
+    together = join_prototypes(one, two)
     assert list(together) == [0, 1, 3]
     assert together[3].tolist() == [[1, 1], [1, 1], [0, 0]]
     examples, labels = as_examples(together)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from actors.runner import InlineRunner
-from algorithms.core.payload import recalled
+from algorithms.core.payload import memory_tensors
 from algorithms.core.schedules import CONSTANT, RateSchedule
-from algorithms.core.states import clipped
+from algorithms.core.states import clip_norm
 from algorithms.core.training import Work
 from tests.algorithms.support_methods import Federation, Sizes, Travel, regression, sgd, weight_of
 from tests.support import needs_of, play, tiny_setup, tiny_shards
@@ -24,7 +24,7 @@ def travels(size: Sizes) -> Travel:
 def controls(federation):
     """c_i by client, of the one weight."""
     memories = federation.runner.memories()
-    return {k: recalled("control", memory)["head.weight"].item() for k, memory in memories.items()}
+    return {k: memory_tensors("control", memory)["head.weight"].item() for k, memory in memories.items()}
 
 
 def control(federation):
@@ -68,7 +68,7 @@ def test_the_servers_control_is_the_mean_of_the_clients():
     federation = Federation.inline(tiny_setup("scaffold", nets=("small_cnn",)), tiny_shards(), 2).play_all()
     memories = federation.runner.memories().values()
     for name, c in federation.state.control.items():
-        mean = torch.stack([recalled("control", memory)[name] for memory in memories]).mean(dim=0)
+        mean = torch.stack([memory_tensors("control", memory)[name] for memory in memories]).mean(dim=0)
         assert torch.allclose(c, mean, atol=1e-6)
 
 
@@ -138,8 +138,8 @@ def test_a_control_keeps_within_its_bound():
 
 def test_a_bound_is_on_all_entries_together():
     state = {"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])}
-    assert {k: v.item() for k, v in clipped(state, 2.5).items()} == pytest.approx({"a": 1.5, "b": 2.0})
-    assert clipped(state, 5.0)["a"] is state["a"]
+    assert {k: v.item() for k, v in clip_norm(state, 2.5).items()} == pytest.approx({"a": 1.5, "b": 2.0})
+    assert clip_norm(state, 5.0)["a"] is state["a"]
 
 
 def test_no_step_leaves_the_control():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from algorithms.core.seeds import torch_seeded
 from algorithms.nets import Images, Signals, Tables, Texts, build
-from algorithms.parts.submodels import PartialMean, SubModel, rescaled, scaled, sub_model
+from algorithms.parts.submodels import PartialMean, SubModel, rescale, scaling, sub_model
 from tests.support import weighted_mean
 
 SHAPE = (1, 8, 8)
@@ -207,7 +207,7 @@ def test_scaled_windows_agree_with_the_full_network_on_average():
     logits = []
     for offset in range(64):
         narrow.load_state_dict(sub_model(full, narrow, inputs(), offset).extract(full.state_dict()))
-        with scaled(narrow.train(), 0.25), torch.no_grad():
+        with scaling(narrow.train(), 0.25), torch.no_grad():
             logits.append(narrow(inputs()))
     assert torch.allclose(torch.stack(logits).mean(dim=0), full.eval()(inputs()).detach(), atol=1e-5)
 
@@ -216,7 +216,7 @@ def test_the_scaler_is_off_in_evaluation_and_gone_after_the_block():
     net = made("cnn2", 0.5)
     with torch.no_grad():
         plain = net.train()(inputs())
-        with scaled(net, 0.5):
+        with scaling(net, 0.5):
             assert not torch.equal(net(inputs()), plain)
             assert torch.equal(net.eval()(inputs()), plain)
         assert torch.equal(net.train()(inputs()), plain)
@@ -226,8 +226,8 @@ def test_the_scaler_is_off_in_evaluation_and_gone_after_the_block():
 def test_a_rescaled_network_answers_outside_as_it_did_inside_the_scaler(name):
     """None of them has batch normalisation, so train mode and eval mode differ by the scaler alone."""
     net, other = made(name, 0.5), made(name, 0.5)
-    other.load_state_dict(rescaled(net, net.state_dict(), 0.5))
-    with scaled(net.train(), 0.5), torch.no_grad():
+    other.load_state_dict(rescale(net, net.state_dict(), 0.5))
+    with scaling(net.train(), 0.5), torch.no_grad():
         inside = net(inputs(name))
     assert torch.allclose(other.eval()(inputs(name)), inside, atol=1e-6)
     assert torch.equal(other.head.weight, net.head.weight)

@@ -15,7 +15,7 @@ from algorithms.core.columns import ColumnError
 from algorithms.core.task import add
 from algorithms.nets.forms import Sequences, Texts
 from algorithms.tasks._tokens import most_frequent, words_of
-from algorithms.tasks.language import NO_TARGET, cut
+from algorithms.tasks.language import NO_TARGET, cut_windows
 from tests.algorithms.support_tasks import classes, number, prepare, text
 
 # --- Tokens -------------------------------------------------------------------------------------------------------
@@ -51,14 +51,14 @@ def test_texts_become_numbers_of_their_first_words():
 
 
 def test_a_text_is_cut_into_windows_that_share_one_token():
-    assert cut(np.arange(2, 8), 2).tolist() == [[2, 3, 4], [4, 5, 6], [6, 7, 0]]
-    assert cut(np.arange(2, 7), 2).tolist() == [[2, 3, 4], [4, 5, 6]]
+    assert cut_windows(np.arange(2, 8), 2).tolist() == [[2, 3, 4], [4, 5, 6], [6, 7, 0]]
+    assert cut_windows(np.arange(2, 7), 2).tolist() == [[2, 3, 4], [4, 5, 6]]
 
 
 @given(count=st.integers(0, 40), length=st.integers(1, 12))
 def test_every_token_but_the_first_is_to_be_predicted_once(count, length):
     tokens = np.arange(2, 2 + count)
-    windows = cut(tokens, length)
+    windows = cut_windows(tokens, length)
     assert windows.shape[1] == length + 1
     targets = windows[:, 1:]
     assert targets[targets > 0].tolist() == tokens[1:].tolist()

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.task import Shard
-from algorithms.core.training import Batches, Work, drawn, fit, pair_if_single, training_loss
+from algorithms.core.training import Batches, Work, draw_batches, fit, pair_if_single, training_loss
 from algorithms.tasks.images import Augment, ImageTask
 
 SEED = Seed(3, round=0, phase="train", client=1)
@@ -84,7 +84,7 @@ def test_one_step_is_gradient_descent_on_cross_entropy():
 def test_batches_made_ready_together_are_those_made_ready_alone():
     """2,000 examples in batches of 7, more than are made ready at once: the bits of each batch, in its place."""
     data, batches = shard(2000), Batches(2000, 7, SEED)
-    together = list(drawn(TASK, data, batches, range(3, 300), torch.Generator()))
+    together = list(draw_batches(TASK, data, batches, range(3, 300), torch.Generator()))
     assert len(together) == 297
     for position, (inputs, labels) in enumerate(together, start=3):
         alone = TASK.batch(data, batches[position])

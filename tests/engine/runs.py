@@ -13,7 +13,7 @@ from actors.cohort.delivery import Book, ClientMetric, Entry
 from algorithms.core.needs import Stage
 from algorithms.core.payload import KINDS
 from algorithms.core.task import Figure
-from engine.records import Evaluation, GeneratedImages, Result, RoundRecord, RunStart, StageRecord, Watcher
+from engine.records import Evaluation, GeneratedPictures, Result, RoundRecord, RunStart, StageRecord, Watcher
 from engine.store import tables
 from engine.store.folder import RESULT_KEYS, FolderWatcher, RunFolder, StoredRun, read
 
@@ -96,11 +96,11 @@ def result_values(**changes: Any) -> dict[str, Any]:
     return values | changes
 
 
-def images_of(client: int, n: int = 3, shape: tuple[int, int, int] = (1, 4, 4)) -> GeneratedImages:
+def pictures_of(client: int, n: int = 3, shape: tuple[int, int, int] = (1, 4, 4)) -> GeneratedPictures:
     """Noise for generated and grey for real images, labels 0, 1, 2, 0, ..."""
     noise = np.random.default_rng(client).integers(0, 256, (n, *shape), dtype=np.uint8)
     labels = np.arange(n, dtype=np.int64) % 3
-    return GeneratedImages(client, noise, np.full(n, -1, dtype=np.int64), np.full_like(noise, 128), labels)
+    return GeneratedPictures(client, noise, np.full(n, -1, dtype=np.int64), np.full_like(noise, 128), labels)
 
 
 def play(watcher: Watcher, folder: Path, rounds: int = 3, **changes: Any) -> None:
@@ -148,7 +148,7 @@ def grown(share: float, classes: int, seed: int) -> Evaluation:
 
 
 def telling(
-    folder: Path, method: str = "mosaic", clients: int = 10, classes: int = 10, rounds: int = 50, images: int = 0
+    folder: Path, method: str = "mosaic", clients: int = 10, classes: int = 10, rounds: int = 50, pictures: int = 0
 ) -> StoredRun:
     """A run as one would look: Mosaic with its stages at 3/5 of the rounds and images of so many clients, or FedAvg."""
     warm = 3 * rounds // 5
@@ -222,7 +222,7 @@ def telling(
         ledger=tables.ledger_rows(record),
         rounds=tables.metric_rows(record, stages),
         seconds=tables.second_rows(record),
-        images=tuple(images_of(k, n=20, shape=(1, 8, 8)) for k in range(images)),
+        pictures=tuple(pictures_of(k, n=20, shape=(1, 8, 8)) for k in range(pictures)),
         kinds=KINDS,
         captions=STAGES,
     )

@@ -16,7 +16,7 @@ from engine.records import Evaluation, Result, StageRecord
 from engine.store import tables
 from engine.store.folder import FolderError, FolderExists, FolderWatcher, RunFolder, read, replacing
 from engine.views.report import write_report
-from tests.engine.runs import evaluation, images_of, play, result_values, round_record, start_of, stored
+from tests.engine.runs import evaluation, pictures_of, play, result_values, round_record, start_of, stored
 
 
 def written(path, **changes):
@@ -177,8 +177,8 @@ def test_figures_come_back_with_direction_and_unit_and_what_they_came_to(tmp_pat
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 4), (2, 2, 2)])
 def test_images_of_any_shape_come_back_to_the_byte(shape):
-    given_ = (images_of(4, n=3, shape=shape), images_of(0, n=1, shape=shape))
-    back = tables.images_of(tables.image_rows(given_))
+    given_ = (pictures_of(4, n=3, shape=shape), pictures_of(0, n=1, shape=shape))
+    back = tables.pictures_of(tables.picture_rows(given_))
     assert [g.client for g in back] == [4, 0]
     for one, other in zip(given_, back, strict=True):
         for name in ("generated", "labels", "real", "real_labels"):
@@ -186,11 +186,11 @@ def test_images_of_any_shape_come_back_to_the_byte(shape):
 
 
 def test_a_run_that_may_show_no_images_has_no_file_of_them(tmp_path):
-    assert read(written(tmp_path / "run")).images == ()
+    assert read(written(tmp_path / "run")).pictures == ()
     watcher = FolderWatcher(RunFolder.create(tmp_path / "other"))
     watcher.started(start_of(tmp_path / "other"))
-    watcher.finished(Result(result_values(), Book(), (images_of(0),)))
-    assert [g.client for g in read(tmp_path / "other").images] == [0]
+    watcher.finished(Result(result_values(), Book(), (pictures_of(0),)))
+    assert [g.client for g in read(tmp_path / "other").pictures] == [0]
 
 
 def test_result_json_has_the_keys_of_the_design_in_their_order(tmp_path):

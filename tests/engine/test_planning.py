@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from actors.hosts.placement import LIBRARY_BYTES, PROCESS_BYTES
-from algorithms.core.needs import Needs, Sent
+from algorithms.core.needs import Needs, Volume
 from algorithms.nets import Images, build
 from clusters.nodes import Node
 from engine.config import resolve
@@ -180,7 +180,7 @@ def test_kinds_that_must_not_leave_a_client_are_kinds_that_there_are_and_none_th
 
 def test_a_kind_of_a_methods_own_can_be_forbidden_and_needs_a_sentence():
     federation = gathered(privacy={"forbid": ["masks"]})
-    needs = federation.needs.adding(up={"masks": Sent(8)})
+    needs = federation.needs.adding(up={"masks": Volume(8)})
     silent = refused(replace(federation, needs=needs))
     assert "sends masks and does not say what that tells" in silent["method.name"]
     assert silent["privacy.forbid"].startswith("fedavg sends examples, masks, weights")
@@ -193,7 +193,7 @@ def test_a_kind_of_a_methods_own_can_be_forbidden_and_needs_a_sentence():
 
 def test_the_plan_says_of_each_kind_what_the_method_says():
     federation = gathered(clients={"cohort": 2})
-    needs = Needs(up={"logits": Sent(1.5), "loss": Sent()}, down={"logits": Sent(10, once=True)})
+    needs = Needs(up={"logits": Volume(1.5), "loss": Volume()}, down={"logits": Volume(10, once=True)})
     report = plan(replace(federation, needs=needs), MACHINE, 8 * GIB)
     assert [(t.direction, t.kind, t.bytes, t.when) for t in report.traffic] == [
         ("up", "logits", 3, "every round"),  # of the two clients asked

@@ -19,7 +19,7 @@ from engine.views.report import ReportWatcher, write_report
 from engine.views.report.sections import phases
 from engine.views.report.summary import round_seconds
 from engine.views.report.words import labels, settings
-from tests.engine.runs import evaluation, images_of, play, result_values, start_of, stored, telling, without_classes
+from tests.engine.runs import evaluation, pictures_of, play, result_values, start_of, stored, telling, without_classes
 
 VOID = {"meta", "img", "link", "br", "input"}
 
@@ -55,7 +55,7 @@ def report(path: Path, *runs) -> Page:
 
 
 def test_the_page_reaches_for_nothing_outside_itself(tmp_path):
-    run = telling(Path("runs/mosaic"), images=2)
+    run = telling(Path("runs/mosaic"), pictures=2)
     page = report(tmp_path, run, telling(Path("runs/fedavg"), "fedavg"))
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
@@ -68,14 +68,14 @@ def test_the_page_reaches_for_nothing_outside_itself(tmp_path):
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):
-    run = telling(Path("runs/mosaic"), images=2)
+    run = telling(Path("runs/mosaic"), pictures=2)
     for name in "ab":
         write_report([run], tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_run_of_mosaic_has_every_section(tmp_path):
-    assert report(tmp_path, telling(Path("runs/m"), images=1)).headings == [
+    assert report(tmp_path, telling(Path("runs/m"), pictures=1)).headings == [
         "Round by round",
         "Stage by stage",
         "Class by class",
@@ -189,7 +189,7 @@ def test_names_from_the_data_stay_text(tmp_path):
         facts={evil: "<b>"},
         config={"data": {"source": evil}, evil: evil},
         stages=(*run.stages, StageRecord(2, evil, evaluation(0.5))),
-        images=(images_of(0),),
+        pictures=(pictures_of(0),),
     )
     page = report(tmp_path, hostile, run)
     assert "script" not in {tag for tag, _ in page.tags}
@@ -291,7 +291,7 @@ def test_any_number_of_clients_and_classes_fits_in_a_small_page(tmp_path, client
 
 
 def test_images_are_shown_with_what_was_asked_for(tmp_path):
-    page = report(tmp_path, stored(tmp_path / "run", images=(images_of(0), images_of(1))))
+    page = report(tmp_path, stored(tmp_path / "run", pictures=(pictures_of(0), pictures_of(1))))
     sheets = [attributes for tag, attributes in page.tags if tag == "img" and "generated" in attributes["alt"]]
     assert [sheet["src"][:22] for sheet in sheets] == ["data:image/png;base64,"] * 2
     assert [a["alt"] for t, a in page.tags if t == "img" and "real" in a["alt"]] == ["real: cat, dog, owl"] * 2

@@ -24,7 +24,7 @@ from engine.views.tracking import (
     round_metrics,
     ui_command,
 )
-from tests.engine.runs import images_of, play, result_values, round_record, start_of
+from tests.engine.runs import pictures_of, play, result_values, round_record, start_of
 
 
 def start_in(folder):
@@ -136,7 +136,7 @@ def test_the_folder_and_pictures_are_kept_without_checkpoints(runs):
     folder.checkpoints.mkdir()
     (folder.checkpoints / "large.safetensors").write_bytes(b"0")
     watcher.started(start_in(folder.path))
-    watcher.finished(Result(result_values(), Book(), (images_of(3),)))
+    watcher.finished(Result(result_values(), Book(), (pictures_of(3),)))
     kept = [f.path for f in watcher._client.list_artifacts(watcher.run_id)]
     assert kept == [
         "config.yaml",

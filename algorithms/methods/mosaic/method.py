@@ -30,14 +30,14 @@ from algorithms.methods.mosaic.experts import ClassWiseMeans, PlainSum, Teacher
 from algorithms.methods.mosaic.generators import FAMILIES, CellConfig, GanConfig, Mixture, Shares
 from algorithms.methods.mosaic.generators.lean import features_of
 from algorithms.methods.mosaic.generators.mixed import beside, samples_needed
-from algorithms.methods.mosaic.generators.shelf import Sent, packed, recalled_from, remembered
+from algorithms.methods.mosaic.generators.shelf import ClientGenerator, as_memory, generators_in, pack
 from algorithms.methods.mosaic.meta import Examples, MetaConfig, train_meta
 from algorithms.methods.mosaic.prospectus import needs
 from algorithms.methods.mosaic.student import StudentConfig, distillation
 from algorithms.nets import Classifier, require_head
 from algorithms.parts.bank import Bank, Expert
-from algorithms.parts.prototypes import RELEASED_CENTRES, RELEASED_STATE, as_examples, collected, prototypes
-from algorithms.parts.submodels import part_of, rescaled, scaled_objective
+from algorithms.parts.prototypes import RELEASED_CENTRES, RELEASED_STATE, as_examples, join_prototypes, prototypes
+from algorithms.parts.submodels import part_of, rescale, scaled_objective
 
 Deviation = Literal[
     "no_class_zero",
@@ -72,7 +72,7 @@ class MosaicState:
     student: str
     models: dict[str, dict[str, Tensor]]
     experts: tuple[Expert, ...] = ()
-    generators: dict[int, Sent] = field(default_factory=dict)
+    generators: dict[int, ClientGenerator] = field(default_factory=dict)
     prototypes: dict[int, Tensor] = field(default_factory=dict)
     served: tuple[int, ...] = ()
 
@@ -160,7 +160,7 @@ class Mosaic(Method[MosaicState]):
         shares: Shares = setting("equal", "a generator's share of a batch: the same for all, or by its examples")
 
         @property
-        def released(self) -> tuple[Deviation, ...]:
+        def released_rules(self) -> tuple[Deviation, ...]:
             """Rules of the published code that apply."""
             return get_args(Deviation) if self.variant == "released" else self.deviations
 
@@ -173,7 +173,7 @@ class Mosaic(Method[MosaicState]):
 
     def __init__(self, config: Config, kit: Kit) -> None:
         super().__init__(config, kit)
-        self.family = FAMILIES[config.generator](config, kit, config.released)
+        self.family = FAMILIES[config.generator](config, kit, config.released_rules)
 
     @classmethod
     def requires(cls, config: Any) -> frozenset[Trait]:
@@ -191,17 +191,17 @@ class Mosaic(Method[MosaicState]):
     def round(self, state: MosaicState, plan: Plan, cohort: Cohort) -> tuple[MosaicState, dict[str, float]]:
         last = self.config.warmup - 1
         if plan.round > last:
-            return self.fine_tuned(state, plan, cohort), {}
+            return self.fine_tuning_round(state, plan, cohort), {}
         if not self.family.needs_model:
             state = self.with_generators(state, plan, cohort)
-        if self.config.uses_prototypes and (plan.round == last or "stale_prototypes" in self.config.released):
+        if self.config.uses_prototypes and (plan.round == last or "stale_prototypes" in self.config.released_rules):
             state = self.with_prototypes(state, plan, cohort)
-        state = self.updated(state, plan, cohort, self.train)
+        state = self.local_round(state, plan, cohort, self.train)
         if plan.round < last:
             return state, {}
         if self.family.needs_model:
             state = self.with_generators(state, plan, cohort)
-        return self.distilled(state, plan)
+        return self.distil_experts(state, plan)
 
     def predictor(self, state: MosaicState) -> nn.Module:
         net = self.kit.network(state.student)
@@ -219,7 +219,7 @@ class Mosaic(Method[MosaicState]):
         missing = [client for client in plan.clients if client.id not in state.generators]
         message = self._models(state, missing) if self.family.needs_model else EMPTY
         sent = {
-            update.client: Sent(update.payload.tensors(self.family.kind), _counts(update.payload))
+            update.client: ClientGenerator(update.payload.tensors(self.family.kind), _counts(update.payload))
             for update in cohort.ask(self.make_generator, message, missing)
         }
         return replace(state, generators=dict(sorted({**state.generators, **sent}.items())))
@@ -229,10 +229,12 @@ class Mosaic(Method[MosaicState]):
         found = state.prototypes
         for update in cohort.ask(self.send_prototypes, self._models(state, plan.clients)):
             sent = update.payload.tensors("prototypes")
-            found = collected(found, {int(label): centres for label, centres in sent.items()})
+            found = join_prototypes(found, {int(label): centres for label, centres in sent.items()})
         return replace(state, prototypes=found)
 
-    def updated(self, state: MosaicState, plan: Plan, cohort: Cohort, step: Callable[[Client], Reply]) -> MosaicState:
+    def local_round(
+        self, state: MosaicState, plan: Plan, cohort: Cohort, step: Callable[[Client], Reply]
+    ) -> MosaicState:
         """Stages A and C: local updates, the average of each network, and the experts, in one pass over the clients."""
         config, clients = self.config, {client.id: client for client in plan.clients}
         forms = config.experts_when == "every round" or plan.round == config.warmup - 1
@@ -256,7 +258,7 @@ class Mosaic(Method[MosaicState]):
             experts = [Expert(net, e) for net, mean in means.items() for e in mean.experts(otherwise=models[net])]
         return replace(state, models={**state.models, **models}, experts=tuple(experts) or state.experts)
 
-    def distilled(self, state: MosaicState, plan: Plan) -> tuple[MosaicState, dict[str, float]]:
+    def distil_experts(self, state: MosaicState, plan: Plan) -> tuple[MosaicState, dict[str, float]]:
         """Stage D: the meta model learns, and teaches the global model of every network; these are given back."""
         self.kit.show("fedavg", self.predictor(state))
         config, seed = self.config, plan.seed.at(phase="distillation")
@@ -265,20 +267,20 @@ class Mosaic(Method[MosaicState]):
         models: dict[str, dict[str, Tensor]] = {}
         for net, model in state.models.items():
             student, classes = self._student(net, model), self.kit.task.classes
-            job = distillation(config, config.released, source, teacher, student, classes, seed)
+            job = distillation(config, config.released_rules, source, teacher, student, classes, seed)
             models[net] = {**model, **self.kit.distil(job)}
         state = replace(state, models=models, prototypes={})
         self.kit.show("distilled", self.predictor(state))
         return state, {"generators": len(source.parts), **metrics}
 
-    def fine_tuned(self, state: MosaicState, plan: Plan, cohort: Cohort) -> MosaicState:
+    def fine_tuning_round(self, state: MosaicState, plan: Plan, cohort: Cohort) -> MosaicState:
         """A round after the distillation; clients new to mixed batches receive all generators first."""
         late = [client for client in plan.clients if client.id not in state.served]
         if self.config.mixed and late:
-            message = packed(state.generators, self.family.kind)
+            message = pack(state.generators, self.family.kind)
             served = [update.client for update in cohort.ask(self.keep_generators, message, late)]
             state = replace(state, served=tuple(sorted([*state.served, *served])))
-        return self.updated(state, plan, cohort, self.fine_tune)
+        return self.local_round(state, plan, cohort, self.fine_tune)
 
     def _teacher(self, state: MosaicState, source: Mixture, seed: Seed) -> tuple[nn.Module | None, dict[str, float]]:
         """The meta model over the experts; None where the labels asked are replayed."""
@@ -291,7 +293,11 @@ class Mosaic(Method[MosaicState]):
         examples = self._meta_examples(state, bank, source)
         steps = self.config.meta_steps
         meta = train_meta(
-            examples, self.config, self.config.released, seed, lambda done: self.kit.tell("meta model", done, steps)
+            examples,
+            self.config,
+            self.config.released_rules,
+            seed,
+            lambda done: self.kit.tell("meta model", done, steps),
         )
         teacher = Teacher(bank, meta)
         self.kit.show("teacher", teacher)
@@ -317,7 +323,7 @@ class Mosaic(Method[MosaicState]):
     def _own_expert(self, client: ClientSpec, weights: dict[str, Tensor]) -> Expert:
         """A client's network as an expert, which answers as it did in training."""
         net = self.kit.network(client.net, client.width)
-        return Expert(client.net, rescaled(net, weights, client.width), client.width)
+        return Expert(client.net, rescale(net, weights, client.width), client.width)
 
     def _student(self, net: str, model: Mapping[str, Tensor]) -> nn.Module:
         """A network that holds the global model; its head alone where the samples are features."""
@@ -330,7 +336,7 @@ class Mosaic(Method[MosaicState]):
         payloads = {net: Payload.of(weights=model) for net, model in state.models.items()}
         return {client.id: payloads[client.net] for client in clients}
 
-    def _source(self, generators: Mapping[int, Sent], seed: Seed, batch: int) -> Mixture:
+    def _source(self, generators: Mapping[int, ClientGenerator], seed: Seed, batch: int) -> Mixture:
         """Generated samples of the clients that have a generator."""
         made = {k: sent for k, sent in generators.items() if sent.tensors}
         if not made:
@@ -349,7 +355,7 @@ class Mosaic(Method[MosaicState]):
     @client_side
     def send_prototypes(self, client: Client) -> Reply:
         """Centres of the received model's features on as many batches as a round of training takes."""
-        config, released = self.config, self.config.released
+        config, released = self.config, self.config.released_rules
         net = self.kit.network(client.spec.net)
         net.load_state_dict(client.received.tensors("weights"))
         batches = Batches(len(client.shard), self.kit.work.batch, client.seed)
@@ -372,23 +378,23 @@ class Mosaic(Method[MosaicState]):
     @client_side
     def train(self, client: Client) -> Reply:
         """Local training from the received weights on the client's own examples; of a narrow client, of its part."""
-        return self._trained(client, self.kit.work)
+        return self._train_locally(client, self.kit.work)
 
     @client_side
     def keep_generators(self, client: Client) -> Reply:
         """Remember all clients' generators."""
-        return Reply(EMPTY, memory={**client.memory, **remembered(client.received, self.family.kind)})
+        return Reply(EMPTY, memory={**client.memory, **as_memory(client.received, self.family.kind)})
 
     @client_side
     def fine_tune(self, client: Client) -> Reply:
         """Local training at the rate of fine-tuning, and the schedule; where mixed, half of each batch is generated."""
         work = replace(self.kit.work, lr=self.config.finetune_lr or self.kit.work.lr)
         if not self.config.mixed:
-            return self._trained(client, work)
+            return self._train_locally(client, work)
         work = replace(work, batch=max(1, work.batch // 2))
-        return self._trained(client, work, self._mixed(client, work))
+        return self._train_locally(client, work, self._mixed_objective(client, work))
 
-    def _trained(self, client: Client, work: Work, objective: Objective | None = None) -> Reply:
+    def _train_locally(self, client: Client, work: Work, objective: Objective | None = None) -> Reply:
         net = self.kit.network(client.spec.net, client.spec.width)
         net.load_state_dict(client.received.tensors("weights"))
         position = int(client.memory.get("position", 0))
@@ -403,11 +409,11 @@ class Mosaic(Method[MosaicState]):
             metrics={"loss": fitted.loss, "steps": fitted.steps},
         )
 
-    def _mixed(self, client: Client, work: Work) -> Objective:
+    def _mixed_objective(self, client: Client, work: Work) -> Objective:
         """The task's loss on a batch of real examples with as many generated ones put beside it."""
         seed = client.seed.at(phase="mixed")
         needed = samples_needed(work, Batches(len(client.shard), work.batch, client.seed))
-        source = self._source(recalled_from(client.memory), seed, batch=needed)
+        source = self._source(generators_in(client.memory), seed, batch=needed)
         images, labels = source.inputs(source.latents(client.spec.id))
         return beside(self.kit.loss, images, labels, seed.torch("order", client.spec.id))
 

@@ -15,9 +15,9 @@ from algorithms.core.needs import (
     LeastRounds,
     Needs,
     PlannedDistillation,
-    Sent,
     ServerStorage,
     Stage,
+    Volume,
     mean_bytes,
     network_of,
 )
@@ -50,19 +50,19 @@ def needs(config: Any, task: Task, clients: Sequence[ClientSpec], counts: Tensor
     """The answer of `Mosaic.needs`; see there."""
     generators, experts = _generators(config, task, clients, counts), _experts(config, task, clients)
     kind = "generator" if config.generator == "dcgan" else "statistics"
-    network = Sent(mean_bytes(task, clients))
+    network = Volume(mean_bytes(task, clients))
     up = {
         "weights": network,
         "label_counts": label_counts(task),
-        kind: Sent(generators.bytes if generators else None, once=True),
+        kind: Volume(generators.bytes if generators else None, once=True),
     }
     down = {"weights": network}
     if config.uses_prototypes:
-        up["prototypes"] = Sent()
+        up["prototypes"] = Volume()
     if config.mixed:
         down |= {
-            kind: Sent(generators.total if generators else None, once=True),
-            "label_counts": Sent(8 * task.classes * len(counts), once=True),
+            kind: Volume(generators.total if generators else None, once=True),
+            "label_counts": Volume(8 * task.classes * len(counts), once=True),
         }
     return Needs(
         up=up,

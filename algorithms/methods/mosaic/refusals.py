@@ -94,7 +94,7 @@ def _about_generators(config: Any, task: Task, clients: Sequence[ClientSpec]) ->
                 DCGenerator(images_of(task).shape, config.latent, config.gan_width)
         except NetworkError as error:
             yield f"generator: dcgan: {error}; generator: pca fits any size"
-        if config.inversion_below and "dead_inversion" not in config.released:
+        if config.inversion_below and "dead_inversion" not in config.released_rules:
             yield from norm_refusal("inversion", config.inversion, clients, task)
 
 
@@ -117,5 +117,5 @@ def _about_deviations(config: Any) -> Iterator[str]:
             yield f"deviation {name} is of prototypes, and none are sent"
         if name in OF_TEACHER and config.experts == "replay":
             yield f"deviation {name} is of the teacher, and experts: replay has none"
-    if "ten_centres" in config.released and config.uses_prototypes and config.prototypes < RELEASED_CENTRES:
+    if "ten_centres" in config.released_rules and config.uses_prototypes and config.prototypes < RELEASED_CENTRES:
         yield f"prototypes = {config.prototypes}: the released rule ten_centres fails below {RELEASED_CENTRES}"

@@ -22,7 +22,7 @@ _SECTIONS = (
     sections.per_class,
     sections.confusion,
     sections.clients,
-    sections.images,
+    sections.pictures,
     sections.left_clients,
     sections.traffic,
     sections.seconds,

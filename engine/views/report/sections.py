@@ -15,7 +15,7 @@ from actors.cohort.delivery import NOBODY
 from actors.failures import describe
 from algorithms.core.task import Figure
 from engine.config.reading import dump
-from engine.records import GLOBAL, GeneratedImages
+from engine.records import GLOBAL, GeneratedPictures
 from engine.store.folder import StoredRun
 from engine.store.tables import faults_of
 from engine.units import figure_text, size
@@ -213,29 +213,31 @@ def clients(runs: Runs) -> Element:
     )
 
 
-def images(runs: Runs) -> Element | None:
-    """Generated images beside real ones, client by client."""
-    blocks = _each(runs, _images)
+def pictures(runs: Runs) -> Element | None:
+    """What generators draw beside what clients hold, client by client."""
+    blocks = _each(runs, _pictures)
     if not blocks:
         return None
     return _section(
         "Generated beside real",
-        _note("What each client's generator draws, and images that the client holds. The run allows them to be shown."),
+        _note(
+            "What each client's generator draws, and examples that the client holds. The run allows them to be shown."
+        ),
         *blocks,
     )
 
 
-def _images(run: StoredRun) -> Element | None:
-    cards = [_card(pictures, run.class_names) for pictures in run.images]
+def _pictures(run: StoredRun) -> Element | None:
+    cards = [_card(shown, run.class_names) for shown in run.pictures]
     return element("div", *cards, class_="cards") if cards else None
 
 
-def _card(pictures: GeneratedImages, names: Sequence[str]) -> Element:
+def _card(shown: GeneratedPictures, names: Sequence[str]) -> Element:
     return element(
         "figure",
-        element("figcaption", f"client {pictures.client}"),
-        _sheet("generated", pictures.generated, pictures.labels, names),
-        _sheet("real", pictures.real, pictures.real_labels, names),
+        element("figcaption", f"client {shown.client}"),
+        _sheet("generated", shown.generated, shown.labels, names),
+        _sheet("real", shown.real, shown.real_labels, names),
     )
 
 

@@ -105,7 +105,7 @@ class DCGan:
             return {}, torch.zeros(classes, dtype=torch.int64)
         with torch_seeded(client.seed.number("gan networks")):
             generator = self._generator().to(self.kit.device)
-            judge = DCDiscriminator(images_of(self.kit.task).shape, self.config.gan_width, self._asked_classes())
+            judge = DCDiscriminator(images_of(self.kit.task).shape, self.config.gan_width, self._generated_classes())
         small = len(client.shard) < self.config.inversion_below and "dead_inversion" not in self.released
         game = _Game(
             generator,
@@ -126,9 +126,9 @@ class DCGan:
 
     def _generator(self) -> DCGenerator:
         shape = images_of(self.kit.task).shape
-        return DCGenerator(shape, self.config.latent, self.config.gan_width, self._asked_classes())
+        return DCGenerator(shape, self.config.latent, self.config.gan_width, self._generated_classes())
 
-    def _asked_classes(self) -> int | None:
+    def _generated_classes(self) -> int | None:
         return self.kit.task.classes if self.config.conditional else None
 
     def _classifier(self, client: Client) -> nn.Module:
@@ -165,16 +165,16 @@ class _Game:
             real, real_labels = self._real(batches[step], draws)
             z = torch.randn(len(real), config.latent, generator=draws).to(device)
             asked = self._ask(len(real), draws)
-            fake = self.generator(z, self._shown(asked))
-            loss = F.softplus(-self.judge(real.to(device), self._shown(real_labels))).mean()
-            loss = loss + F.softplus(self.judge(fake.detach(), self._shown(asked))).mean()
+            fake = self.generator(z, self._label_input(asked))
+            loss = F.softplus(-self.judge(real.to(device), self._label_input(real_labels))).mean()
+            loss = loss + F.softplus(self.judge(fake.detach(), self._label_input(asked))).mean()
             _step(by_judge, loss)
             _step(by_generator, self._generator_loss(fake, asked.to(device), gap))
 
     def _generator_loss(self, fake: Tensor, asked: Tensor, gap: NormGap) -> Tensor:
         """L_adv + c L_ent + d L_div + i L_inv, and the class asked."""
         config = self.config
-        loss = config.adversarial * F.softplus(-self.judge(fake, self._shown(asked))).mean()
+        loss = config.adversarial * F.softplus(-self.judge(fake, self._label_input(asked))).mean()
         if not (config.entropy or config.diversity or config.inversion or config.classify):
             return loss
         with gap.watching():
@@ -200,7 +200,7 @@ class _Game:
         """int64 (count,): classes drawn as often as the client holds them."""
         return self.shard.own_labels[torch.randint(len(self.shard), (count,), generator=draws)]
 
-    def _shown(self, labels: Tensor) -> Tensor | None:
+    def _label_input(self, labels: Tensor) -> Tensor | None:
         """The labels, for networks that are conditional on them."""
         return labels.to(next(self.generator.parameters()).device) if self.config.conditional else None
 

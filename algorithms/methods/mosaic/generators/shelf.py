@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from algorithms.core.payload import Memory, Payload, Value, kept, recalled
+from algorithms.core.payload import Memory, Payload, Value, memory_part, memory_tensors
 
 
 @dataclass(frozen=True)
-class Sent:
+class ClientGenerator:
     """What one client's generator is.
 
     Attributes:
@@ -23,23 +23,25 @@ class Sent:
     counts: Tensor
 
 
-def packed(generators: Mapping[int, Sent], kind: str) -> Payload:
+def pack(generators: Mapping[int, ClientGenerator], kind: str) -> Payload:
     """All generators in one payload, their tensors as `kind` and their counts as label counts."""
     tensors = {f"{k}/{name}": value for k, sent in generators.items() for name, value in sent.tensors.items()}
     counts = {str(k): sent.counts for k, sent in generators.items()}
     return Payload({kind: tensors, "label_counts": counts})
 
 
-def remembered(received: Payload, kind: str) -> dict[str, Value]:
-    """A `packed` payload as a client keeps it in its memory."""
+def as_memory(received: Payload, kind: str) -> dict[str, Value]:
+    """A `pack` payload as a client keeps it in its memory."""
     counts = received.tensors("label_counts")
-    return {**kept("made", received.tensors(kind)), **kept("counts", counts)}
+    return {**memory_part("made", received.tensors(kind)), **memory_part("counts", counts)}
 
 
-def recalled_from(memory: Memory) -> dict[int, Sent]:
+def generators_in(memory: Memory) -> dict[int, ClientGenerator]:
     """The generators that a client remembers."""
-    shelf: dict[int, Sent] = {int(k): Sent({}, counts) for k, counts in recalled("counts", memory).items()}
-    for name, value in recalled("made", memory).items():
+    shelf: dict[int, ClientGenerator] = {
+        int(k): ClientGenerator({}, counts) for k, counts in memory_tensors("counts", memory).items()
+    }
+    for name, value in memory_tensors("made", memory).items():
         client, _, rest = name.partition("/")
         shelf[int(client)].tensors[rest] = value
     return shelf
