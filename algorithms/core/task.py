@@ -73,7 +73,7 @@ class Figure:
         return value > than if self.better == "higher" else value < than
 
     def rank_key(self, value: float) -> float:
-        """A key for `sorted` that puts better values first and NaN last."""
+        """A key for `sorted`: better values come first, NaN last, beside what is infinitely bad."""
         if math.isnan(value):
             return math.inf
         return -value if self.better == "higher" else value

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from algorithms.core.scoring import score
-from algorithms.core.task import Shard, add
+from algorithms.core.task import Figure, Shard, add
 from algorithms.tasks.images import ImageTask
 
 TASK = ImageTask(names=("a", "b"), shape=(1, 1, 1), mean=(0.0,), std=(1 / 255,))
@@ -75,3 +75,10 @@ def test_no_examples_have_no_figures():
 def test_the_predictor_is_put_in_eval_mode():
     predictor = nn.Sequential(Fixed(), nn.Dropout(0.9)).train()
     assert TASK.report(score(predictor, TASK, shard(1, 1), torch.device("cpu")))["accuracy"] == 1.0
+
+
+def test_figures_are_ranked_by_their_direction_and_what_is_no_number_comes_last():
+    values = [2.0, math.nan, 1.0, math.inf]
+    assert sorted(values, key=Figure("rmse", "lower").rank_key)[:2] == [1.0, 2.0]
+    assert sorted(values, key=Figure("accuracy", "higher").rank_key)[:3] == [math.inf, 2.0, 1.0]
+    assert math.isnan(sorted(values, key=Figure("accuracy", "higher").rank_key)[3])
