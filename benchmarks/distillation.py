@@ -44,7 +44,7 @@ class Generated:
     def latents(self, index: int) -> dict[str, Tensor]:
         return {"z": torch.randn(self.batch, LATENT, generator=Seed(0).torch("latents", index))}
 
-    def images(self, latents: Tensors) -> tuple[Tensor, Tensor]:
+    def inputs(self, latents: Tensors) -> tuple[Tensor, Tensor]:
         return self.generator(latents["z"]), torch.full((self.batch,), -1)
 
 

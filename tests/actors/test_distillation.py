@@ -170,7 +170,7 @@ def test_two_train_workers_agree_with_the_loop_up_to_rounding(ray_cluster, tmp_p
 
 
 class Mistaken(Noise):
-    def images(self, latents):
+    def inputs(self, latents):
         raise ZeroDivisionError("the generator of client 7 has no classes")
 
 

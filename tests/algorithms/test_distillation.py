@@ -110,7 +110,7 @@ def test_labelling_puts_the_teacher_in_eval_mode_and_leaves_its_statistics():
 
 def test_images_come_contiguous_and_without_a_graph():
     class Turned(Noise):
-        def images(self, latents):
+        def inputs(self, latents):
             return torch.nn.Parameter(latents["z"]).transpose(2, 3), latents["label"]
 
     images, _ = generate(Turned(), Noise().latents(0))
