@@ -120,8 +120,9 @@ def _sorted_values(name: str, column: Column) -> dict[str, int]:
         words = sorted({value for value in column.values if value is not None})
     else:
         numbers = np.unique(column.values[~np.isnan(column.values)])
-        if (numbers != np.rint(numbers)).any():
-            odd = float(numbers[numbers != np.rint(numbers)][0])
+        is_odd = (numbers != np.rint(numbers)) | np.isinf(numbers)
+        if is_odd.any():
+            odd = float(numbers[is_odd][0])
             raise ColumnError(
                 LABEL, f"column {name!r} holds {odd:g}, which is no class", "classes are whole numbers or words"
             )
@@ -133,9 +134,14 @@ def _class_codes(name: str, column: Column, codes: dict[str, int], half: str) ->
     missing = [row for row, value in enumerate(column.values) if value is None or value != value]
     if missing:
         raise ColumnError(LABEL, f"{half} row {missing[0]} has no value in column {name!r}", "leave such rows out")
-    words = [value if isinstance(value, str) else str(int(value)) for value in column.values]
+    words = [value if isinstance(value, str) else _whole(float(value)) for value in column.values]
     unknown = [(row, word) for row, word in enumerate(words) if word not in codes]
     if unknown:
         row, word = unknown[0]
         raise ColumnError(LABEL, f"{half} row {row} is of class {word!r}, which no training row has", "leave it out")
     return np.array([codes[word] for word in words], dtype=np.int64)
+
+
+def _whole(number: float) -> str:
+    """A number as the classes are written; one that is not whole as it is, which is no class."""
+    return str(int(number)) if number.is_integer() else f"{number:g}"

@@ -110,7 +110,8 @@ def features(columns: Columns, roles: Roles, ignore: Sequence[str], otherwise: S
     candidates = named or [n for n, column in columns.items() if column.content in ("number", "category", "class")]
     found = [name for name in candidates if name not in taken]
     if not found:
-        raise ColumnError(TABLE, "no column of numbers or categories is left to learn from", "ignore fewer")
+        remedy = "ignore fewer" if taken - {*otherwise} else f"there must be one beside {', '.join(otherwise)}"
+        raise ColumnError(TABLE, "no column of numbers or categories is left to learn from", remedy)
     return found
 
 

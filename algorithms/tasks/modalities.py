@@ -138,7 +138,7 @@ class _Modality:
         )
         known = {name: column.take(rows) for name, column in self.train.items()} | {_CLASS: classes.take(rows)}
         halves = [
-            self.task.prepare(known, {**_fill(columns), _CLASS: of_class}, self.roles, settings)
+            self.task.prepare(known, {**_fill(columns, known), _CLASS: of_class}, self.roles, settings)
             for columns, of_class in ((self.train, classes), (self.test, test_classes))
         ]
         task: Any = halves[0].task
@@ -159,16 +159,23 @@ def _any_value(columns: Columns) -> np.ndarray:
     return np.any([column.has_value() for column in columns.values()], axis=0)
 
 
-def _fill(columns: Columns) -> Columns:
-    """Columns in which rows without a medium have an empty one. A table's own values may be missing."""
-    return {name: _without_gaps(column) for name, column in columns.items()}
+def _fill(columns: Columns, known: Columns) -> Columns:
+    """Columns in which rows without a medium have an empty one. A table's own values may be missing.
+
+    Args:
+        known: the same columns of rows that have the modality. Where no row of `columns` has a medium, nothing else
+            says what shape it has.
+    """
+    return {name: _without_gaps(column, known[name]) for name, column in columns.items()}
 
 
-def _without_gaps(column: Column) -> Column:
+def _without_gaps(column: Column, known: Column) -> Column:
     gaps = ~column.has_value()
     if column.content not in MEDIA or not gaps.any():
         return column
     values = column.values.copy()
+    if gaps.all():
+        values = np.empty((len(column), *known.values.shape[1:]), values.dtype)
     values[gaps] = "" if column.content == "text" else 0
     return Column(column.content, values)
 

@@ -79,6 +79,9 @@ class SignalTask(Classification):
 
 def _signals(columns: Columns, name: str, half: str) -> np.ndarray:
     signals = full_column(columns, name, SIGNAL, "signal", half).values
+    if not signals.size:
+        problem = f"{half} signals of column {name!r} have no sample"
+        raise ColumnError(SIGNAL, problem, "give each of them one at least")
     wrong = np.flatnonzero(~np.isfinite(signals).all(axis=(1, 2)))
     if len(wrong):
         problem = f"{half} row {wrong[0]} has a sample in column {name!r} that is no finite number"

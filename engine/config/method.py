@@ -118,7 +118,7 @@ def _why_not(name: str, error: Exception) -> str:
         Exception: the error itself, where it is one of ours.
     """
     if is_own(name):
-        return str(error) if isinstance(error, LookupError) else f"{type(error).__name__}: {error}"
+        return str(error) if type(error) is LookupError else f"{type(error).__name__}: {error}"
     if isinstance(error, LookupError):
         return f"no such method; {nearest(name, method_names())}there are {_known()}"
     raise error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from engine.config.method import settings_model
+from engine.config.method import model_of, settings_model
+from engine.data.task import find_task
 from engine.errors import MISSING, Problem, nearest
 
 _SENTENCES = {
@@ -91,11 +92,12 @@ def fields_at(model: type[BaseModel], place: tuple[Any, ...], tree: Any) -> dict
     """The fields that are known at a place of a configuration; {} where there are none.
 
     Args:
-        tree: the configuration as it was read, whose method decides which fields the section `method` has.
+        tree: the configuration as it was read, whose method and task decide which fields their sections have.
     """
-    if place[:1] == ("method",):
-        name = (tree.get("method") or {}).get("name") if isinstance(tree.get("method"), dict) else None
-        return _settings_of(name) if len(place) == 1 and isinstance(name, str) else {}
+    if place[:1] in _SETTINGS:
+        (section,) = place[:1]
+        name = (tree.get(section) or {}).get("name") if isinstance(tree.get(section), dict) else None
+        return _settings_of(section, name) if len(place) == 1 and isinstance(name, str) else {}
     inner: type[BaseModel] | None = model
     for name in place:
         field = inner.model_fields.get(name) if inner else None
@@ -103,10 +105,18 @@ def fields_at(model: type[BaseModel], place: tuple[Any, ...], tree: Any) -> dict
     return dict(inner.model_fields) if inner else {}
 
 
-def _settings_of(name: str) -> dict[str, FieldInfo]:
-    """The fields of a method's section; {} where there is no such method, which is a problem of its own."""
+_SETTINGS: Mapping[tuple[str, ...], Callable[[str], type[BaseModel]]] = {
+    ("method",): settings_model,
+    ("task",): lambda name: model_of(name, find_task(name).Settings),
+}
+"""The model of a section whose fields depend on a name in it."""
+
+
+def _settings_of(section: str, name: str) -> dict[str, FieldInfo]:
+    """The fields of a method's or a task's section; {} where there is none of that name, which is a problem of its
+    own."""
     try:
-        return dict(settings_model(name).model_fields)
+        return dict(_SETTINGS[(section,)](name).model_fields)
     except Exception:
         return {}
 

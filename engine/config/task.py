@@ -11,6 +11,7 @@ from pydantic import PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from engine.config.method import model_of, refused
+from engine.config.own_code import is_own
 from engine.data.task import TaskChoice, find_task, task_names
 from engine.errors import nearest
 
@@ -26,12 +27,26 @@ def read(section: Any) -> TaskChoice | None:
         raise refused("name", name, f"must name a task; there are {', '.join(task_names())}")
     try:
         task = find_task(name)
-    except (LookupError, ImportError) as error:
-        raise refused("name", name, f"{nearest(name, task_names())}{error}") from error
+    # Whatever goes wrong in a user's module is the answer to why there is no task; the traceback travels as cause.
+    except Exception as error:
+        raise refused("name", name, _why_not(name, error)) from error
     given = {key: value for key, value in section.items() if key != "name"}
     # A ValidationError of the inner model keeps its places below `task`.
     checked = model_of(f"{name} settings", task.Settings).model_validate_json(json.dumps(given))
     return TaskChoice(name, task.Settings(**{key: getattr(checked, key) for key in type(checked).model_fields}))
+
+
+def _why_not(name: str, error: Exception) -> str:
+    """Why there is no task of a name.
+
+    Raises:
+        Exception: the error itself, where it is one of ours.
+    """
+    if type(error) is LookupError:  # not a KeyError or the like of the user's module
+        return f"{nearest(name, task_names())}{error}"
+    if is_own(name):
+        return f"{type(error).__name__}: {error}"
+    raise error
 
 
 def write(choice: TaskChoice | None) -> dict[str, Any] | None:

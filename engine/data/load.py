@@ -157,13 +157,15 @@ def _prepared(config: DataConfig, chosen: TaskChoice, train: Half, test: Half) -
 
 
 def _refusal(config: DataConfig, halves: Mapping[str, Half], error: ColumnError) -> DataError:
-    """What a task says of columns, at the key that chose them; a row of a half by its place in the source."""
+    """What a task says of columns, at the key that chose them; a row of a half, and all of them, by their place in the
+    source."""
 
     def placed(found: re.Match[str]) -> str:
-        return halves[found[1]].place(int(found[2]))
+        half, row = halves[found[1]], found[2]
+        return half.place(int(row)) if row else f"{found[0]} of {half.origin}"
 
     train = halves["training"]
-    problem, places = re.subn(rf"\b({'|'.join(halves)}) row (\d+)\b", placed, error.problem)
+    problem, places = re.subn(rf"\b({'|'.join(halves)}) row(?: (\d+)|s)\b", placed, error.problem)
     problem = problem if places else f"{train.origin}: {problem}"
     problem += f" ({'; '.join(train.unread.values())})" if train.unread else ""
     if error.role not in config.columns:

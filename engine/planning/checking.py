@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Iterator
+from typing import get_args, get_type_hints
 
 import psutil
 import torch
@@ -106,9 +108,26 @@ def _forbidden(federation: Federation) -> Iterator[Problem]:
 def _wrong_task(federation: Federation, missing: frozenset[Trait]) -> str:
     """That the method does not serve the task, and which methods do."""
     title, traits = federation.setup.task.title, federation.setup.task.traits
-    serving = [name for name in method_names() if find_method(name).requires(find_method(name).Config()) <= traits]
+    serving = [words for name in method_names() if (words := _served_by(name, traits))]
     needed = " and ".join(sorted(missing))
     return f"needs a task with {needed}, which {title} is not; {title} is served by {', '.join(serving)}"
+
+
+def _served_by(name: str, traits: frozenset[Trait]) -> str:
+    """A method's name where it serves a task of such traits, with the setting that it then needs; "" where none does.
+
+    Of settings only those are tried that are choices among words, or true and false, one at a time.
+    """
+    method = find_method(name)
+    if method.requires(method.Config()) <= traits:
+        return name
+    hints = get_type_hints(method.Config)
+    for field in dataclasses.fields(method.Config):
+        for choice in (False, True) if hints[field.name] is bool else get_args(hints[field.name]):
+            changed = {field.name: choice} if isinstance(choice, str | bool) else {}
+            if method.requires(method.Config(**changed)) <= traits:
+                return f"{name} with {field.name}: {str(choice).lower() if isinstance(choice, bool) else choice}"
+    return ""
 
 
 def _labels(federation: Federation) -> Iterator[Problem]:

@@ -161,4 +161,4 @@ class GroupedRunner(InlineRunner):
 
     def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
         for first in range(0, len(request.clients), CLIENTS):
-            yield from map(self._taken, self._perform(request, request.clients[first : first + CLIENTS]))
+            yield from map(self._accept, self._perform(request, request.clients[first : first + CLIENTS]))

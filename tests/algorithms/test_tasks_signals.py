@@ -49,6 +49,12 @@ def test_signals_that_are_not_whole_are_refused():
     assert refusal("signals", good, gap) == "test row 1 has no value in column 's'; leave such rows out"
 
 
+def test_signals_without_a_sample_are_refused_before_their_mean_is_asked():
+    assert refusal("signals", {"s": signal(np.zeros((2, 1, 0)))} | LABELS) == (
+        "training signals of column 's' have no sample; give each of them one at least"
+    )
+
+
 # --- Several modalities -------------------------------------------------------------------------------------------
 
 
@@ -104,6 +110,15 @@ def test_test_rows_may_lack_a_modality_altogether():
     train = {"photo": pixels(0, 255), "words": text("a", "b")} | LABELS
     prepared = prepare("modalities", train, {"photo": pixels(0, 255), "words": text(None, None)} | LABELS)
     assert prepared.test["present"].tolist() == [[True, False], [True, False]]
+
+
+def test_a_medium_that_no_test_row_has_takes_the_shape_of_the_training_rows():
+    train = {"photo": pixels(0, 255), "sound": signal([[[0, 2]], [[4, 6]]])} | LABELS
+    nothing = Column("signal", np.zeros((2, 1, 0), np.float32), present=np.zeros(2, bool))
+    prepared = prepare("modalities", train, {"photo": pixels(0, 255), "sound": nothing} | LABELS)
+    inputs, _ = prepared.task.batch(ShardArrays.whole(prepared.test), torch.tensor([0, 1]))
+    assert inputs["sound"].tolist() == [[[0, 0]], [[0, 0]]]
+    assert inputs["present"].tolist() == [[1, 0], [1, 0]]
 
 
 def test_a_modality_that_no_training_row_has_is_refused():

@@ -168,12 +168,29 @@ def test_numbers_that_are_infinite_are_refused():
     )
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ((0, np.inf), (0, 0), "column 'y' holds inf, which is no class; classes are whole numbers or words"),
+        ((0, 0.5), (0, 0), "column 'y' holds 0.5, which is no class; classes are whole numbers or words"),
+        ((0, 1), (0, np.inf), "test row 1 is of class 'inf', which no training row has; leave it out"),
+        ((0, 1), (0, 0.5), "test row 1 is of class '0.5', which no training row has; leave it out"),
+    ],
+)
+def test_numbers_that_are_no_classes_are_refused(train, test, words):
+    halves = (X | {"y": number(*train)}, X | {"y": number(*test)})
+    assert refusal("tables", *halves, roles={"label": ("y",)}) == words
+
+
 def test_columns_that_are_not_there_are_refused():
     rows = X | {"label": classes(0, 1)}
     assert refusal("tables", rows, ignore=("y",)) == "there is no column 'y' to ignore; there are x, label"
     assert refusal("tables", rows, roles={"table": ("y",)}) == "there is no column 'y'; there are x, label"
     assert refusal("tables", rows, ignore=("x",)) == (
         "no column of numbers or categories is left to learn from; ignore fewer"
+    )
+    assert refusal("tables", {"label": classes(0, 1)}) == (
+        "no column of numbers or categories is left to learn from; there must be one beside label"
     )
     assert refusal("tables", rows | {"note": text("a", "b")}, roles={"table": ("note",)}) == (
         "column 'note' holds text values; a table is made of numbers and categories"

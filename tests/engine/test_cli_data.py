@@ -49,6 +49,14 @@ def test_a_table_runs(tmp_path):
             "train.csv line 5",
         ),
         ({"text": CSV + "4.5,red,perhaps,\n"}, "data.source = ", "train.csv line 5"),
+        (
+            {
+                "text": CSV.replace("label", "label,size").replace("yes", "yes,1e999").replace("no", "no,1"),
+                "columns": {"label": "size"},
+            },
+            "data.columns.label = ",
+            "holds inf, which is no class",
+        ),
         ({"source": "csv:none.csv"}, "data.source = ", "there is no file"),
         ({"source": "sklearn:wines"}, "data.source = ", "did you mean wine?"),
         ({"source": "generated:poems"}, "data.source = ", "use generated:sentences"),
@@ -59,6 +67,29 @@ def test_wrong_data_are_refused_by_key_value_and_way_out(tmp_path, monkeypatch, 
     said = " ".join(refusal("run", configuration(tmp_path, **given), "--out", "here").split())
     assert key in said
     assert words in said
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "needed", "serving", "not_serving"),
+    [
+        (
+            "dense",
+            "sklearn:diabetes",
+            "classes and images",
+            ["fedavg", "fedrolex with mask: false"],
+            ["fedrs", "mosaic"],
+        ),
+        ("mosaic", "sklearn:wine", "images", ["fedavg", "fedrs", "mosaic with generator: features"], ["dense"]),
+        ("fedrs", "sklearn:diabetes", "classes", ["fedavg", "scaffold"], ["mosaic"]),
+    ],
+)
+def test_a_method_that_does_not_serve_a_task_names_those_that_do(tmp_path, name, source, needed, serving, not_serving):
+    file = configuration(tmp_path, source=source)
+    said = " ".join(refusal("run", file, "--set", f"method.name={name}", "--out", "here").split())
+    assert f'method.name = "{name}": needs a task with {needed}, which ' in said
+    found = said.partition("is served by ")[2].split(", ")
+    assert {*serving} <= {*found}
+    assert not any(word.startswith(other) for word in found for other in not_serving)
 
 
 def test_numbers_of_many_digits_that_are_classes_are_said_in_the_plan(tmp_path):

@@ -1,5 +1,7 @@
 """A configuration: what it holds, how it round trips, and that everything wrong in it is said at once."""
 
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -178,6 +180,9 @@ def test_everything_wrong_is_said_together():
         ({"runner": {"distillation": {"trainers": 0}}}, "runner.distillation.trainers", "must be at least 1"),
         ({"privacy": {"forbid": [1]}}, "privacy.forbid.0", "must be text"),
         ({"data": {"source": "digit"}}, "data.source", "digits"),
+        ({"task": {"name": "texts", "lenght": 3}}, "task.lenght", "did you mean length? known here are vocabulary, "),
+        ({"task": {"name": "imags"}}, "task.name", "did you mean images?"),
+        ({"task": {"name": "nowhere:Task"}}, "task.name", "ModuleNotFoundError: No module named 'nowhere'"),
         ({"data": 1}, "data", "must be a mapping"),
     ],
 )
@@ -225,6 +230,21 @@ def test_settings_that_do_not_go_with_the_optimiser_or_the_schedule_are_refused_
     assert found.keys() == {f"clients.{place}" for place in expected}
     for place, words in expected.items():
         assert words in found[f"clients.{place}"]
+
+
+@pytest.mark.parametrize("section", ["method", "task"])
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("class Mine: pass", "is not a class"), ("{}['a']", "KeyError: 'a'"), ("x = = 1", "SyntaxError: invalid syntax")],
+)
+def test_a_module_of_ones_own_that_cannot_be_imported_is_said_at_its_name(
+    tmp_path, monkeypatch, section, module, words
+):
+    (tmp_path / "broken_module.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_module", raising=False)
+    found = problems(changed(**{section: {"name": "broken_module:Mine"}}))
+    assert words in found[f"{section}.name"]
 
 
 def test_a_missing_section_is_named_with_its_meaning():

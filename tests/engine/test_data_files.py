@@ -224,7 +224,7 @@ def test_other_formats_than_png_and_jpeg_are_refused(folder):
 
 def test_a_row_without_an_image_is_named(folder):
     write(folder / "train.parquet", [GREY[0], None], [0, 1])
-    assert "train.parquet row 1 holds no image" in refusal(folder)
+    assert "train.parquet row 1 has no value in column 'image'" in refusal(folder)
 
 
 def test_pixels_of_more_than_eight_bits_are_refused(folder):

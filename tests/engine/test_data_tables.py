@@ -242,6 +242,32 @@ def test_two_columns_of_images_are_two_modalities(tmp_path):
     assert list(read(tmp_path).task.form.parts) == ["image", "sound"]
 
 
+def test_images_and_lists_that_are_null_are_modalities_that_a_row_lacks(tmp_path):
+    columns = {"image": pa.array([{"bytes": GREY[2], "path": None}, None, {"bytes": None, "path": "x.png"}])}
+    columns |= {"sound": pa.array([None, [1.0, 2.0], [3.0, 4.0]]), "label": [0, 1, 1]}
+    data = read(parquet(tmp_path, columns))
+    assert data.train["present"].tolist() == [[True, False], [False, True], [False, True]]
+    assert data.train["image.image"][:, 0, 0, 0].tolist() == [255, 0, 0]
+    assert data.train["sound.signal"].tolist() == [[[0, 0]], [[1, 2]], [[3, 4]]]
+
+
+def test_a_row_is_named_where_an_image_behind_a_gap_cannot_be_read(tmp_path):
+    images = pa.array([None, {"bytes": GREY[0], "path": None}, {"bytes": b"no image", "path": None}])
+    assert "train.parquet row 2 is not a readable" in refusal(parquet(tmp_path, {"image": images, "label": [0, 1, 1]}))
+
+
+def test_a_row_without_its_only_signal_is_named(tmp_path):
+    folder = parquet(tmp_path, {"sound": [[1.0], None], "label": [0, 1]})
+    assert f"{folder / 'train.parquet'} row 1 has no value in column 'sound'" in refusal(folder)
+
+
+def test_a_column_that_only_the_training_half_has_is_missed_in_the_test_file(tmp_path):
+    folder = parquet(tmp_path, {"x": [0.5, 1.5], "label": ["a", "b"]}, {"z": [0.5], "label": ["a"]})
+    said = refusal(folder)
+    assert f"the test rows of {folder / 'test.parquet'} have no column 'x'" in said
+    assert "train.parquet" not in said
+
+
 def test_columns_of_a_partition_are_whole_numbers_where_they_are_whole(tmp_path):
     table = {"subject": [3, 1], "score": [0.5, 1.0], "label": ["a", "b"]}
     columns = read(parquet(tmp_path, table)).columns

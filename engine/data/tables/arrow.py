@@ -3,6 +3,7 @@
 - a struct with `bytes` (binary) is an image, PNG or JPEG;
 - a list of floating-point numbers of one length is a signal of one channel, a list of such lists one of several; a
   `shape` [channels, T] in the schema's metadata cuts the plain list of that many values into channels;
+- a null in the place of an image or of a list is a row that has none;
 - strings, dates and times are words, truth values the words `false` and `true`;
 - whole and floating-point numbers and decimals are numbers, except whole ones beyond 2^53, which are words.
 
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from algorithms.core.columns import Column
+from algorithms.core.columns import Column, Content
 from algorithms.core.task import LABEL
 from engine.data.config import DataConfig
 from engine.data.half import Half
@@ -141,11 +142,24 @@ def _column(
     """None for lists of several lengths."""
     if _is_image(values.type):
         encoded = pc.struct_field(values, "bytes").to_pylist()
-        return Column("image", stack(encoded, open_image, config.size, config.source, place))
+        present = np.array([image is not None for image in encoded], dtype=bool)
+        rows, found = np.flatnonzero(present), [image for image in encoded if image is not None]
+        images = stack(found, open_image, config.size, config.source, lambda row: place(int(rows[row])))
+        return _with_gaps("image", images, present)
     if _is_signal(values.type):
-        found = signals(values, _shape(config, schema, origin))
-        return None if found is None else Column("signal", found)
+        present = values.is_valid().to_numpy()
+        samples = signals(values.drop_null(), _shape(config, schema, origin))
+        return None if samples is None else _with_gaps("signal", samples, present)
     return _plain(values, config, origin)
+
+
+def _with_gaps(content: Content, found: np.ndarray, present: np.ndarray) -> Column:
+    """A column of the values of those rows that have one, zeros in the others."""
+    if present.all():
+        return Column(content, found)
+    values = np.zeros((len(present), *found.shape[1:]), found.dtype)
+    values[present] = found
+    return Column(content, values, present=present)
 
 
 def _plain(values: pa.ChunkedArray, config: DataConfig, origin: str) -> Column:
