@@ -220,7 +220,7 @@ class BackwardsRunner(InlineRunner):
 
     def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
         done = {client: self._perform(request, (client,)) for client in reversed(request.clients)}
-        return iter([self._taken(*done[client]) for client in request.clients])
+        return iter([self._accept(*done[client]) for client in request.clients])
 
 
 class DroppingRunner(InlineRunner):
