@@ -60,7 +60,7 @@ _FIGURES = (
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownBlock:
     """A block of a page that a command has printed.
 
     Attributes:
@@ -81,21 +81,23 @@ class Shown:
             return _first_table(printed)
         lines = [line.rstrip() for line in printed.rstrip().splitlines()]
         wanted = re.search(r"lines ((?:\d*-?\d* ?)+)", self.options)
-        return "\n".join(["```console", f"$ {self.command}", *(_chosen(lines, wanted[1]) if wanted else lines), "```"])
+        return "\n".join(
+            ["```console", f"$ {self.command}", *(_choose_lines(lines, wanted[1]) if wanted else lines), "```"]
+        )
 
     def agrees_with(self, block: str) -> bool:
         """Whether a block shows the same, but for what differs by machine and time."""
         masks = (*_VARYING, *(_FIGURES if "figures vary" in self.options else ()))
-        return _masked(self.text, masks) == _masked(block, masks)
+        return _mask(self.text, masks) == _mask(block, masks)
 
 
-def _masked(text: str, masks: tuple[tuple[re.Pattern[str], str], ...]) -> str:
+def _mask(text: str, masks: tuple[tuple[re.Pattern[str], str], ...]) -> str:
     for pattern, replacement in masks:
         text = pattern.sub(replacement, text)
     return text
 
 
-def _chosen(lines: list[str], wanted: str) -> Iterator[str]:
+def _choose_lines(lines: list[str], wanted: str) -> Iterator[str]:
     """The lines of ranges such as `1-4 9 20-`, counted from 1, and "..." for each gap between them."""
     last = 0
     for span in wanted.split():
@@ -121,20 +123,20 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def shown_on(page: str) -> Iterator[Shown]:
+def blocks_of(page: str) -> Iterator[ShownBlock]:
     """Every marked block of a page, in order."""
     for found in _MARK.finditer(page):
         options, text = found["options"], found["shown"]
         if found["kind"] == "table":
-            yield Shown(options.removeprefix(":").strip(), "", text, found.start("shown"))
+            yield ShownBlock(options.removeprefix(":").strip(), "", text, found.start("shown"))
         else:
-            yield Shown(text.splitlines()[1].removeprefix("$ "), options, text, found.start("shown"))
+            yield ShownBlock(text.splitlines()[1].removeprefix("$ "), options, text, found.start("shown"))
 
 
-def printed_now(page: str) -> Iterator[tuple[Shown, str]]:
+def current_blocks(page: str) -> Iterator[tuple[ShownBlock, str]]:
     """Every marked block of a page, and the block that its command gives now."""
     with _workplace(page) as folder:
-        for shown in shown_on(page):
+        for shown in blocks_of(page):
             yield shown, shown.block(_run(shown.command).replace(str(folder), HOME))
 
 
@@ -142,7 +144,7 @@ def rewritten(page: str) -> str:
     """The page with the blocks replaced that differ from what their commands print now."""
     kept = 0
     parts = []
-    for shown, block in printed_now(page):
+    for shown, block in current_blocks(page):
         if not shown.agrees_with(block):
             parts += [page[kept : shown.start], block]
             kept = shown.start + len(shown.text)
@@ -202,7 +204,7 @@ def _run(command: str) -> str:
     return said.getvalue()
 
 
-def generated() -> Mapping[Path, str]:
+def reference_files() -> Mapping[Path, str]:
     """The references by their files."""
     folder = ROOT / "docs" / "reference"
     return {
@@ -213,7 +215,7 @@ def generated() -> Mapping[Path, str]:
 
 def main() -> None:
     """See the module's text."""
-    written = dict(generated())
+    written = dict(reference_files())
     for page in pages():
         written[page] = rewritten(page.read_text())
     for path, text in written.items():

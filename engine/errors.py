@@ -37,7 +37,7 @@ class Problem:
     reason: str
 
     def __str__(self) -> str:
-        found = "" if self.value is MISSING else f" = {shown(self.value)}"
+        found = "" if self.value is MISSING else f" = {one_line(self.value)}"
         return f"{self.place}{found}: {self.reason}"
 
 
@@ -54,7 +54,7 @@ class ConfigError(UserError):
         return "\n".join([head, *(f"  {problem}" for problem in self.problems)])
 
 
-def shown(value: Any) -> str:
+def one_line(value: Any) -> str:
     """A value in one line of at most 80 characters, as YAML's flow style reads it."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:39]}...{text[-38:]}"
@@ -78,7 +78,7 @@ class InputError(UserError):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.key} = {shown(self.value)}: {self.problem}; {self.remedy}"
+        return f"{self.key} = {one_line(self.value)}: {self.problem}; {self.remedy}"
 
 
 class DataError(InputError):

@@ -12,17 +12,17 @@ PHASES = "mosaic-mnist-phases.md"
 STALE = f"the documentation is stale; run {make.MAKE} and look at what it changes"
 
 
-@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if list(make.shown_on(text))])
+@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if list(make.blocks_of(text))])
 def test_shown_output_is_what_the_commands_print_now(page):
-    for shown, block in make.printed_now(PAGES[page]):
+    for shown, block in make.current_blocks(PAGES[page]):
         if not shown.agrees_with(block):
             changes = difflib.unified_diff(shown.text.splitlines(), block.splitlines(), "shown", "printed", lineterm="")
             pytest.fail(f"{page}, {shown.command}: {STALE}\n" + "\n".join(changes), pytrace=False)
 
 
-@pytest.mark.parametrize("path", make.generated(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", make.reference_files(), ids=lambda path: path.name)
 def test_references_are_those_of_the_code(path):
-    if path.read_text() != make.generated()[path]:
+    if path.read_text() != make.reference_files()[path]:
         pytest.fail(f"{path.name}: {STALE}", pytrace=False)
 
 
@@ -36,12 +36,12 @@ def test_every_output_is_marked_so_that_it_can_be_compared(page):
     ]
     assert loose == []
     assert len(re.findall(r"^<!-- (?:output|table)", PAGES[page], flags=re.MULTILINE)) == len(
-        list(make.shown_on(PAGES[page]))
+        list(make.blocks_of(PAGES[page]))
     )
 
 
 def console(*lines, options=""):
-    return make.Shown("tessera x", options, "\n".join(["```console", "$ tessera x", *lines, "```"]))
+    return make.ShownBlock("tessera x", options, "\n".join(["```console", "$ tessera x", *lines, "```"]))
 
 
 def test_lines_are_kept_by_number_and_gaps_are_shown():

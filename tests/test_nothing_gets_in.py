@@ -351,17 +351,19 @@ def test_modules_are_found_wherever_a_configuration_can_name_one():
         "method": {"name": "mosaic", "student": "other:net"},
         "data": {"source": "torchvision:MNIST"},
     }
-    assert own_code.named(tree) == {"clients.net.mine.nets:small": "mine.nets", "method.student": "other"}
-    assert own_code.named({"clients": {"net": ["mlp", "torchvision:resnet18", "a:b"]}}) == {"clients.net.2": "a"}
+    assert own_code.named_modules(tree) == {"clients.net.mine.nets:small": "mine.nets", "method.student": "other"}
+    assert own_code.named_modules({"clients": {"net": ["mlp", "torchvision:resnet18", "a:b"]}}) == {
+        "clients.net.2": "a"
+    }
     own_task = {"task": {"name": "mine.tasks:Density", "ignore": ["a:b"]}}
-    assert own_code.named(own_task) == {"task.name": "mine.tasks"}
-    assert own_code.options(tree) == " --code mine.nets --code other"
+    assert own_code.named_modules(own_task) == {"task.name": "mine.tasks"}
+    assert own_code.code_options(tree) == " --code mine.nets --code other"
     assert own_code.resume_command(Path("my run"), tree) == "tessera resume 'my run' --code mine.nets --code other"
 
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_no_preset_needs_code_of_ones_own(preset):
-    assert own_code.named(to_tree(load(preset))) == {}
+    assert own_code.named_modules(to_tree(load(preset))) == {}
 
 
 def test_a_folder_of_json_and_yaml_alone_cannot_make_objects(tmp_path):

@@ -24,7 +24,7 @@ from algorithms.core.training import Work
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """All that a worker needs to become a run's worker; small, sent once to each.
+    """Everything a worker process needs to serve this run; small, sent once to each.
 
     Attributes:
         method: name of the method in `algorithms/methods`, or `pkg.module:Class`.

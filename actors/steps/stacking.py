@@ -87,7 +87,7 @@ class StackedLoop:
 
 
 def single_client_loop(setup: WorkerSetup) -> TrainingLoop:
-    """What trains one client alone, with the bits that it gets together with others."""
+    """The training loop for a single client, bit-identical to training it in a stack."""
     return StackedLoop() if setup.stack else fit
 
 

@@ -89,7 +89,7 @@ _overrides = click.option(
 )
 
 
-def _configured(command: Command) -> Command:
+def _configuration_options(command: Command) -> Command:
     """The argument and the option of every command that takes a configuration."""
     return click.argument("configuration", metavar="PRESET|FILE")(_overrides(command))
 
@@ -105,7 +105,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for 
 
 
 @cli.command()
-@_configured
+@_configuration_options
 @click.option(
     "--out",
     metavar="FOLDER|URI",
@@ -135,7 +135,7 @@ def run(configuration: str, overrides: tuple[str, ...], out: str | None, profile
 
 
 @cli.command()
-@_configured
+@_configuration_options
 @click.option("--address", required=True, metavar="URL", help="Of the cluster's dashboard, as http://HOST:8265.")
 @click.option(
     "--out",
@@ -207,16 +207,16 @@ def compare(what: tuple[str, ...], seeds: int, overrides: tuple[str, ...], out: 
         compared = perform(comparison, folder, command, terminal)
     if as_json:
         rows = [row.tree() for row in compared.rows]
-        _print_json({"folder": str(folder), "seconds_spared": compared.spared, "rows": rows})
+        _print_json({"folder": str(folder), "seconds_spared": compared.saved_seconds, "rows": rows})
     else:
-        click.echo(f"\n{(folder / 'table.md').read_text()}\nclient training spared: {compared.spared:.0f} s")
+        click.echo(f"\n{(folder / 'table.md').read_text()}\nclient training spared: {compared.saved_seconds:.0f} s")
         click.echo(f"report: {folder / 'report.html'}")
     if compared.failed:
         click.get_current_context().exit(1)
 
 
 @cli.command()
-@_configured
+@_configuration_options
 @_as_json
 def plan(configuration: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Say what would run where, what it would need, and what would be sent. Nothing is trained."""
@@ -232,7 +232,7 @@ def plan(configuration: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
-@_configured
+@_configuration_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for partition.png and partition.parquet. [.]")
 @_as_json
 def partition(configuration: str, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:

@@ -60,7 +60,7 @@ def packages() -> Finding:
         return Finding("packages", "warn", "tessera-fl is not installed, so what it requires is not known", remedy)
     found, wrong = [], {}
     for name, least in (match.groups() for match in map(_REQUIRED.match, required) if match):
-        version = installed(name)
+        version = installed_version(name)
         found.append(f"{name} {version}")
         if version is None:
             wrong[name] = f"{name} is not installed"
@@ -73,7 +73,7 @@ def packages() -> Finding:
     return Finding("packages", "ok", ", ".join(found))
 
 
-def installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """The version of an installed package, None where there is none."""
     try:
         return importlib.metadata.version(package)
@@ -119,7 +119,7 @@ _START_RAY = (
 
 def ray() -> Finding:
     """Whether a Ray of one CPU starts and performs a task; in a process of its own, which can be ended."""
-    if installed("ray") is None:
+    if installed_version("ray") is None:
         return Finding(
             "ray", "warn", "not installed", "pip install 'ray[default,data,train]', or use runner.kind: inline"
         )

@@ -22,7 +22,7 @@ from algorithms.nets import names as net_names
 from algorithms.nets.registry import PATTERNS
 from engine.config.reading import comparison_names, comparison_text, preset_names, preset_text
 from engine.data import DataConfig, load
-from engine.errors import shown
+from engine.errors import one_line
 from engine.partition import PartitionConfig, ShiftConfig
 
 Catalogue = Mapping[str, Any]
@@ -57,7 +57,7 @@ def catalogue() -> Catalogue:
 def describe_method(name: str) -> dict[str, Any]:
     """A method's paper, what it does, what leaves a client by default, and its settings."""
     method = find_method(name)
-    needs = _asked(method, method.Config(), ALIKE)
+    needs = _needs_of(method, method.Config(), ALIKE)
     return {
         "name": name,
         "paper": method.paper,
@@ -76,14 +76,14 @@ def heterogeneity(method: type[Method[Any]]) -> dict[str, dict[str, Any]]:
     own = method.Config()
     # No method sees the partition before it starts, and every one is tested with clients of one class.
     found: dict[str, dict[str, Any]] = {"label skew": {}}
-    if not _asked(method, own, WIDTHS).refusals:
+    if not _needs_of(method, own, WIDTHS).refusals:
         found["widths of one network"] = {}
     for words, clients in (
         ("unrelated networks", UNRELATED),
         ("unrelated networks with features of one size", ONE_FEATURE_SIZE),
     ):
-        ready = _asked(method, own, clients).for_mixture or own
-        if not _asked(method, ready, clients).refusals:
+        ready = _needs_of(method, own, clients).for_mixture or own
+        if not _needs_of(method, ready, clients).refusals:
             found[words] = _changes(own, ready)
             break
     if method.personal:
@@ -97,7 +97,7 @@ def _task() -> Task:
     return load(DataConfig(source="digits")).task
 
 
-def _asked(method: type[Method[Any]], config: Any, clients: Sequence[ClientSpec]) -> Needs:
+def _needs_of(method: type[Method[Any]], config: Any, clients: Sequence[ClientSpec]) -> Needs:
     task = _task()
     return method.needs(config, task, clients, WORK, torch.ones(len(clients), task.classes, dtype=torch.int64))
 
@@ -139,7 +139,7 @@ def type_in_words(hint: Any) -> str:
 
 def with_settings(difference: str, settings: Mapping[str, Any]) -> str:
     """`unrelated networks (student: NET, meta_data: images)`."""
-    needed = ", ".join(f"{name}: {shown(value).strip(chr(34))}" for name, value in sorted(settings.items()))
+    needed = ", ".join(f"{name}: {one_line(value).strip(chr(34))}" for name, value in sorted(settings.items()))
     return f"{difference} ({needed})" if needed else difference
 
 
@@ -168,7 +168,7 @@ def lines(found: Catalogue) -> Iterator[str]:
         yield f"    goes to clients: {', '.join(method['down'])}"
         yield f"    serves: {'; '.join(with_settings(*item) for item in method['serves'].items())}"
         for setting in method["settings"]:
-            yield f"    {setting['name']} = {shown(setting['default'])} ({setting['type']}): {setting['about']}"
+            yield f"    {setting['name']} = {one_line(setting['default'])} ({setting['type']}): {setting['about']}"
     for section in ("nets", "data", "partitions", "shifts", "presets", "comparisons"):
         yield ""
         yield f"{section}:"

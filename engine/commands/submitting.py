@@ -44,15 +44,15 @@ def submit(
     load(configuration, overrides)
     if fetched is not None:
         refuse_taken(fetched)
-    words = command(_sent(configuration, here), overrides, _place(out))
+    words = command(_remote_configuration(configuration, here), overrides, _place(out))
     job = submit_job(words, here, address)
     tell(
         f"job: {job.id}; Ctrl-C stops it, and to look at it from elsewhere: "
         f"ray job logs --address {address} --follow {job.id}\n"
     )
-    code = _followed(job, tell)
+    code = _follow(job, tell)
     if fetched is not None:
-        _fetched(out, fetched, code, tell)
+        _fetch(out, fetched, code, tell)
     return code
 
 
@@ -72,7 +72,7 @@ def _folder() -> Path:
     return here
 
 
-def _sent(configuration: str, here: Path) -> str:
+def _remote_configuration(configuration: str, here: Path) -> str:
     """The configuration as the job finds it: a preset's name, or a file in the folder that travels."""
     if configuration in preset_names():
         return configuration
@@ -94,7 +94,7 @@ def _place(out: str) -> str:
     )
 
 
-def _followed(job: SubmittedJob, tell: Callable[[str], None]) -> int:
+def _follow(job: SubmittedJob, tell: Callable[[str], None]) -> int:
     try:
         return job.follow(tell)
     except KeyboardInterrupt:
@@ -104,7 +104,7 @@ def _followed(job: SubmittedJob, tell: Callable[[str], None]) -> int:
         raise
 
 
-def _fetched(out: str, folder: Path, code: int, tell: Callable[[str], None]) -> None:
+def _fetch(out: str, folder: Path, code: int, tell: Callable[[str], None]) -> None:
     """The run's folder; of a run that failed, what there is of it."""
     try:
         fetch(out, folder)

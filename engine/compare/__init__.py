@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.compare.conduct import ComparisonWatcher, Finished, conduct
+from engine.compare.conduct import CellResult, ComparisonWatcher, conduct
 from engine.compare.following import Follower
 from engine.compare.page import write_page
 from engine.compare.spec import Comparison, comparison_of
@@ -17,17 +17,17 @@ __all__ = ["Compared", "compare", "comparison_of"]
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonResult:
     """A comparison that was carried out."""
 
     rows: tuple[Row, ...]
-    finished: tuple[Finished, ...]
+    finished: tuple[CellResult, ...]
     folder: Path
 
     @property
-    def spared(self) -> float:
+    def saved_seconds(self) -> float:
         """Seconds of client training that were not spent, because another run had done the very same."""
-        return sum(one.spared for one in self.finished)
+        return sum(one.saved_seconds for one in self.finished)
 
     @property
     def failed(self) -> bool:
@@ -35,7 +35,7 @@ class Compared:
         return any(one.run is None for one in self.finished)
 
 
-def compare(comparison: Comparison, folder: Path, command: str, watcher: ComparisonWatcher) -> Compared:
+def compare(comparison: Comparison, folder: Path, command: str, watcher: ComparisonWatcher) -> ComparisonResult:
     """Carry a comparison out and write table.md, table.csv and report.html.
 
     Args:
@@ -57,7 +57,7 @@ def compare(comparison: Comparison, folder: Path, command: str, watcher: Compari
         for one in finished:
             follower.run(one)
         follower.close(rows, [folder / name for name in ("table.md", "table.csv", "report.html", "comparison.yaml")])
-    return Compared(tuple(rows), tuple(finished), folder)
+    return ComparisonResult(tuple(rows), tuple(finished), folder)
 
 
 def _write(path: Path, text: str) -> None:

@@ -33,17 +33,17 @@ SHARED = "shared"
 
 
 @dataclass(frozen=True)
-class Finished:
+class CellResult:
     """A cell with its run; or with what went wrong, in a line.
 
     Attributes:
-        spared: seconds of client training that were not spent because another run of the comparison had done it.
+        saved_seconds: seconds of client training that were not spent because another run of the comparison had done it.
         earlier: whether it was there already.
     """
 
     cell: Cell
     run: StoredRun | None
-    spared: float = 0.0
+    saved_seconds: float = 0.0
     earlier: bool = False
     error: str = ""
 
@@ -53,11 +53,11 @@ class ComparisonWatcher(Protocol):
 
     def started(self, comparison: Comparison, folder: Path, missing: int, facts: Sequence[str]) -> None: ...
 
-    def told(self, lines: dict[str, str]) -> None:
+    def progress(self, lines: dict[str, str]) -> None:
         """What each run under way said last, by the cell's name."""
         ...
 
-    def finished(self, finished: Finished) -> None: ...
+    def finished(self, finished: CellResult) -> None: ...
 
 
 Told: TypeAlias = Callable[[dict[str, str]], None]
@@ -89,7 +89,7 @@ def memory_of_all(comparison: Comparison, dataset: DataSet) -> int:
     return largest
 
 
-def found(comparison: Comparison, folder: Path) -> dict[str, Finished]:
+def finished_runs(comparison: Comparison, folder: Path) -> dict[str, CellResult]:
     """The comparison's runs that are finished in a folder, by the cells' names.
 
     Raises:
@@ -103,7 +103,7 @@ def found(comparison: Comparison, folder: Path) -> dict[str, Finished]:
         if (path / "result.json").exists():
             run = read(path)
             _require_same(cell, run)
-            done[cell.name] = Finished(cell, run, _training(path)["spared"], earlier=True)
+            done[cell.name] = CellResult(cell, run, _training(path)["spared"], earlier=True)
     return done
 
 
@@ -125,7 +125,7 @@ def _training(folder: Path) -> dict[str, float]:
     return numbers
 
 
-def conduct(comparison: Comparison, folder: Path, watcher: ComparisonWatcher) -> list[Finished]:
+def conduct(comparison: Comparison, folder: Path, watcher: ComparisonWatcher) -> list[CellResult]:
     """Run what is missing, and give all runs back, in the comparison's order.
 
     A run that fails does not end the others.
@@ -135,19 +135,19 @@ def conduct(comparison: Comparison, folder: Path, watcher: ComparisonWatcher) ->
     """
     dataset = load(comparison.common.data, comparison.common.task)
     memory = memory_of_all(comparison, dataset)
-    done = found(comparison, folder)
+    done = finished_runs(comparison, folder)
     missing = [cell for cell in comparison.cells if cell.name not in done]
     make(folder)
     with replacing(folder / "comparison.yaml") as temporary:
         temporary.write_text(_yaml(comparison), encoding="utf-8")
     cells = {cell.name: cell for cell in missing}
     jobs = _jobs(comparison, missing)
-    with _performing(comparison.common, jobs, memory, dataset, folder, watcher.told) as (ended, facts):
+    with _performing(comparison.common, jobs, memory, dataset, folder, watcher.progress) as (ended, facts):
         watcher.started(comparison, folder, len(missing), facts)
         for finished in done.values():
             watcher.finished(finished)
         for end in ended:
-            finished = _kept(cells[end.name], end, folder)
+            finished = _keep(cells[end.name], end, folder)
             done[end.name] = finished
             watcher.finished(finished)
             _drop_store(comparison, finished.cell.seed, done, folder)
@@ -180,20 +180,20 @@ def _group(seed: int) -> str:
     return f"seed-{seed}"
 
 
-def _kept(cell: Cell, end: JobResult, folder: Path) -> Finished:
+def _keep(cell: Cell, end: JobResult, folder: Path) -> CellResult:
     """What a cell's process gave back, in the comparison's folder; of one that failed, its traceback."""
     path, log = folder / cell.name, folder / f"{cell.name}-failed.txt"
     shutil.rmtree(path, ignore_errors=True)
     if end.value is None:
         log.write_text(end.traceback, encoding="utf-8")
-        return Finished(cell, None, error=f"{end.error} (the whole of it is in {log.name})")
+        return CellResult(cell, None, error=f"{end.error} (the whole of it is in {log.name})")
     log.unlink(missing_ok=True)
     files: Files = end.value
     files.write(path)
-    return Finished(cell, read(path), _training(path)["spared"])
+    return CellResult(cell, read(path), _training(path)["spared"])
 
 
-def _drop_store(comparison: Comparison, seed: int, done: Mapping[str, Finished], folder: Path) -> None:
+def _drop_store(comparison: Comparison, seed: int, done: Mapping[str, CellResult], folder: Path) -> None:
     """Trained networks are kept while a run of their seed is missing, also one that failed: it may be run again."""
     finished = [done.get(cell.name) for cell in comparison.cells if cell.seed == seed]
     if all(cell is not None and cell.run is not None for cell in finished):

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from actors.cohort.delivery import Book, ClientMetric, Entry
-from engine.compare.conduct import Finished
+from engine.compare.conduct import CellResult
 from engine.compare.spec import Comparison
 from engine.compare.table import Row
 from engine.records import Result, RoundRecord, RunStart
@@ -34,7 +34,7 @@ class Follower:
         made = reached.client.create_run(reached.experiment, tags=tags, run_name=folder.absolute().name)
         self._id: str = made.info.run_id
 
-    def run(self, finished: Finished) -> None:
+    def run(self, finished: CellResult) -> None:
         """A run, as its folder tells it; one that failed is not told."""
         if finished.run is not None:
             retell(finished.run, MlflowWatcher(self._reached, parent=self._id))
@@ -51,7 +51,7 @@ class Follower:
                 client.log_artifact(self._id, str(file))
             client.set_terminated(self._id, "FAILED" if any(row.failed for row in rows) else "FINISHED")
         except Exception as error:  # whatever a store raises: a view never ends a comparison
-            _LOG.warning("MLflow at %s hears no more of this comparison: %s", self._reached.uri, error)
+            _LOG.warning("Stopped logging to MLflow at %s: %s; the comparison continues", self._reached.uri, error)
 
 
 def retell(run: StoredRun, watcher: MlflowWatcher) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from engine.compare.conduct import Finished
+from engine.compare.conduct import CellResult
 from engine.compare.spec import Comparison
 from engine.compare.table import UNKNOWN, Row, best, cells_of, head_of, ranked
 from engine.records import GLOBAL
@@ -18,7 +18,7 @@ from engine.views.report.html import Element, element, page
 from engine.views.report.words import count, spoken
 
 
-def write_page(comparison: Comparison, finished: Sequence[Finished], rows: Sequence[Row], path: Path) -> None:
+def write_page(comparison: Comparison, finished: Sequence[CellResult], rows: Sequence[Row], path: Path) -> None:
     """One file that needs no network; the same runs give the same bytes."""
     style = files("engine.views.report").joinpath("style.css").read_text(encoding="utf-8")
     title = f"{count(len(rows), 'method')} on {comparison.common.data.source}"
@@ -69,9 +69,9 @@ def _table(rows: Sequence[Row]) -> Element:
     )
 
 
-def _note(comparison: Comparison, finished: Sequence[Finished]) -> str:
+def _note(comparison: Comparison, finished: Sequence[CellResult]) -> str:
     seeds = ", ".join(map(str, comparison.seeds))
-    spared = sum(f.spared for f in finished)
+    spared = sum(f.saved_seconds for f in finished)
     text = (
         f"Mean ± standard deviation over seeds {seeds}. Of a seed, all methods share partition, initial weights and "
         "client work. Client steps are mini-batches of local training; client s are seconds of computing of all "
@@ -94,7 +94,7 @@ def _failures(rows: Sequence[Row]) -> Element | None:
     return element("section", element("h2", "Runs that failed"), element("ul", *items))
 
 
-def _curves(comparison: Comparison, finished: Sequence[Finished]) -> Element | None:
+def _curves(comparison: Comparison, finished: Sequence[CellResult]) -> Element | None:
     lines = []
     for label in comparison.labels:
         by_round: dict[int, list[float]] = {}
@@ -157,7 +157,7 @@ def _cost(rows: Sequence[Row]) -> Element | None:
     )
 
 
-def _clients(finished: Sequence[Finished]) -> Element | None:
+def _clients(finished: Sequence[CellResult]) -> Element | None:
     run = next((one.run for one in finished if one.run is not None), None)
     if run is None:
         return None
@@ -165,7 +165,7 @@ def _clients(finished: Sequence[Finished]) -> Element | None:
     return element("section", element("h2", title), holdings(run.label_counts, run.class_names))
 
 
-def _runs(finished: Sequence[Finished]) -> Element | None:
+def _runs(finished: Sequence[CellResult]) -> Element | None:
     links = [
         element("li", element("a", one.cell.name, href=f"{one.cell.name}/report.html"))
         for one in finished

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from engine.compare.conduct import Finished
+from engine.compare.conduct import CellResult
 from engine.compare.spec import Comparison
 from engine.units import duration, figure_text
 from engine.views.screen import Screen
@@ -42,13 +42,13 @@ class ComparisonTerminal:
             self.screen.print(f"{self._all - missing} of {self._all} runs are there already")
         self.screen.say("the first runs begin")
 
-    def told(self, lines: dict[str, str]) -> None:
+    def progress(self, lines: dict[str, str]) -> None:
         under_way = " · ".join(f"{name} {text}" for name, text in lines.items())
         self.screen.say(
-            " · ".join(part for part in (under_way, f"{self._done} of {self._missing} done", self._left()) if part)
+            " · ".join(part for part in (under_way, f"{self._done} of {self._missing} done", self._time_left()) if part)
         )
 
-    def finished(self, finished: Finished) -> None:
+    def finished(self, finished: CellResult) -> None:
         if finished.earlier:
             return
         self._done += 1
@@ -59,9 +59,11 @@ class ComparisonTerminal:
         score = figure_text(finished.run.score, finished.run.headline.unit)
         seconds = finished.run.result["seconds"]["total"]
         text = f"{spent:>8}  {finished.cell.name:<28}  {score:>6}  {seconds:6.1f} s"
-        self.screen.print(text + (f", {finished.spared:.1f} s of training spared" if finished.spared else ""))
+        self.screen.print(
+            text + (f", {finished.saved_seconds:.1f} s of training spared" if finished.saved_seconds else "")
+        )
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         """From the runs that are done, which may be quicker than those to come."""
         if not self._done:
             return ""

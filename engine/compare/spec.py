@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig, reading, resolve, to_tree
-from engine.errors import MISSING, ConfigError, Problem, nearest, shown
+from engine.errors import MISSING, ConfigError, Problem, nearest, one_line
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -84,7 +84,7 @@ def comparison_of(methods: Sequence[str], source: str, overrides: Sequence[str],
             found[label] = resolve({**tree, "method": section})
         except ConfigError as error:
             for problem in error.problems:
-                named = _placed(problem, label)
+                named = _relabel(problem, label)
                 problems.setdefault(str(named), named)
     if problems:
         raise ConfigError(list(problems.values()))
@@ -145,7 +145,7 @@ def _entries(tree: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {label: dict(settings) for label, settings in entries.items()}
 
 
-def _placed(problem: Problem, label: str) -> Problem:
+def _relabel(problem: Problem, label: str) -> Problem:
     """A problem of one method's section, under its label; any other as it is."""
     section, dot, key = problem.place.partition(".")
     if section != "method":
@@ -173,4 +173,4 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], place: str =
 
 
 def _word(value: Any) -> str:
-    return "nothing" if value is MISSING else shown(value)
+    return "nothing" if value is MISSING else one_line(value)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from algorithms.core.task import Figure
-from engine.compare.conduct import Finished
+from engine.compare.conduct import CellResult
 from engine.store.folder import StoredRun
 from engine.units import figure_digits, size
 
@@ -96,14 +96,14 @@ class Row:
         return {**found, name: values, f"{name}_mean": self.score.mean, f"{name}_std": self.score.deviation}
 
 
-def rows_of(finished: Sequence[Finished]) -> list[Row]:
+def rows_of(finished: Sequence[CellResult]) -> list[Row]:
     """A row for each label, in the order in which labels come first."""
     labels = dict.fromkeys(f.cell.label for f in finished)
     figure = next((f.run.headline for f in finished if f.run is not None), UNKNOWN)
     return [_row(label, figure, [f for f in finished if f.cell.label == label]) for label in labels]
 
 
-def _row(label: str, figure: Figure, finished: Sequence[Finished]) -> Row:
+def _row(label: str, figure: Figure, finished: Sequence[CellResult]) -> Row:
     runs = {f.cell.seed: f.run for f in finished if f.run is not None}
     method = finished[0].cell.config.method
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from engine.config import reading
 from engine.config.problems import problems_of
-from engine.config.rules import Look, broken
+from engine.config.rules import Look, violations
 from engine.config.schema import RunConfig
 from engine.errors import ConfigError, Problem
 
@@ -26,14 +26,14 @@ def load(preset_or_file: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def resolve(tree: dict[str, Any]) -> RunConfig:
     """The configuration that a plain tree of settings describes; see `load`."""
-    config, problems = _validated(tree)
-    problems = [*problems, *broken(Look(RunConfig, tree, problems))]
+    config, problems = _validate(tree)
+    problems = [*problems, *violations(Look(RunConfig, tree, problems))]
     if problems or config is None:
         raise ConfigError(problems)
     return config
 
 
-def _validated(tree: dict[str, Any]) -> tuple[RunConfig | None, list[Problem]]:
+def _validate(tree: dict[str, Any]) -> tuple[RunConfig | None, list[Problem]]:
     try:
         # As JSON, because there a strict model still takes a list for a tuple and text for a path.
         return RunConfig.model_validate_json(json.dumps(tree), strict=True), []

@@ -98,12 +98,12 @@ def read(section: Any) -> MethodChoice:
         raise PydanticCustomError("method", "must be a mapping that names a method")
     name = section.get("name")
     if not isinstance(name, str):
-        raise refused("name", name, f"must name a method; there are {_known()}")
+        raise refusal("name", name, f"must name a method; there are {_known_methods()}")
     try:
         model = settings_model(name)
     # Whatever goes wrong in a user's module is the answer to why there is no method; the traceback travels as cause.
     except Exception as error:
-        raise refused("name", name, _why_not(name, error)) from error
+        raise refusal("name", name, _why_not(name, error)) from error
     given = {key: value for key, value in section.items() if key != "name"}
     # A ValidationError of the inner model keeps its places below `method`.
     checked = model.model_validate_json(json.dumps(given))
@@ -120,15 +120,15 @@ def _why_not(name: str, error: Exception) -> str:
     if is_own(name):
         return str(error) if type(error) is LookupError else f"{type(error).__name__}: {error}"
     if isinstance(error, LookupError):
-        return f"no such method; {nearest(name, method_names())}there are {_known()}"
+        return f"no such method; {nearest(name, method_names())}there are {_known_methods()}"
     raise error
 
 
-def _known() -> str:
+def _known_methods() -> str:
     return f"{', '.join(method_names())}, or one of your own as pkg.module:Class"
 
 
-def refused(key: str, value: Any, reason: str) -> ValidationError:
+def refusal(key: str, value: Any, reason: str) -> ValidationError:
     """An error at a key of the section."""
     error = PydanticCustomError("method", "{reason}", {"reason": reason})
     return ValidationError.from_exception_data("method", [InitErrorDetails(type=error, loc=(key,), input=value)])

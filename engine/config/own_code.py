@@ -11,7 +11,7 @@ from typing import Any
 from engine.errors import ConfigError, Problem
 
 
-def named(tree: Mapping[str, Any]) -> dict[str, str]:
+def named_modules(tree: Mapping[str, Any]) -> dict[str, str]:
     """Modules that a configuration, as a tree, has imported, by the key that names each."""
     clients, task = tree.get("clients"), tree.get("task")
     found = [
@@ -48,18 +48,18 @@ def refuse_unnamed(tree: Mapping[str, Any], allowed: Collection[str]) -> None:
     """
     problems = [
         Problem(place, module, f"this folder names code of one's own; if you trust it, add --code {module}")
-        for place, module in named(tree).items()
+        for place, module in named_modules(tree).items()
         if module not in allowed
     ]
     if problems:
         raise ConfigError(problems)
 
 
-def options(tree: Mapping[str, Any]) -> str:
-    """What a command about this configuration's folder must say to have its own code imported, a blank before it."""
-    return "".join(f" --code {shlex.quote(module)}" for module in sorted(set(named(tree).values())))
+def code_options(tree: Mapping[str, Any]) -> str:
+    """The `--code` options (with a leading space) that a command on this run's folder needs."""
+    return "".join(f" --code {shlex.quote(module)}" for module in sorted(set(named_modules(tree).values())))
 
 
 def resume_command(folder: Path, tree: Mapping[str, Any]) -> str:
-    """What a person types to go on with the run of a folder that has this configuration."""
-    return f"tessera resume {shlex.quote(str(folder))}{options(tree)}"
+    """The command that resumes the run of a folder with this configuration."""
+    return f"tessera resume {shlex.quote(str(folder))}{code_options(tree)}"

@@ -39,10 +39,10 @@ def problems_of(error: ValidationError, model: type[BaseModel], tree: Any) -> It
     """A problem for each error pydantic found in a tree."""
     for found in error.errors(include_url=False):
         place = tuple(found["loc"])
-        yield Problem(dotted(place), _value(found), _reason(found, place, model, tree))
+        yield Problem(dotted_key(place), _value(found), _reason(found, place, model, tree))
 
 
-def dotted(place: Sequence[Any]) -> str:
+def dotted_key(place: Sequence[Any]) -> str:
     """`clients.net`, or `(the whole)` for the root."""
     return ".".join(map(str, place)) or "(the whole)"
 

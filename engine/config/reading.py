@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from engine.errors import MISSING, ConfigError, Problem, nearest, shown
+from engine.errors import MISSING, ConfigError, Problem, nearest, one_line
 
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _FLOAT_TAG, _DATE_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
@@ -68,7 +68,7 @@ def parse(text: bytes | str, place: str) -> Any:
         loader = _Loader(text)
         tree = loader.get_single_data()
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError([_broken(error, place)]) from None
+        raise ConfigError([_syntax_problem(error, place)]) from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -86,7 +86,7 @@ def _position(mark: Any) -> str:
     return f"line {mark.line + 1} column {mark.column + 1}"
 
 
-def _broken(error: Exception, place: str) -> Problem:
+def _syntax_problem(error: Exception, place: str) -> Problem:
     mark = getattr(error, "problem_mark", None)
     where = f"{place}, {_position(mark)}" if mark else place
     words = [getattr(error, "context", None), getattr(error, "problem", None)]
@@ -183,5 +183,5 @@ def _put(tree: dict[str, Any], text: str) -> None:
     for name in path:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise ConfigError([Problem(f"--set {text}", MISSING, f"{name} = {shown(tree)} has no keys below it")])
+            raise ConfigError([Problem(f"--set {text}", MISSING, f"{name} = {one_line(tree)} has no keys below it")])
     tree[last] = parsed

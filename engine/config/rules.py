@@ -165,7 +165,7 @@ RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (
 )
 
 
-def broken(look: Look) -> Iterator[Problem]:
+def violations(look: Look) -> Iterator[Problem]:
     """What breaks a rule, as far as the values it needs are right in themselves."""
     for rule in RULES:
         try:

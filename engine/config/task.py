@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from engine.config.method import model_of, refused
+from engine.config.method import model_of, refusal
 from engine.config.own_code import is_own
 from engine.data.task import TaskChoice, find_task, task_names
 from engine.errors import nearest
@@ -24,12 +24,12 @@ def read(section: Any) -> TaskChoice | None:
         raise PydanticCustomError("task", "must be a mapping that names a task, or null: what fits the data")
     name = section.get("name")
     if not isinstance(name, str):
-        raise refused("name", name, f"must name a task; there are {', '.join(task_names())}")
+        raise refusal("name", name, f"must name a task; there are {', '.join(task_names())}")
     try:
         task = find_task(name)
     # Whatever goes wrong in a user's module is the answer to why there is no task; the traceback travels as cause.
     except Exception as error:
-        raise refused("name", name, _why_not(name, error)) from error
+        raise refusal("name", name, _why_not(name, error)) from error
     given = {key: value for key, value in section.items() if key != "name"}
     # A ValidationError of the inner model keeps its places below `task`.
     checked = model_of(f"{name} settings", task.Settings).model_validate_json(json.dumps(given))

@@ -61,7 +61,7 @@ class Contents:
         """How values became classes, where that is not plain."""
         return tuple(f"{name}: {classes.fact}" for name, classes in self.classes.items() if classes.fact)
 
-    def applied(self, half: Half, word: str) -> Half:
+    def apply(self, half: Half, word: str) -> Half:
         """Either half with classes, text and categories where the training half has them.
 
         Args:
@@ -79,7 +79,7 @@ class Contents:
     def _column(self, name: str, column: Column, half: Half) -> Column:
         if name in self.classes:
             _check_names(self.config, self.classes[name].names, half.names.get(name))
-            return self.classes[name].coded(self.config, column, half.place)
+            return self.classes[name].encode(self.config, column, half.place)
         if name not in self.columns:
             return column
         ours = self.columns[name]
@@ -110,18 +110,20 @@ class _Classes:
     codes: Mapping[str | float, int]
     fact: str = ""
 
-    def coded(self, config: DataConfig, column: Column, place: Callable[[int], str]) -> Column:
+    def encode(self, config: DataConfig, column: Column, place: Callable[[int], str]) -> Column:
         """The column as classes, int64."""
         missing = [row for row, value in enumerate(column.values) if value is None or value != value]
         if missing:
             raise DataError("data.source", config.source, f"{place(missing[0])} has no label", "every row needs one")
         has_words = any(isinstance(value, str) for value in self.codes)
-        found = column.values.tolist() if not has_words else [_said(value) for value in column.values]
+        found = column.values.tolist() if not has_words else [_number_text(value) for value in column.values]
         values = np.array([-1 if value is None else self.codes.get(value, -1) for value in found], dtype=np.int64)
         outside = np.flatnonzero(values < 0)
         if len(outside):
             row = int(outside[0])
-            problem = f"{place(row)} has label {_said(column.values[row])}, but the {len(self.names)} classes are "
+            problem = (
+                f"{place(row)} has label {_number_text(column.values[row])}, but the {len(self.names)} classes are "
+            )
             remedy = "leave the row out, or correct its label"
             raise DataError("data.source", config.source, problem + few(self.names), remedy)
         return Column("class", values, self.names)
@@ -193,7 +195,7 @@ def _content(roles: Roles, name: str, column: Column) -> Content:
     return "text" if name not in roles.get("table", ()) and is_text(column.values) else "category"
 
 
-def _said(value: str | float) -> str | None:
+def _number_text(value: str | float) -> str | None:
     """A number as people write it; None for NaN."""
     if isinstance(value, str):
         return value
@@ -205,7 +207,7 @@ def _alike(config: DataConfig, name: str, ours: Column, theirs: Column) -> Colum
     if ours.content == theirs.content:
         return theirs
     if ours.content == "text" and theirs.content == "number":
-        return Column("text", np.array([_said(value) for value in theirs.values], dtype=object))
+        return Column("text", np.array([_number_text(value) for value in theirs.values], dtype=object))
     problem = f"column {name} holds {ours.content} in the training rows but {theirs.content} in the test rows"
     raise DataError("data.source", config.source, problem, "write the same type into both")
 

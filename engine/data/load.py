@@ -90,16 +90,16 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
     read = READERS[config.kind]
     found = read(config, "train", config.limit)
     contents = Contents.of(config, found)
-    whole = contents.applied(found, "training")
+    whole = contents.apply(found, "training")
     _check_named(config, whole)
     chosen = choice or fitting_task(config, whole)
-    train, held_out, owned = _dealt(config, whole)
+    train, held_out, owned = _deal(config, whole)
     if config.validation:
         test = held_out
         _check_held_out(config, train, held_out)
     else:
-        test = contents.applied(read(config, "test", config.test_limit), "test")
-    prepared = _prepared(config, chosen, train, test)
+        test = contents.apply(read(config, "test", config.test_limit), "test")
+    prepared = _prepare(config, chosen, train, test)
     public = _public(config, chosen, contents, train, owned)
     inputs = [] if public is None else [values for name, values in public.items() if name != LABEL]
     return DataSet(
@@ -149,7 +149,7 @@ def _by_example(columns: Mapping[str, np.ndarray], rows: np.ndarray | None) -> M
     return columns if rows is None else {name: values[rows] for name, values in columns.items()}
 
 
-def _prepared(config: DataConfig, chosen: TaskChoice, train: Half, test: Half) -> PreparedTask:
+def _prepare(config: DataConfig, chosen: TaskChoice, train: Half, test: Half) -> PreparedTask:
     try:
         return chosen.type.prepare(train.columns, test.columns, config.columns, chosen.settings)
     except ColumnError as error:
@@ -160,12 +160,12 @@ def _refusal(config: DataConfig, halves: Mapping[str, Half], error: ColumnError)
     """What a task says of columns, at the key that chose them; a row of a half, and all of them, by their place in the
     source."""
 
-    def placed(found: re.Match[str]) -> str:
+    def place_text(found: re.Match[str]) -> str:
         half, row = halves[found[1]], found[2]
         return half.place(int(row)) if row else f"{found[0]} of {half.origin}"
 
     train = halves["training"]
-    problem, places = re.subn(rf"\b({'|'.join(halves)}) row(?: (\d+)|s)\b", placed, error.problem)
+    problem, places = re.subn(rf"\b({'|'.join(halves)}) row(?: (\d+)|s)\b", place_text, error.problem)
     problem = problem if places else f"{train.origin}: {problem}"
     problem += f" ({'; '.join(train.unread.values())})" if train.unread else ""
     if error.role not in config.columns:
@@ -175,7 +175,7 @@ def _refusal(config: DataConfig, halves: Mapping[str, Half], error: ColumnError)
     return DataError(f"data.columns.{error.role}", value, problem, error.remedy)
 
 
-def _dealt(config: DataConfig, whole: Half) -> tuple[Half, Half, Half]:
+def _deal(config: DataConfig, whole: Half) -> tuple[Half, Half, Half]:
     """Training rows, held-out rows and public rows, by one fixed permutation, each in their first order."""
     order = fixed_order(len(whole))
     held = round(config.validation * len(order))
@@ -193,20 +193,20 @@ def _public(
     if isinstance(config.public, float):
         if not len(owned):
             raise DataError("data.public", config.public, "is less than one row", "make it larger")
-        return _prepared(config, chosen, train, owned).test
+        return _prepare(config, chosen, train, owned).test
     try:
-        columns = _prepared(config, chosen, train, _unlabelled(config, contents, train)).test
+        columns = _prepare(config, chosen, train, _without_labels(config, contents, train)).test
     except DataError as error:
         raise DataError("data.public", config.public, error.problem, error.remedy) from error
     return {name: values for name, values in columns.items() if name != LABEL}
 
 
-def _unlabelled(config: DataConfig, contents: Contents, train: Half) -> Half:
+def _without_labels(config: DataConfig, contents: Contents, train: Half) -> Half:
     """The rows of a public folder, as the training rows have them, all of the first class."""
     found = parquet.read(config.model_copy(update={"source": f"parquet:{config.public}"}), "train", None)
     label = _label(config, train)
     plain = {name: column for name, column in found.columns.items() if name != label}
-    half = contents.applied(found.with_columns(plain), "public")
+    half = contents.apply(found.with_columns(plain), "public")
     if label is None:
         return half
     first = Column("class", np.zeros(len(half), np.int64), train.columns[label].names)

@@ -11,7 +11,7 @@ from algorithms.core.seeds import Seed
 from engine.errors import nearest
 from engine.partition import rules
 from engine.partition.config import BY_CLASS, NEEDS, PartitionConfig
-from engine.partition.partition import Partition, PartitionError, grouped
+from engine.partition.partition import Partition, PartitionError, group_rows
 
 
 def divide(
@@ -46,9 +46,9 @@ def divide(
     groups = _classes(config, labels) if config.kind in BY_CLASS else np.zeros(examples, np.int64)
     sizes = np.bincount(groups, minlength=classes if config.kind in BY_CLASS else 1)
     least = _least(config, examples)
-    drawn = _drawn(config, sizes, least, seed)
-    counts = rules.repaired(drawn, least, seed)
-    return Partition(_dealt(counts, groups, seed), config.kind, moved=int(np.abs(counts - drawn).sum()) // 2)
+    drawn = _group_counts(config, sizes, least, seed)
+    counts = rules.repair(drawn, least, seed)
+    return Partition(_deal(counts, groups, seed), config.kind, moved=int(np.abs(counts - drawn).sum()) // 2)
 
 
 def divide_tests(
@@ -94,7 +94,7 @@ def _classes(config: PartitionConfig, labels: np.ndarray | None) -> np.ndarray:
     return labels
 
 
-def _drawn(config: PartitionConfig, sizes: np.ndarray, least: int, seed: Seed) -> np.ndarray:
+def _group_counts(config: PartitionConfig, sizes: np.ndarray, least: int, seed: Seed) -> np.ndarray:
     """int64, (clients, groups): how many rows of each group the rule gives each client, `sizes` in all."""
     clients, total = cast(int, config.clients), int(sizes.sum())
     if config.kind == "classes":
@@ -140,13 +140,13 @@ def _check_classes(config: PartitionConfig, sizes: np.ndarray, clients: int, eac
         raise PartitionError(key, each, problem, "use fewer clients or fewer classes per client")
 
 
-def _dealt(counts: np.ndarray, groups: np.ndarray, seed: Seed) -> tuple[np.ndarray, ...]:
+def _deal(counts: np.ndarray, groups: np.ndarray, seed: Seed) -> tuple[np.ndarray, ...]:
     """Rows of each group at random, in the numbers asked for."""
     owners = np.empty(len(groups), np.int64)
     for group in range(counts.shape[1]):
         rows = seed.numpy("rows", group).permutation(np.flatnonzero(groups == group))
         owners[rows] = np.repeat(np.arange(len(counts)), counts[:, group])
-    return grouped(np.arange(len(groups)), owners, len(counts))
+    return group_rows(np.arange(len(groups)), owners, len(counts))
 
 
 def _by_column(
@@ -162,10 +162,10 @@ def _by_column(
         raise PartitionError("partition.column", name, f"row {missing[0]} has no value", "every row needs one")
     values, which = np.unique(np.asarray(columns[name]), return_inverse=True)
     if config.clients is None:
-        return grouped(np.arange(len(which)), which, len(values))
+        return group_rows(np.arange(len(which)), which, len(values))
     if config.clients > len(values):
         problem = f"column {name} has {len(values)} values, too few for {config.clients} clients"
         raise PartitionError("partition.clients", config.clients, problem, f"use at most {len(values)}")
     owners = np.empty(len(values), np.int64)
     owners[seed.numpy("values").permutation(len(values))] = np.arange(len(values)) % config.clients
-    return grouped(np.arange(len(which)), owners[which], config.clients)
+    return group_rows(np.arange(len(which)), owners[which], config.clients)

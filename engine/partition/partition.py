@@ -89,7 +89,7 @@ class Partition:
         """
         rows, clients, metadata = _columns(path)
         _refuse_other_data(path, metadata.get("data", data_fingerprint), data_fingerprint)
-        dealt = _grouped(path, rows, clients, examples)
+        dealt = _check_and_group(path, rows, clients, examples)
         kind, moved = metadata.get("kind", "file"), metadata.get("moved", "0")
         if not (kind.isidentifier() and moved.isdecimal()):
             raise _wrong(path, f"its metadata says kind = {kind!r}, moved = {moved!r}", "make the partition anew")
@@ -128,7 +128,7 @@ def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     return table["row"].to_numpy().astype(np.int64), table["client"].to_numpy().astype(np.int64), metadata
 
 
-def _grouped(path: Path, rows: np.ndarray, clients: np.ndarray, examples: int) -> tuple[np.ndarray, ...]:
+def _check_and_group(path: Path, rows: np.ndarray, clients: np.ndarray, examples: int) -> tuple[np.ndarray, ...]:
     if not len(rows):
         raise _wrong(path, "it deals no row at all", "deal at least one row to a client")
     outside = np.flatnonzero((rows < 0) | (rows >= examples))
@@ -147,10 +147,10 @@ def _grouped(path: Path, rows: np.ndarray, clients: np.ndarray, examples: int) -
         raise _wrong(
             path, f"row {rows[order[twice[0]]]} is dealt twice, to clients {first} and {second}", "deal it once"
         )
-    return grouped(rows, clients, len(present))
+    return group_rows(rows, clients, len(present))
 
 
-def grouped(rows: np.ndarray, clients: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+def group_rows(rows: np.ndarray, clients: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
     """The rows of each of `count` clients, sorted, from pairs of a row and its client's number."""
     order = np.lexsort((rows, clients))
     borders = np.searchsorted(clients[order], np.arange(1, count))

@@ -14,7 +14,7 @@ import numpy as np
 from algorithms.core.seeds import Seed
 
 DRAWS = 100
-"""How often shares are drawn in the hope of `least` examples for every client; the last draw is then `repaired`."""
+"""How often shares are drawn in the hope of `least` examples for every client; the last draw is then `repair`."""
 
 HOPELESS = 30
 """Clients with less than that in one draw: no other draw will have none, so the last is taken at once."""
@@ -25,7 +25,7 @@ def equal(total: int, clients: int) -> np.ndarray:
     return total // clients + (np.arange(clients) < total % clients)
 
 
-def cut(shares: np.ndarray, total: int) -> np.ndarray:
+def apportion(shares: np.ndarray, total: int) -> np.ndarray:
     """int64, (clients,): numbers in proportion to shares, which sum to `total`.
 
     Each client gets the part between two cumulative shares, rounded to the nearest whole number: rounding down, as is
@@ -45,9 +45,9 @@ def dirichlet(sizes: np.ndarray, clients: int, alpha: float, least: int, seed: S
     """
 
     def draw(random: np.random.Generator) -> np.ndarray:
-        return np.stack([cut(random.dirichlet(np.full(clients, alpha)), int(size)) for size in sizes], axis=1)
+        return np.stack([apportion(random.dirichlet(np.full(clients, alpha)), int(size)) for size in sizes], axis=1)
 
-    return _drawn(draw, least, seed)
+    return _draw_enough(draw, least, seed)
 
 
 def power_law(total: int, clients: int, exponent: float, seed: Seed) -> np.ndarray:
@@ -57,7 +57,7 @@ def power_law(total: int, clients: int, exponent: float, seed: Seed) -> np.ndarr
     FedProx, arXiv 1812.06127, section 5.1); clients of high rank may get none.
     """
     ranks = 1.0 + seed.numpy("ranks").permutation(clients)
-    return cut(ranks**-exponent, total)
+    return apportion(ranks**-exponent, total)
 
 
 def log_normal(total: int, clients: int, sigma: float, least: int, seed: Seed) -> np.ndarray:
@@ -69,9 +69,9 @@ def log_normal(total: int, clients: int, sigma: float, least: int, seed: Seed) -
     def draw(random: np.random.Generator) -> np.ndarray:
         exponents = random.standard_normal(clients)
         # Only proportions matter, and so the largest share may be 1: a large sigma overflows otherwise.
-        return cut(np.exp(sigma * (exponents - exponents.max())), total)[:, None]
+        return apportion(np.exp(sigma * (exponents - exponents.max())), total)[:, None]
 
-    return _drawn(draw, least, seed)[:, 0]
+    return _draw_enough(draw, least, seed)[:, 0]
 
 
 def dirichlet_balanced(sizes: np.ndarray, clients: int, alpha: float, least: int, seed: Seed) -> np.ndarray:
@@ -88,13 +88,13 @@ def dirichlet_balanced(sizes: np.ndarray, clients: int, alpha: float, least: int
         for label in np.flatnonzero(sizes):
             below = counts.sum(axis=1) * clients < sizes.sum()
             shares = random.dirichlet(np.full(np.count_nonzero(below), alpha))
-            counts[below, label] = cut(shares, int(sizes[label]))
+            counts[below, label] = apportion(shares, int(sizes[label]))
         return counts
 
-    return _drawn(draw, least, seed)
+    return _draw_enough(draw, least, seed)
 
 
-def _drawn(draw: Callable[[np.random.Generator], np.ndarray], least: int, seed: Seed) -> np.ndarray:
+def _draw_enough(draw: Callable[[np.random.Generator], np.ndarray], least: int, seed: Seed) -> np.ndarray:
     """The first draw in which every client has `least` examples, or the last one."""
     for number in range(DRAWS):
         counts = draw(seed.numpy("shares", number))
@@ -106,7 +106,7 @@ def _drawn(draw: Callable[[np.random.Generator], np.ndarray], least: int, seed: 
     return counts
 
 
-def repaired(counts: np.ndarray, least: int, seed: Seed) -> np.ndarray:
+def repair(counts: np.ndarray, least: int, seed: Seed) -> np.ndarray:
     """Counts in which every client has `least` examples, at the cost of the larger clients; a copy.
 
     Client after client, one that has too few gets them from a client drawn in proportion to what it has above `least`,

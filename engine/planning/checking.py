@@ -31,7 +31,7 @@ def check(federation: Federation, free: int | None = None) -> None:
     problems = [*_machine(federation.config), *_clients(federation.config, len(federation.partition.rows))]
     wrong_networks = list(_networks(federation))
     problems += [*wrong_networks, *_method(federation), *_rounds(federation), *_forbidden(federation)]
-    problems += [*_owned(federation), *_labels(federation)]
+    problems += [*_missing_public_data(federation), *_labels(federation)]
     if not wrong_networks:
         problems += too_large(federation, psutil.virtual_memory().available if free is None else free)
     if problems:
@@ -138,7 +138,7 @@ def _labels(federation: Federation) -> Iterator[Problem]:
         yield Problem("clients.label_smoothing", share, reason)
 
 
-def _owned(federation: Federation) -> Iterator[Problem]:
+def _missing_public_data(federation: Federation) -> Iterator[Problem]:
     """Examples that the method needs the server to own."""
     name, public = federation.config.method.name, federation.config.data.public
     needed, found = federation.needs.public, federation.dataset.public

@@ -39,7 +39,7 @@ def _shift_training(config: RunConfig, dataset: DataSet, partition: Partition) -
     return replace(dataset, train=held)
 
 
-def _asked(setup: WorkerSetup, counts: torch.Tensor) -> Needs:
+def _ask_needs(setup: WorkerSetup, counts: torch.Tensor) -> Needs:
     """What the method answers. A method of one's own that fails there is told as any other mistake is."""
     try:
         return setup.needs(counts)
@@ -108,7 +108,7 @@ class Federation:
         # The method is asked about the examples as clients have them.
         counts = torch.from_numpy(partition.counts(dataset.train_labels, dataset.task.classes))
         held = replace(shards, tests=tests)
-        return cls(config, dataset, partition, setup, held, needs=_asked(setup, counts))
+        return cls(config, dataset, partition, setup, held, needs=_ask_needs(setup, counts))
 
     @property
     def public(self) -> Shard | None:

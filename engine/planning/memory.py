@@ -150,7 +150,7 @@ def sizes(federation: Federation, nets: Sequence[NetPlan]) -> Sizes:
         trainer=process + trainer,
         store=_store(federation, nets, planned),
         # Whichever host has room performs a client, and pages that it has mapped count as its own until it ends.
-        mapped=federation.shards.nbytes + _kept_by_clients(federation),
+        mapped=federation.shards.nbytes + _client_memory_bytes(federation),
     )
 
 
@@ -171,13 +171,13 @@ def _distillation(federation: Federation, planned: PlannedDistillation) -> tuple
     largest = max(COPIES * state_bytes(net) + activations[net] * planned.batch for net in students)
     answering = max(activations[net] // 2 for net in students) * planned.batch
     return (
-        _owned(federation) + planned.source + 4 * batch,
+        _public_bytes(federation) + planned.source + 4 * batch,
         planned.teacher + 2 * batch + answering,
         largest + (planned.kept + 2) * batch,
     )
 
 
-def _owned(federation: Federation) -> int:
+def _public_bytes(federation: Federation) -> int:
     """Images that the server owns, as inputs of networks; methods that need some distil on them."""
     public = federation.dataset.public
     return 4 * column_bytes(public) if public and federation.needs.public != "nothing" else 0
@@ -203,13 +203,13 @@ def _store(federation: Federation, nets: Sequence[NetPlan], planned: PlannedDist
     once = [round(sent.bytes) for sent in federation.needs.up.values() if sent.once and sent.bytes is not None]
     largest = max([*(net.bytes for net in nets), *once])
     replies = min(AHEAD_BYTES, cohort * largest) if largest > DIRECT_BYTES else 0
-    kept = _kept_by_clients(federation)
+    kept = _client_memory_bytes(federation)
     # A client's new memory comes while its old one is still there; from few to all of them at once were measured.
     passing = MESSAGES * sum(net.bytes for net in nets) + replies + kept // 2
     return federation.shards.nbytes + kept + max(passing, _job(federation, planned) if planned else 0)
 
 
-def _kept_by_clients(federation: Federation) -> int:
+def _client_memory_bytes(federation: Federation) -> int:
     """What every client comes to remember of what the server stores."""
     return len(federation.setup.clients) * sum(stored.total for stored in federation.needs.storage if stored.kept)
 
@@ -219,7 +219,7 @@ def _job(federation: Federation, planned: PlannedDistillation) -> int:
     ahead = int(federation.config.runner.distillation.resources().ahead_mb * MIB)
     students = max(state_bytes(network_of(name, federation.setup.task)) for name in planned.students)
     waiting = min(ahead, (planned.kept or ahead) * _batch_bytes(federation, planned))
-    return _owned(federation) + planned.source + planned.teacher + students + waiting
+    return _public_bytes(federation) + planned.source + planned.teacher + students + waiting
 
 
 def of_process(own: int, mapped: int = 0) -> int:

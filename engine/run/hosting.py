@@ -34,7 +34,7 @@ def predicted_plan(config: RunConfig) -> PlanReport:
     federation = Federation.gather(config)
     check(federation)
     if config.runner.kind == "inline" or _starts_its_own(config.runner.address):
-        return _planned_here(federation)
+        return _plan_here(federation)
     from clusters.session import attach_or_start
 
     with (
@@ -45,10 +45,10 @@ def predicted_plan(config: RunConfig) -> PlanReport:
 
 
 @contextmanager
-def hosted(run: RunContext) -> Iterator[tuple[RunContext, Runner]]:
+def open_runner(run: RunContext) -> Iterator[tuple[RunContext, Runner]]:
     """The runner that a run's configuration asks for, closed at the end, and the context with what the plan says."""
     if run.config.runner.kind == "inline":
-        facts = {"runner": "inline: one step after another in this process", **_planned_here(run.federation).facts()}
+        facts = {"runner": "inline: one step after another in this process", **_plan_here(run.federation).facts()}
         yield replace(run, facts=facts), run.federation.inline()
         return
     run.clock.switch("start:ray")
@@ -70,7 +70,7 @@ def _on_cluster(run: RunContext) -> Iterator[tuple[Cluster, PlanReport]]:
 
     address, log, data_bytes = run.config.runner.address, run.folder / "run.log", run.federation.shards.nbytes
     if _starts_its_own(address):
-        report, machine = _planned_here(run.federation), this_machine()
+        report, machine = _plan_here(run.federation), this_machine()
         with attach_or_start(
             address, log=log, cpus=int(machine.cpus), gpus=int(machine.gpus), data_bytes=data_bytes
         ) as cluster:
@@ -106,7 +106,7 @@ def _hosts(run: RunContext) -> Iterator[Runner]:
         runner.close()
 
 
-def _planned_here(federation: Federation) -> PlanReport:
+def _plan_here(federation: Federation) -> PlanReport:
     return plan(federation, (this_machine(),), _free_memory())
 
 

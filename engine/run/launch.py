@@ -15,16 +15,16 @@ from actors.clock import PhaseClock
 from actors.runner import MemoryLostError
 from actors.steps.orders import StepError
 from engine.config import RunConfig, to_tree
-from engine.config.own_code import options
+from engine.config.own_code import code_options
 from engine.errors import NoRoom, mistakes
 from engine.planning.checking import check
 from engine.planning.federation import Federation
 from engine.records import Result, Watcher
 from engine.run.context import RunContext
-from engine.run.hosting import hosted
+from engine.run.hosting import open_runner
 from engine.run.keeping import Keeper
 from engine.run.replay import save_failed_order
-from engine.run.resuming import changed, same_data
+from engine.run.resuming import apply_overrides, same_data
 from engine.run.simulation import simulate
 from engine.store.checkpoint import Keep
 from engine.store.folder import RunFolder, read
@@ -87,7 +87,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Co
     clock = PhaseClock("start:data")
     files = RunFolder.of_run(folder)
     with files.held():
-        config, changes = changed(files, overrides, code)
+        config, changes = apply_overrides(files, overrides, code)
         finished = files.rounds_finished()
         if finished is not None and finished >= config.rounds:
             _finish_cleanup(files)
@@ -135,7 +135,7 @@ def _attempt(run: RunContext, watchers: list[Watcher], lost: Sequence[tuple[int,
     """
     config, checkpoints = run.config, run.files.checkpoints
     _fetch_mlflow(config)
-    with logged_to(run.folder / "run.log"), hosted(run) as (run, runner):
+    with logging_to(run.folder / "run.log"), open_runner(run) as (run, runner):
         if lost:
             log.warning("%s; the run goes on from its last checkpoint", MemoryLostError(lost[-1]))
         if config.mlflow.enabled:
@@ -155,7 +155,7 @@ def _explaining(run: RunContext) -> Iterator[None]:
         yield
     except StepError as error:
         command = save_failed_order(run.folder, error.failure)
-        raise StepError(error.failure, command and command + options(to_tree(run.config))) from None
+        raise StepError(error.failure, command and command + code_options(to_tree(run.config))) from None
     except Exception as error:
         if not is_full(error):
             raise
@@ -181,7 +181,7 @@ def is_full(error: Exception) -> bool:
 
 
 @contextmanager
-def logged_to(path: Path) -> Iterator[None]:
+def logging_to(path: Path) -> Iterator[None]:
     """A block in which what happens to a run is written to its log, warnings to the terminal too."""
     handler = logging.FileHandler(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

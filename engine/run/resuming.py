@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from engine.config import RunConfig, reading, resolve, to_tree
 from engine.config.own_code import refuse_unnamed
-from engine.errors import ConfigError, Problem, UserError, shown
+from engine.errors import ConfigError, Problem, UserError, one_line
 from engine.planning.federation import Federation
 from engine.store.folder import RunFolder
 
@@ -24,7 +24,7 @@ class ResumeError(UserError):
     """A run that cannot go on as it was asked to."""
 
 
-def changed(
+def apply_overrides(
     files: RunFolder, overrides: tuple[str, ...], code: Collection[str] = ()
 ) -> tuple[RunConfig, dict[str, str]]:
     """A run's configuration with overrides put in, and what differs from before, in words by key.
@@ -42,10 +42,10 @@ def changed(
     before, config = to_tree(resolve(tree)), resolve(asked)
     old, new = dict(_leaves(before)), dict(_leaves(to_tree(config)))
     differing = [place for place in {**old, **new} if old.get(place) != new.get(place)]
-    problems = [_refused(place, old, new) for place in differing if not _may_differ(place, old, new)]
+    problems = [_refusal(place, old, new) for place in differing if not _may_differ(place, old, new)]
     if problems:
         raise ConfigError(problems)
-    return config, {place: f"{shown(old.get(place))} -> {shown(new.get(place))}" for place in differing}
+    return config, {place: f"{one_line(old.get(place))} -> {one_line(new.get(place))}" for place in differing}
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -62,12 +62,12 @@ def _may_differ(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> b
     return place.partition(".")[0] in FREE and place not in BOUND
 
 
-def _refused(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Problem:
+def _refusal(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Problem:
     if place == "rounds" and new[place] > old[place]:
         reason = f"was {old[place]} when the run began, over which the cosine of clients.schedule falls; leave it so"
         return Problem(place, new[place], reason)
     reason = (
-        f"was {shown(old.get(place))} when the run began, and its result depends on it; what may differ are rounds "
+        f"was {one_line(old.get(place))} when the run began, and its result depends on it; what may differ are rounds "
         f"(more of them) and {', '.join(f'{section}.*' for section in FREE)} (but not {', '.join(BOUND)})"
     )
     return Problem(place, new.get(place), reason)

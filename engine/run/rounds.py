@@ -54,7 +54,7 @@ def choose(clients: Sequence[ClientSpec], count: int, seed: Seed) -> tuple[Clien
 RowT = TypeVar("RowT")
 
 
-def _taken(rows: list[RowT]) -> tuple[RowT, ...]:
+def _drain(rows: list[RowT]) -> tuple[RowT, ...]:
     """All rows, which leave the list: over a thousand rounds of a hundred clients they would take 100 MB."""
     taken = tuple(rows)
     rows.clear()
@@ -146,10 +146,10 @@ class Rounds:
             clients=tuple(c.id for c in plan.clients),
             metrics=metrics,
             seconds={p: s for p, s in spent.items() if s > 0},
-            entries=_taken(self.book.entries),
-            client_metrics=_taken(self.book.metrics),
-            faults=_taken(self.book.faults),
-            spans=_taken(self.book.spans),
+            entries=_drain(self.book.entries),
+            client_metrics=_drain(self.book.metrics),
+            faults=_drain(self.book.faults),
+            spans=_drain(self.book.spans),
         )
         self.next = number + 1
         for watcher in self._watchers:
@@ -207,14 +207,14 @@ class Rounds:
     def _distil(self, job: Distillation) -> dict[str, Tensor]:
         """A distillation by the runner, whose steps are told to the watchers."""
 
-        def told(done: int) -> None:
+        def report(done: int) -> None:
             self._tell("distillation", done, job.steps)
 
-        def replaced(kind: str) -> None:
+        def note_replaced(kind: str) -> None:
             self.book.note_replaced(self.next, "distillation", kind)
 
-        told(0)
-        return self._runner.distil(job, Listener(told, replaced))
+        report(0)
+        return self._runner.distil(job, Listener(report, note_replaced))
 
     def _tell(self, phase: str, done: int, total: int) -> None:
         self.clock.switch(f"server:{phase}")

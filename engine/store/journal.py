@@ -82,7 +82,7 @@ class Journal:
     def _whole(self, name: str) -> Path | None:
         path = self._found.get(name)
         if path is not None and not is_whole(path):
-            log.warning("%s was cut short or changed; what it held is done again", path)
+            log.warning("%s is truncated or modified; redoing that step", path)
             return None
         return path
 
@@ -94,7 +94,7 @@ class Journal:
         asked: Iterator[Outcome | Failure],
     ) -> Iterator[Outcome | Failure]:
         for client in request.clients:
-            known = self._recalled(request, client, found[client]) if client in found else None
+            known = self._read_outcome(request, client, found[client]) if client in found else None
             outcome = known or (next(self._alone(request, client)) if client in found else next(asked))
             if isinstance(outcome, Outcome):
                 self._finished[names[client].rpartition("-")[0]] += 1
@@ -116,7 +116,7 @@ class Journal:
         tensors, tree = flatten(replace(outcome, memory=memory))
         seal(self._round, name, tree, tensors)
 
-    def _recalled(self, request: StepRequest, client: int, path: Path) -> Outcome | None:
+    def _read_outcome(self, request: StepRequest, client: int, path: Path) -> Outcome | None:
         """What a file holds, looked at as if the client had just sent it; None where it cannot be used."""
         try:
             tree, tensors = unseal(path)
@@ -125,7 +125,7 @@ class Journal:
             refuse_faults(payload, request.message(client))
             outcome = Outcome(client, payload, None, tree["metrics"], tree["seconds"], tree["lost"])
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-            log.warning("%s cannot be used (%r); what it held is done again", path, error)
+            log.warning("%s cannot be used (%r); redoing that step", path, error)
             return None
         if memory is not None:
             self._runner.remember(client, memory)

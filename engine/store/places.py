@@ -56,7 +56,7 @@ def send(folder: Path, uri: str) -> None:
         PlaceError: it cannot be written; the folder stays.
     """
     try:
-        files, path = _resolved(uri)
+        files, path = _resolve(uri)
         for file in sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: (f.name == RESULT, f)):
             target = f"{path}/{file.relative_to(folder).as_posix()}"
             files.makedirs(target.rpartition("/")[0], exist_ok=True)
@@ -74,7 +74,7 @@ def fetch(place: str, folder: Path) -> None:
     """
     refuse_taken(folder)
     try:
-        files, path = _resolved(place)
+        files, path = _resolve(place)
         found = files.find(path)
         for name in found:
             target = folder / name.removeprefix(path).lstrip("/")
@@ -101,7 +101,7 @@ def refuse_taken(folder: Path) -> None:
 def _refuse_unusable(uri: str) -> None:
     """Find out before hours of work whether their result can be kept."""
     try:
-        files, path = _resolved(uri)
+        files, path = _resolve(uri)
         taken = files.exists(path) and bool(files.find(path))
         if not taken:
             files.makedirs(path, exist_ok=True)
@@ -116,7 +116,7 @@ def _refuse_unusable(uri: str) -> None:
         raise FolderExists(f"{uri} already holds something, and a run never writes over another: name another place")
 
 
-def _resolved(place: str) -> tuple[Any, str]:
+def _resolve(place: str) -> tuple[Any, str]:
     """The file system of a place, and the path in it without a slash at its end."""
     files, path = fsspec.url_to_fs(place)
     return files, path.rstrip("/")

@@ -207,7 +207,7 @@ class MlflowWatcher:
                 action()
         except Exception as error:  # whatever a store raises: a view never ends a run
             self._lost = True
-            _LOG.warning("MLflow at %s hears no more of this run, which goes on: %s", self.uri, _first_line(error))
+            _LOG.warning("Stopped logging to MLflow at %s: %s; the run continues", self.uri, _first_line(error))
 
     def _start(self, start: RunStart) -> None:
         self.run_id = _known(start.folder, self.uri)

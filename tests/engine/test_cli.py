@@ -270,7 +270,7 @@ def test_the_doctor_holds_packages_to_the_projects_own_requirements(monkeypatch,
     versions = {"ray": "9", "torch": "10.1.0+cpu", "click": "8.1", **there}
     required = ["ray[default,data]>=2.50", "torch>=2.7", "click>=8.1", 'ruff>=0.6; extra == "dev"']
     monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: required)
-    monkeypatch.setattr(doctor, "installed", versions.get)
+    monkeypatch.setattr(doctor, "installed_version", versions.get)
     finding = doctor.packages()
     assert (finding.state, finding.found) == (state, found)
     assert bool(finding.remedy) == (state != "ok")

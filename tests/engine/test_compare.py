@@ -15,7 +15,7 @@ from algorithms import methods
 from algorithms.core.task import Figure
 from engine.commands.cli import cli
 from engine.compare import compare, comparison_of
-from engine.compare.conduct import conduct, found
+from engine.compare.conduct import conduct, finished_runs
 from engine.compare.page import write_page
 from engine.compare.spec import differences
 from engine.compare.table import Row, Spread, as_csv, best, markdown, rows_of
@@ -45,7 +45,7 @@ class Ear:
     def started(self, comparison, folder, missing, facts):
         self.missing = missing
 
-    def told(self, lines): ...
+    def progress(self, lines): ...
 
     def finished(self, finished):
         if not finished.earlier:
@@ -159,8 +159,8 @@ class Silent:
 def test_equal_client_training_is_done_once(tmp_path):
     """FedBN trains as FedAvg does where a network has no batch normalisation; FedProx never does."""
     finished = {one.cell.name: one for one in conduct(planned("fedavg,fedprox,fedbn"), tmp_path / "out", Ear())}
-    assert finished["fedbn-seed-0"].spared > 0
-    assert finished["fedprox-seed-0"].spared == finished["fedavg-seed-0"].spared == 0
+    assert finished["fedbn-seed-0"].saved_seconds > 0
+    assert finished["fedprox-seed-0"].saved_seconds == finished["fedavg-seed-0"].saved_seconds == 0
     assert not (tmp_path / "out" / "shared").exists()
 
 
@@ -168,7 +168,7 @@ def test_side_by_side_on_ray_the_runs_have_the_digests_that_they_have_here(tmp_p
     here = conduct(planned("fedavg,fedbn"), tmp_path / "here", Ear())
     there = conduct(planned("fedavg,fedbn", more=["runner.kind=ray"]), tmp_path / "there", Ear())
     assert [one.run.result["digest"] for one in there] == [one.run.result["digest"] for one in here]
-    assert [one.spared > 0 for one in there] == [one.cell.label == "fedbn" for one in there]
+    assert [one.saved_seconds > 0 for one in there] == [one.cell.label == "fedbn" for one in there]
 
 
 def test_called_again_it_runs_what_is_missing_alone(tmp_path):
@@ -191,7 +191,7 @@ def test_more_methods_and_seeds_are_added_to_what_is_there(tmp_path):
 def test_a_folder_of_other_settings_is_refused_and_says_which(tmp_path):
     conduct(planned(seeds=1), tmp_path / "out", Ear())
     with pytest.raises(FolderError, match=r"clients\.lr = 0\.2 now, 0\.05 then.*--out"):
-        found(planned(seeds=1, more=["clients.lr=0.2"]), tmp_path / "out")
+        finished_runs(planned(seeds=1, more=["clients.lr=0.2"]), tmp_path / "out")
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):

@@ -105,7 +105,7 @@ def test_what_was_cut_short_or_changed_is_done_again(tmp_path, caplog):
     runner = Asked()
     assert told(journal(runner, tmp_path).run(request())) == told(Asked().run(request()))
     assert runner.clients == [("walk", 1), ("walk", 2)]
-    assert "was cut short or changed; what it held is done again" in caplog.text
+    assert "is truncated or modified; redoing that step" in caplog.text
 
 
 def test_a_failure_is_not_kept(tmp_path):

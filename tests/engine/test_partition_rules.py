@@ -21,11 +21,11 @@ SEED = Seed(0, phase="partition")
     ],
 )
 def test_shares_become_whole_numbers_that_sum_to_the_total(shares, total, numbers):
-    assert rules.cut(np.array(shares), total).tolist() == numbers
+    assert rules.apportion(np.array(shares), total).tolist() == numbers
 
 
 def test_a_share_of_nearly_nothing_gets_nothing_even_at_the_end():
-    assert rules.cut(np.array([1 - 1e-9, 1e-9]), 1000).tolist() == [1000, 0]
+    assert rules.apportion(np.array([1 - 1e-9, 1e-9]), 1000).tolist() == [1000, 0]
 
 
 @pytest.mark.parametrize("rule", [rules.dirichlet, rules.dirichlet_balanced])
@@ -73,7 +73,7 @@ def test_balanced_clients_are_below_their_equal_share_before_the_last_class_they
 
 def test_repair_moves_what_is_lacking_and_no_more():
     counts = np.array([[9, 0], [0, 6], [0, 1], [0, 0]])
-    mended = rules.repaired(counts, 3, SEED)
+    mended = rules.repair(counts, 3, SEED)
     assert mended.sum(axis=1).min() == 3
     assert mended.sum(axis=0).tolist() == [9, 7]
     assert np.abs(mended - counts).sum() == 2 * (2 + 3)
@@ -84,7 +84,7 @@ def test_repair_moves_what_is_lacking_and_no_more():
 def test_repair_always_ends_where_there_are_enough_examples(counts, least):
     counts = np.array(counts)
     least = min(least, counts.sum() // len(counts))
-    mended = rules.repaired(counts, least, SEED)
+    mended = rules.repair(counts, least, SEED)
     assert mended.sum(axis=1).min() >= least
     assert mended.min() >= 0
     assert mended.sum(axis=0).tolist() == counts.sum(axis=0).tolist()
@@ -174,7 +174,7 @@ def test_where_many_clients_fall_short_the_last_draw_is_taken_at_once(monkeypatc
 
     counts = rules.dirichlet(sizes, clients, 0.1, 1, SEED)
 
-    assert counts[:, 0].tolist() == rules.cut(last, 60).tolist()
+    assert counts[:, 0].tolist() == rules.apportion(last, 60).tolist()
     assert drawn == [("shares", 0), ("shares", rules.DRAWS - 1)]
 
 

@@ -12,7 +12,7 @@ from engine.commands.cli import cli
 from engine.config import load, to_yaml
 from engine.errors import ConfigError, UserError
 from engine.run.launch import launch, resume
-from engine.run.resuming import changed
+from engine.run.resuming import apply_overrides
 from engine.store.folder import FolderError, RunFolder
 from engine.store.tables import faults_of
 from engine.views.tracking import connect
@@ -161,7 +161,7 @@ def test_a_run_whose_rate_falls_over_its_rounds_has_no_more_of_them(tmp_path):
     falling = load(FEDAVG[0], (*FEDAVG[1], "clients.schedule.name=cosine"))
     (tmp_path / "config.yaml").write_text(to_yaml(falling))
     with pytest.raises(ConfigError, match=r"rounds = 5: was 3 when the run began, over which the cosine"):
-        changed(RunFolder(tmp_path), ("rounds=5",))
+        apply_overrides(RunFolder(tmp_path), ("rounds=5",))
 
 
 def test_what_the_result_depends_on_may_not_differ_and_is_named(tmp_path):

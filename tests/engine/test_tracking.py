@@ -245,7 +245,7 @@ def test_a_store_that_fails_is_said_once_and_left_alone_while_the_run_goes_on(tm
         play(watcher, tmp_path)
     assert len(store.calls) == fails_from
     assert [r.getMessage() for r in caplog.records] == [
-        "MLflow at http://store hears no more of this run, which goes on: the server went away"
+        "Stopped logging to MLflow at http://store: the server went away; the run continues"
     ]
 
 

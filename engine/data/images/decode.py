@@ -84,14 +84,14 @@ def stack(
             sizes = f"{place(row)} is {_side(array)} pixels, but {place(0)} is {_side(arrays[0])} (height x width)"
             raise DataError("data.source", source, sizes, "set data.size to scale all images to one size")
         arrays.append(array)
-    return _joined(arrays)
+    return _join(arrays)
 
 
 def _side(array: np.ndarray) -> str:
     return f"{array.shape[-2]}x{array.shape[-1]}"
 
 
-def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+def _join(arrays: list[np.ndarray]) -> np.ndarray:
     if not arrays:
         return np.empty((0, 1, 1, 1), np.uint8)
     channels = max(array.shape[0] for array in arrays)
@@ -101,9 +101,9 @@ def _joined(arrays: list[np.ndarray]) -> np.ndarray:
     return joined
 
 
-def rescaled(images: np.ndarray, size: int | None) -> np.ndarray:
+def rescale(images: np.ndarray, size: int | None) -> np.ndarray:
     """Images (N, C, H, W) of one or three channels that are an array already, scaled as `pixels` scales files."""
     if size is None or images.shape[2:] == (size, size):
         return images
     pictures = (image[0] if len(image) == 1 else image.transpose(1, 2, 0) for image in images)
-    return _joined([pixels(Image.fromarray(np.ascontiguousarray(picture)), size) for picture in pictures])
+    return _join([pixels(Image.fromarray(np.ascontiguousarray(picture)), size) for picture in pictures])

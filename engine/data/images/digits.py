@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.data.config import DataConfig
 from engine.data.half import Half, HalfName, fixed_order, image_half
-from engine.data.images.decode import rescaled
+from engine.data.images.decode import rescale
 
 TRAIN_ROWS = 1297
 """Of 1,797 images; the other 500 are the test half."""
@@ -22,4 +22,4 @@ def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     images = np.rint(bunch.images[rows] * (255 / 16)).astype(np.uint8)[:, None]
     names = tuple(str(name) for name in bunch.target_names)
     labels = bunch.target[rows]
-    return image_half(rescaled(images, config.size), labels, names, lambda row: f"digit {row}", "digits")
+    return image_half(rescale(images, config.size), labels, names, lambda row: f"digit {row}", "digits")

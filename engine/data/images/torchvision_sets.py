@@ -22,7 +22,7 @@ from PIL import Image
 from algorithms.nets.vision import torchvision
 from engine.data.config import DataConfig
 from engine.data.half import Half, HalfName, fixed_order, image_half
-from engine.data.images.decode import Unreadable, rescaled, stack
+from engine.data.images.decode import Unreadable, rescale, stack
 from engine.errors import DataError, nearest
 
 
@@ -32,10 +32,10 @@ def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     Sets that keep arrays (`data`, and `targets` or `labels`) are taken as they are. Others are read image by image,
     in a fixed shuffled order since most are sorted by class.
     """
-    dataset = _opened(config, half)
+    dataset = _open(config, half)
     if isinstance(getattr(dataset, "data", None), np.ndarray | torch.Tensor):
         images, labels = _arrays(config, dataset)
-        images = rescaled(images[:limit], config.size)
+        images = rescale(images[:limit], config.size)
     else:
         images, labels = _one_by_one(config, dataset, limit)
     names = getattr(dataset, "classes", None)
@@ -48,7 +48,7 @@ def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     )
 
 
-def _opened(config: DataConfig, half: HalfName) -> Any:
+def _open(config: DataConfig, half: HalfName) -> Any:
     name, _, part = config.place.partition(":")
     maker = _maker(config, name)
     options = _options(config, maker, half, part)
@@ -139,7 +139,7 @@ def channels_first(images: np.ndarray) -> np.ndarray:
 def _one_by_one(config: DataConfig, dataset: Any, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
     labels = []
 
-    def opened(row: int) -> Image.Image:
+    def open_image(row: int) -> Image.Image:
         try:
             sample = dataset[row]
         except OSError as error:
@@ -151,5 +151,5 @@ def _one_by_one(config: DataConfig, dataset: Any, limit: int | None) -> tuple[np
         raise Unreadable("is not an image with one class number")
 
     order = [int(row) for row in fixed_order(len(dataset))[:limit]]
-    images = stack(order, opened, config.size, config.source, lambda row: f"{config.place} image {order[row]}")
+    images = stack(order, open_image, config.size, config.source, lambda row: f"{config.place} image {order[row]}")
     return images, np.array(labels, np.int64)

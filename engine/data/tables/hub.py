@@ -19,7 +19,7 @@ def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
 
     A data set of one split is split as `rows_of_half` says.
     """
-    dataset, rows = _chosen(config, half)
+    dataset, rows = _choose(config, half)
     return _half(config, dataset, limit) if rows is None else _half(config, dataset.select(rows), limit)
 
 
@@ -39,9 +39,9 @@ def table_of(dataset: Any) -> pa.Table:
     return table.replace_schema_metadata(described)
 
 
-def _chosen(config: DataConfig, half: HalfName) -> tuple[Any, Any]:
+def _choose(config: DataConfig, half: HalfName) -> tuple[Any, Any]:
     """A split, and the numbers of those of its rows that make the half; None for all."""
-    splits = _loaded(config)
+    splits = _load(config)
     if "train" in splits:
         wanted = ("train",) if half == "train" else TEST_SPLITS
         found = [name for name in wanted if name in splits]
@@ -56,7 +56,7 @@ def _chosen(config: DataConfig, half: HalfName) -> tuple[Any, Any]:
     return dataset, rows_of_half(len(dataset), half)
 
 
-def _loaded(config: DataConfig) -> Any:
+def _load(config: DataConfig) -> Any:
     """All splits by name."""
     try:
         import datasets

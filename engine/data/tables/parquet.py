@@ -29,8 +29,8 @@ def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     """
     place = place_of(config)
     if place.is_file():
-        return _read_rows(config, _Files.opened(config, [place]), half, limit)
-    files = _Files.opened(config, shards(config, place, half))
+        return _read_rows(config, _Files.open(config, [place]), half, limit)
+    files = _Files.open(config, shards(config, place, half))
     table, whole = files.first(limit), files.classes(limit)
     return half_of(table, config, files.place, files.origin, whole, files.unread)
 
@@ -81,12 +81,14 @@ class _Files:
     unread: dict[str, str]
 
     @classmethod
-    def opened(cls, config: DataConfig, paths: list[Path]) -> _Files:
-        files = [_opened(config, path) for path in paths]
+    def open(cls, config: DataConfig, paths: list[Path]) -> _Files:
+        files = [_open(config, path) for path in paths]
         schema = files[0].schema_arrow
         for path, file in zip(paths, files, strict=True):
             if file.schema_arrow.names != schema.names or file.schema_arrow.types != schema.types:
-                problem = f"{path} has the columns {_typed(file.schema_arrow)}, but {paths[0]} has {_typed(schema)}"
+                problem = (
+                    f"{path} has the columns {_type_name(file.schema_arrow)}, but {paths[0]} has {_type_name(schema)}"
+                )
                 raise DataError("data.source", config.source, problem, "write the same columns into all shards")
         unread = unread_columns(config, schema, str(paths[0]))
         ends = np.cumsum([0, *(file.metadata.num_rows for file in files)])
@@ -117,7 +119,7 @@ class _Files:
         try:
             return file.read_row_groups(groups, columns=columns)
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise _damaged(self.config, path, error) from error
+            raise _damage_error(self.config, path, error) from error
 
     def classes(self, limit: int | None) -> pa.Table | None:
         """Columns of classes without names over all rows, where fewer are read."""
@@ -129,21 +131,21 @@ class _Files:
         try:
             return pa.concat_tables([file.read(columns=wanted) for file in self.files])
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise _damaged(self.config, self.paths[0], error) from error
+            raise _damage_error(self.config, self.paths[0], error) from error
 
 
-def _typed(schema: pa.Schema) -> str:
+def _type_name(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} ({field.type})" for field in schema)
 
 
-def _opened(config: DataConfig, path: Path) -> pq.ParquetFile:
+def _open(config: DataConfig, path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise DataError("data.source", config.source, f"there is no file {path}", "correct the path")
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise _damaged(config, path, error) from error
+        raise _damage_error(config, path, error) from error
 
 
-def _damaged(config: DataConfig, path: Path, error: Exception) -> DataError:
+def _damage_error(config: DataConfig, path: Path, error: Exception) -> DataError:
     return DataError("data.source", config.source, f"{path} is not a readable Parquet file ({error})", "replace it")
