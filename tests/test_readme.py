@@ -13,6 +13,7 @@ import yaml
 
 from actors.runner import InlineRunner
 from algorithms import methods
+from docs import make
 from tests.support import play, tiny_setup, tiny_shards
 
 ROOT = Path(__file__).parent.parent
@@ -73,10 +74,12 @@ def test_every_python_example_runs(page, text):
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"))
-def test_every_configuration_shown_resolves(page, text, tmp_path):
+def test_every_configuration_shown_resolves(page, text, tmp_path, monkeypatch):
     from engine.compare import comparison_of
     from engine.config.loading import resolve
 
+    make.write_files(PAGES[page], tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     tree = yaml.safe_load(text)
     if "methods" in tree:
         (tmp_path / "shown.yaml").write_text(text)

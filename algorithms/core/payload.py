@@ -26,7 +26,7 @@ KINDS: Mapping[str, str] = {
     "prototypes": "mean features of examples of one class; of a class with few examples nearly the example itself",
     "logits": "mean outputs of the client's network for each class",
     "generator": "the weights of a generator trained to imitate the client's data",
-    "statistics": "means and covariances of the client's pixels or features, from which images like them are drawn",
+    "statistics": "means and covariances of the client's inputs or features, from which examples like them are drawn",
     "adapters": "low-rank additions to a network's weights",
     "loss": "the mean loss on the client's data",
 }

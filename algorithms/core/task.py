@@ -163,9 +163,10 @@ class Task(ABC):
     # Batches
 
     @classmethod
-    @abstractmethod
     def fits(cls, columns: Columns, roles: Roles) -> bool:
-        """Whether this is the task that people mean by such columns, where no task is named."""
+        """Whether this is the task that people mean by such columns, where no task is named; never, of a task that is
+        always named."""
+        return False
 
     @classmethod
     @abstractmethod

@@ -54,16 +54,18 @@ def settings_model(name: str) -> type[BaseModel]:
     Raises:
         LookupError: no such method, or one of the user's own whose Config is none.
     """
-    config = find_method(name).Config
+    return model_of(f"{name} settings", find_method(name).Config)
+
+
+def model_of(title: str, config: Any) -> type[BaseModel]:
+    """A model with the fields of a Config: their types, defaults, sentences and ranges.
+
+    Raises:
+        LookupError: it is no such dataclass.
+    """
     if not (inspect.isclass(config) and issubclass(config, Config) and dataclasses.is_dataclass(config)):
-        raise LookupError(
-            f"the Config of {name} must be a frozen dataclass derived from algorithms.core.settings.Config"
-        )
-    return model_of(f"{name} settings", config)
-
-
-def model_of(title: str, config: type[Config]) -> type[BaseModel]:
-    """A model with the fields of a Config: their types, defaults, sentences and ranges."""
+        found = getattr(config, "__qualname__", title)
+        raise LookupError(f"{found} must be a frozen dataclass derived from algorithms.core.settings.Config")
     hints = typing.get_type_hints(config)
     fields: dict[str, Any] = {
         field.name: (

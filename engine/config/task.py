@@ -27,12 +27,13 @@ def read(section: Any) -> TaskChoice | None:
         raise refusal("name", name, f"must name a task; there are {', '.join(task_names())}")
     try:
         task = find_task(name)
+        model = model_of(f"{name} settings", task.Settings)
     # Whatever goes wrong in a user's module is the answer to why there is no task; the traceback travels as cause.
     except Exception as error:
         raise refusal("name", name, _why_not(name, error)) from error
     given = {key: value for key, value in section.items() if key != "name"}
     # A ValidationError of the inner model keeps its places below `task`.
-    checked = model_of(f"{name} settings", task.Settings).model_validate_json(json.dumps(given))
+    checked = model.model_validate_json(json.dumps(given))
     return TaskChoice(name, task.Settings(**{key: getattr(checked, key) for key in type(checked).model_fields}))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from engine.data.half import Half, fixed_order
 from engine.data.images import digits, image_folder, torchvision_sets
 from engine.data.tables import csv_files, hub, parquet, sentences, sklearn_sets
 from engine.data.task import TaskChoice, fitting_task
-from engine.errors import DataError, nearest
+from engine.errors import ConfigError, DataError, Problem, nearest
 
 READERS = {
     "digits": digits.read,
@@ -154,6 +157,19 @@ def _prepare(config: DataConfig, chosen: TaskChoice, train: Half, test: Half) ->
         return chosen.type.prepare(train.columns, test.columns, config.columns, chosen.settings)
     except ColumnError as error:
         raise _refusal(config, {"training": train, "test": test}, error) from error
+    # Whatever goes wrong in a user's class is the answer to why there is no task; the traceback travels as cause.
+    except Exception as error:
+        if not chosen.is_own:
+            raise
+        place = _place_in(inspect.getfile(chosen.type), error)
+        reason = f"fails on the columns of {train.origin}: {type(error).__name__}: {error}{place}"
+        raise ConfigError([Problem("task.name", chosen.name, reason)]) from error
+
+
+def _place_in(file: str, error: Exception) -> str:
+    """The last line of a file that an error went through, in brackets, a blank before it; empty where there is none."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(file).name}, line {lines[-1]})" if lines else ""
 
 
 def _refusal(config: DataConfig, halves: Mapping[str, Half], error: ColumnError) -> DataError:

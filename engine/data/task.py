@@ -33,6 +33,11 @@ class TaskChoice:
         """The task's class."""
         return find_task(self.name)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is code of the user's own."""
+        return ":" in self.name
+
 
 def task_names() -> Sequence[str]:
     """Names of all tasks: the modules of `algorithms.tasks`, sorted."""
@@ -46,11 +51,7 @@ def find_task(name: str) -> type[Task]:
         LookupError: no such module or class; the message lists the tasks there are.
     """
     if ":" in name:
-        source, _, wanted = name.partition(":")
-        found = getattr(importlib.import_module(source), wanted, None)
-        if not (inspect.isclass(found) and issubclass(found, Task)):
-            raise LookupError(f"{wanted!r} in {source} is not a class derived from algorithms.core.task.Task")
-        return found
+        return _own_task(name)
     known = task_names()
     if name not in known:
         raise LookupError(f"no task named {name!r}; there are {', '.join(known)}, or one's own as pkg.module:Class")
@@ -60,6 +61,18 @@ def find_task(name: str) -> type[Task]:
     if len(own) != 1:
         raise LookupError(f"algorithms/tasks/{name} defines {len(own)} tasks, it must be one")
     return own[0]
+
+
+def _own_task(name: str) -> type[Task]:
+    source, _, wanted = name.partition(":")
+    found = getattr(importlib.import_module(source), wanted, None)
+    if not (inspect.isclass(found) and issubclass(found, Task)):
+        raise LookupError(f"{wanted!r} in {source} is not a class derived from algorithms.core.task.Task")
+    attributes = [attribute for attribute in ("title", "figures") if not getattr(found, attribute, None)]
+    missing = [*attributes, *sorted(found.__abstractmethods__)]
+    if missing:
+        raise LookupError(f"{wanted} lacks {', '.join(missing)}, which every task has")
+    return found
 
 
 def fitting_task(config: DataConfig, half: Half) -> TaskChoice:

@@ -170,7 +170,7 @@ def _pairs(before: tuple[str, StoredRun, str], after: tuple[str, StoredRun, str]
     up, down = int((gain > 0).sum()), int((gain < 0).sum())
     better, worse = (up, down) if first.figure.better == "higher" else (down, up)
     tested = int((~np.isnan(gain)).sum())
-    sentence = f"Of {count(tested, 'class', 'classes')}, {better} are better with {after[0]} and {worse} worse."
+    sentence = f"With {after[0]}, of {count(tested, 'class', 'classes')}: {better} better, {worse} worse."
     return element(
         "div",
         legend([before[0], after[0]], ["before", "after"]),
