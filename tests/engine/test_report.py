@@ -205,7 +205,7 @@ def test_per_class_the_teacher_stands_against_fedavg(tmp_path):
         for name, values in shown.items()
     )
     page = report(tmp_path, stored(tmp_path / "run", stages=stages))
-    assert "Of 2 classes, 1 are better with teacher and 1 worse." in page.text
+    assert "With teacher, of 2 classes: 1 better, 1 worse." in page.text
     assert "50 → 75" in page.text
     assert "25 → 12" in page.text
     assert "no test examples" in page.text
@@ -224,12 +224,17 @@ def test_stages_bear_the_captions_of_the_method_and_kinds_its_sentences(tmp_path
 
 def test_without_a_comparison_of_its_own_the_last_model_stands_against_a_stage(tmp_path):
     stages = (StageRecord(1, "fedavg", evaluation(0.25)), StageRecord(2, "global", evaluation(0.5)))
-    assert "3 are better with final and 0 worse" in report(tmp_path, stored(tmp_path / "run", stages=stages)).text
+    assert (
+        "With final, of 3 classes: 3 better, 0 worse." in report(tmp_path, stored(tmp_path / "run", stages=stages)).text
+    )
 
 
 def test_where_there_is_no_teacher_the_student_stands_against_fedavg(tmp_path):
     stages = tuple(StageRecord(1, name, evaluation(share)) for name, share in [("fedavg", 0.25), ("distilled", 0.5)])
-    assert "3 are better with distilled and 0 worse" in report(tmp_path, stored(tmp_path / "run", stages=stages)).text
+    assert (
+        "With distilled, of 3 classes: 3 better, 0 worse."
+        in report(tmp_path, stored(tmp_path / "run", stages=stages)).text
+    )
 
 
 def test_the_last_model_of_two_runs_is_compared_class_by_class(tmp_path):
