@@ -19,7 +19,7 @@ METHOD = '''
 from dataclasses import dataclass, replace
 
 from algorithms.core.contract import Reply, client_side
-from algorithms.core.needs import Sent
+from algorithms.core.needs import Volume
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 from algorithms.methods.fedavg import FedAvg
@@ -36,7 +36,7 @@ class Shy(FedAvg):
 
     @classmethod
     def needs(cls, config, task, clients, work, counts):
-        common = super().needs(config, task, clients, work, counts).adding(up={"signs": Sent(8)})
+        common = super().needs(config, task, clients, work, counts).adding(up={"signs": Volume(8)})
         return replace(common, own_kinds={"signs": "how many of the client's weights are negative"})
 
     def round(self, state, plan, cohort):
@@ -143,7 +143,7 @@ def test_the_plan_and_the_policy_know_its_kind(called):
         ({}, ("from dataclasses", "from datclasses"), ["method.name", "No module named 'datclasses'"]),
         ({}, ("class Config(FedAvg.Config)", "class Config"), ["method.name", "must be a frozen dataclass derived"]),
         ({}, ("shrink: float", "shrink: Flaot"), ["method.name", "name 'Flaot' is not defined"]),
-        ({}, ("Sent(8)", "Sent(8 / 0)"), ["method.name", "fails when it is asked what it needs: ZeroDivisionError"]),
+        ({}, ("Volume(8)", "Volume(8 / 0)"), ["method.name", "fails when it is asked what it needs: ZeroDivisionError"]),
         ({}, (', own_kinds={"signs": "how many of the client\'s weights are negative"}', ""), ["method.name", "signs"]),
     ],
 )
