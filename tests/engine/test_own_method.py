@@ -143,7 +143,11 @@ def test_the_plan_and_the_policy_know_its_kind(called):
         ({}, ("from dataclasses", "from datclasses"), ["method.name", "No module named 'datclasses'"]),
         ({}, ("class Config(FedAvg.Config)", "class Config"), ["method.name", "must be a frozen dataclass derived"]),
         ({}, ("shrink: float", "shrink: Flaot"), ["method.name", "name 'Flaot' is not defined"]),
-        ({}, ("Volume(8)", "Volume(8 / 0)"), ["method.name", "fails when it is asked what it needs: ZeroDivisionError"]),
+        (
+            {},
+            ("Volume(8)", "Volume(8 / 0)"),
+            ["method.name", "fails when it is asked what it needs: ZeroDivision"],
+        ),
         ({}, (', own_kinds={"signs": "how many of the client\'s weights are negative"}', ""), ["method.name", "signs"]),
     ],
 )

@@ -119,7 +119,7 @@ def test_methods_are_compared_by_its_figure_and_the_smallest_is_best(called, tmp
         ({}, ("    figures = ", "    figgures = "), ["Quantiles lacks figures, which every task has"]),
         ({}, ("class Settings(Config)", "class Settings"), ["task.name", "Settings"]),
         ({}, ("len(names)", "len(name)"), ["task.name", "fails on the columns of", "NameError", "(quantiles.py"]),
-        ({}, ('name, "target", "number"', '"none", "target", "number"'), ["the training rows have no column 'none'"]),
+        ({}, ('name, "target", "number"', '"none", "target", "number"'), ["have no column 'none'"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_it_is_said_on_one_screen_with_the_key(called, tmp_path, task, changed, words):
