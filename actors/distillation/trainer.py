@@ -133,7 +133,7 @@ def _learn(lesson: Lesson, workers: int) -> None:
     if workers > 1:
         see_whole_batches(student)
         job = replace(job, loss=share)
-    learner = Learner(job, _synchronised(student, workers))
+    learner = Learner(job, _synchronise(student, workers))
     _resume(learner, student)
     kept, fresh = BatchCache[WorkerBatch](job), _ShardBatches()
     if ray.train.get_context().get_world_rank() == 0:  # where one is lost all begin anew
@@ -148,7 +148,7 @@ def _learn(lesson: Lesson, workers: int) -> None:
             _save(learner, student)
 
 
-def _synchronised(student: nn.Module, workers: int) -> nn.Module:
+def _synchronise(student: nn.Module, workers: int) -> nn.Module:
     """The student as it is trained: several workers average their gradients in every step."""
     return DistributedDataParallel(student, broadcast_buffers=False) if workers > 1 else student
 

@@ -211,7 +211,7 @@ def compare(what: tuple[str, ...], seeds: int, overrides: tuple[str, ...], out: 
     else:
         click.echo(f"\n{(folder / 'table.md').read_text()}\nclient training spared: {compared.saved_seconds:.0f} s")
         click.echo(f"report: {folder / 'report.html'}")
-    if compared.failed:
+    if compared.has_failed:
         click.get_current_context().exit(1)
 
 

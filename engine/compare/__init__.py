@@ -30,7 +30,7 @@ class ComparisonResult:
         return sum(one.saved_seconds for one in self.finished)
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether any run failed."""
         return any(one.run is None for one in self.finished)
 

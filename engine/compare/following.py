@@ -16,7 +16,7 @@ from engine.compare.table import Row
 from engine.records import Result, RoundRecord, RunStart
 from engine.store.folder import StoredRun
 from engine.store.tables import NOBODY, SERVER
-from engine.views.tracking import MlflowWatcher, Reached
+from engine.views.tracking import MlflowWatcher, TrackingStore
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 class Follower:
     """Tells a store of a comparison; runs that an interrupted one had finished are told again, under the new parent."""
 
-    def __init__(self, reached: Reached, comparison: Comparison, folder: Path) -> None:
+    def __init__(self, reached: TrackingStore, comparison: Comparison, folder: Path) -> None:
         tags = {
             "comparison": comparison.source,
             "methods": ",".join(comparison.labels),

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from engine.compare.conduct import CellResult
 from engine.compare.spec import Comparison
-from engine.compare.table import UNKNOWN, Row, best, cells_of, head_of, ranked
+from engine.compare.table import UNKNOWN, Row, best, cells_of, head_of, rank
 from engine.records import GLOBAL
 from engine.store.folder import replacing
 from engine.units import duration
 from engine.views.report.charts import Bar, Curve, bars, curves, holdings, legend, whole_of
 from engine.views.report.html import Element, element, page
-from engine.views.report.words import count, spoken
+from engine.views.report.words import as_words, count
 
 
 def write_page(comparison: Comparison, finished: Sequence[CellResult], rows: Sequence[Row], path: Path) -> None:
@@ -43,13 +43,13 @@ def write_page(comparison: Comparison, finished: Sequence[CellResult], rows: Seq
 
 
 def _lead(comparison: Comparison, rows: Sequence[Row]) -> str:
-    order = ranked(rows)
+    order = rank(rows)
     if not order:
         return "No run of a method with one model for all ended with a number."
     first, winners = order[0], best(rows)
     names = [row.label for row in order if row.label in winners]
     score = first.score.text(first.figure_digits) if len(names) == 1 else first.figure_digits(first.score.mean)
-    figure = f"{spoken(first.figure.name)} {score} {first.figure.unit}".rstrip()
+    figure = f"{as_words(first.figure.name)} {score} {first.figure.unit}".rstrip()
     text = f"{' and '.join(names)} {'ends' if len(names) == 1 else 'end'} best, with {figure} on the test set"
     return f"{text}, over {count(len(comparison.seeds), 'seed')} and {count(comparison.common.rounds, 'round')}."
 
@@ -110,7 +110,7 @@ def _curves(comparison: Comparison, finished: Sequence[CellResult]) -> Element |
     drawn = curves(lines, figure.name, figure.unit)
     if drawn is None or max(len(line.points) for line in lines) < 2:
         return None
-    words = f"The {spoken(figure.name)} on the test set; {figure.better} is better."
+    words = f"The {as_words(figure.name)} on the test set; {figure.better} is better."
     return element(
         "section",
         element("h2", "Round by round, mean over seeds"),
@@ -135,7 +135,7 @@ def _bars(rows: Sequence[Row]) -> Element | None:
     ]
     figure = shown[0].figure
     unit = f", in {'percent' if figure.unit == '%' else figure.unit}" if figure.unit else ""
-    words = f"The {spoken(figure.name)} after the last round{unit}; {figure.better} is better."
+    words = f"The {as_words(figure.name)} after the last round{unit}; {figure.better} is better."
     return element(
         "section", element("h2", "At the end"), bars(found, whole=whole_of(figure)), element("p", words, class_="note")
     )

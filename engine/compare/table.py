@@ -132,11 +132,11 @@ def _steps(run: StoredRun) -> float:
 
 def best(rows: Sequence[Row]) -> set[str]:
     """Labels of the best mean, as it is shown; personal models are measured otherwise and left out."""
-    shown = {row.label: row.figure_digits(row.score.mean) for row in ranked(rows)}
+    shown = {row.label: row.figure_digits(row.score.mean) for row in rank(rows)}
     return {label for label, digits in shown.items() if digits == next(iter(shown.values()))}
 
 
-def ranked(rows: Sequence[Row]) -> list[Row]:
+def rank(rows: Sequence[Row]) -> list[Row]:
     """Rows whose mean is a number, the best first; without personal models, which are measured otherwise."""
     alike = [row for row in rows if not row.personal and not math.isnan(row.score.mean)]
     return sorted(alike, key=lambda row: row.rank)

@@ -108,12 +108,12 @@ def _forbidden(federation: Federation) -> Iterator[Problem]:
 def _wrong_task(federation: Federation, missing: frozenset[Trait]) -> str:
     """That the method does not serve the task, and which methods do."""
     title, traits = federation.setup.task.title, federation.setup.task.traits
-    serving = [words for name in method_names() if (words := _served_by(name, traits))]
+    serving = [words for name in method_names() if (words := _methods_serving(name, traits))]
     needed = " and ".join(sorted(missing))
     return f"needs a task with {needed}, which {title} is not; {title} is served by {', '.join(serving)}"
 
 
-def _served_by(name: str, traits: frozenset[Trait]) -> str:
+def _methods_serving(name: str, traits: frozenset[Trait]) -> str:
     """A method's name where it serves a task of such traits, with the setting that it then needs; "" where none does.
 
     Of settings only those are tried that are choices among words, or true and false, one at a time.

@@ -63,7 +63,7 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher, trac
     check(federation)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     files, watchers = RunFolder.create(folder), [*([trace] if trace else []), terminal]
-    with files.held():
+    with files.lock():
         try:
             return _carry_out(RunContext(federation, files, preset, clock), watchers)
         except mistakes():
@@ -86,7 +86,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Co
     """
     clock = PhaseClock("start:data")
     files = RunFolder.of_run(folder)
-    with files.held():
+    with files.lock():
         config, changes = apply_overrides(files, overrides, code)
         finished = files.rounds_finished()
         if finished is not None and finished >= config.rounds:

@@ -150,7 +150,7 @@ class RunFolder:
         return cls(path)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """A block in which this process alone may write here. The kernel lets go of it however the process ends.
 
         Raises:
@@ -256,7 +256,7 @@ class RunFolder:
         if set(values) != set(RESULT_KEYS):
             raise ValueError(f"result.json has other keys than it should: {sorted(set(values) ^ set(RESULT_KEYS))}")
         for name, schema in _PARTS.items():
-            self._write_table(f"{name}.parquet", self._joined(name, schema))
+            self._write_table(f"{name}.parquet", self._join_parts(name, schema))
         text = json.dumps(_plain({key: values[key] for key in RESULT_KEYS}), indent=2, ensure_ascii=False)
         self._write_text("result.json", text + "\n")
         self.drop_parts()
@@ -265,7 +265,7 @@ class RunFolder:
         """Remove the parts of a finished run, whose tables hold them."""
         shutil.rmtree(self.path / "parts", ignore_errors=True)
 
-    def _joined(self, name: str, schema: pa.Schema) -> pa.Table:
+    def _join_parts(self, name: str, schema: pa.Schema) -> pa.Table:
         parts = sorted((self.path / "parts").glob(f"{name}-*.parquet"))
         return pa.concat_tables([schema.empty_table(), *(_read_table(part, schema) for part in parts)])
 

@@ -72,7 +72,7 @@ class Terminal:
         if record.stage == GLOBAL:
             self._shown = self._headline_of(record.evaluation)
         self.screen.print(
-            f"{duration(self._pace.elapsed()):>8}  round {self._of(record.round)}  {record.stage:<10}"
+            f"{duration(self._pace.seconds_elapsed()):>8}  round {self._of(record.round)}  {record.stage:<10}"
             f"  {self._figures(record.evaluation)}"
         )
 
@@ -90,7 +90,7 @@ class Terminal:
 
     def round(self, record: RoundRecord) -> None:
         for line in fault_lines(record.faults):
-            self.screen.print(f"{duration(self._pace.elapsed()):>8}  round {self._of(record.round)}  {line}")
+            self.screen.print(f"{duration(self._pace.seconds_elapsed()):>8}  round {self._of(record.round)}  {line}")
         self._pace.round()
 
     def finished(self, result: Result) -> None:
@@ -112,7 +112,7 @@ class Terminal:
         parts = [f"round {self._of(round)}", f"{step} {done}/{asked}"]
         if self._shown:
             parts.append(self._shown)
-        left = self._pace.left()
+        left = self._pace.seconds_left()
         if left is not None:
             parts.append(f"about {duration(left)} left")
         return " · ".join(parts)
@@ -142,11 +142,11 @@ class Pace:
         self._lengths.append(now - self._mark)
         self._mark, self._step = now, ("", 0, 0)
 
-    def elapsed(self) -> float:
+    def seconds_elapsed(self) -> float:
         """Seconds since the start."""
         return self._clock() - self._begun
 
-    def left(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """Seconds; None before the first round is over.
 
         The median round stands for those to come, because a method's rare stages (generators, distillation) make single

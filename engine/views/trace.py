@@ -32,7 +32,7 @@ class Trace:
 
     def __init__(self) -> None:
         self._file: TextIO | None = None
-        self._waiting = [_named("driver", _DRIVER), _line("rounds", _ROUNDS), _line("phases", _PHASES)]
+        self._waiting = [_process_name("driver", _DRIVER), _line("rounds", _ROUNDS), _line("phases", _PHASES)]
         self._hosts: dict[str, int] = {}
         self._ends: dict[str, list[float]] = {}
         # The clock of phases counts from a moment of its own; hosts tell the time of day.
@@ -76,7 +76,7 @@ class Trace:
         span = step.span
         if span.host not in self._hosts:
             self._hosts[span.host] = len(self._hosts) + 1
-            self._waiting.append(_named(f"host {span.host}", self._hosts[span.host]))
+            self._waiting.append(_process_name(f"host {span.host}", self._hosts[span.host]))
         facts = {"client": step.client, "round": round + 1}
         line = self._free_line(span)
         self._add(f"{step.phase} {step.client}", self._hosts[span.host], line, span.begun, span.ended, facts)
@@ -107,7 +107,7 @@ class Trace:
             self._file = None
 
 
-def _named(name: str, process: int) -> dict[str, Any]:
+def _process_name(name: str, process: int) -> dict[str, Any]:
     """What a process is called."""
     return {"name": "process_name", "ph": "M", "pid": process, "tid": 0, "args": {"name": name}}
 

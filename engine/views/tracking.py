@@ -68,7 +68,7 @@ def _is_server(uri: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Reached:
+class TrackingStore:
     """A store that answers, and the experiment in it."""
 
     client: MlflowClient
@@ -76,7 +76,7 @@ class Reached:
     experiment: str
 
 
-def reach(uri: str | None, folder: Path) -> Reached:
+def reach(uri: str | None, folder: Path) -> TrackingStore:
     """Reach the store, so that a run that cannot be tracked does not start.
 
     Args:
@@ -96,7 +96,7 @@ def reach(uri: str | None, folder: Path) -> Reached:
             f"mlflow.tracking_uri = {uri}: this store cannot be used ({_first_line(error)}); start its server, correct "
             "the URI, leave it out to keep mlflow.db beside the run's folder, or set mlflow.enabled=false"
         ) from error
-    return Reached(client, uri, experiment)
+    return TrackingStore(client, uri, experiment)
 
 
 def connect(uri: str | None, folder: Path) -> MlflowWatcher:
@@ -158,7 +158,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 class MlflowWatcher:
     """Tells MLflow of a run; to be told after the report is written, so that it is among the files kept."""
 
-    def __init__(self, reached: Reached, parent: str | None = None) -> None:
+    def __init__(self, reached: TrackingStore, parent: str | None = None) -> None:
         """`parent` is the run under which this one is shown."""
         self.uri = reached.uri
         self.run_id: str | None = None
@@ -210,7 +210,7 @@ class MlflowWatcher:
             _LOG.warning("Stopped logging to MLflow at %s: %s; the run continues", self.uri, _first_line(error))
 
     def _start(self, start: RunStart) -> None:
-        self.run_id = _known(start.folder, self.uri)
+        self.run_id = _known_run(start.folder, self.uri)
         if self.run_id is None:
             self._create(start)
         else:
@@ -266,7 +266,7 @@ class MlflowWatcher:
         self._client.set_terminated(self._id, "FINISHED")
 
 
-def _known(folder: Path, uri: str) -> str | None:
+def _known_run(folder: Path, uri: str) -> str | None:
     """The number that a run which goes on has in this store; None where the store has not heard of it."""
     file = folder / _KNOWN
     known = json.loads(file.read_text()) if file.exists() else {}

@@ -85,7 +85,7 @@ def test_a_run_that_goes_on_says_after_which_round_and_counts_only_what_is_left(
     pace = Pace(3, clock, done=1)
     clock.now = 10.0
     pace.round()
-    assert pace.left() == 10.0  # one round of the three is left
+    assert pace.seconds_left() == 10.0  # one round of the three is left
 
 
 def test_in_ci_a_terminal_gets_plain_lines_too(monkeypatch):
@@ -154,12 +154,12 @@ def paced(lengths, rounds, clock):
 
 
 def test_nothing_is_said_of_the_time_left_before_a_round_is_over():
-    assert paced([], 5, Clock()).left() is None
+    assert paced([], 5, Clock()).seconds_left() is None
 
 
 def test_the_time_left_is_that_of_usual_rounds():
     # 100 s is the first round with its generators; the median of (100, 2, 2) is 2, and 7 rounds are left.
-    assert paced([100, 2, 2], 10, Clock()).left() == pytest.approx(2 * 7)
+    assert paced([100, 2, 2], 10, Clock()).seconds_left() == pytest.approx(2 * 7)
 
 
 def test_a_round_under_way_takes_at_least_what_its_phase_still_needs():
@@ -169,7 +169,7 @@ def test_a_round_under_way_takes_at_least_what_its_phase_still_needs():
     clock.now += 10
     pace.step("distillation", 25, 100)
     # 25 parts took 10 s, so 75 take 30 s; then one usual round of 2 s.
-    assert pace.left() == pytest.approx(30 + 2)
+    assert pace.seconds_left() == pytest.approx(30 + 2)
 
 
 def test_the_pace_of_a_phase_leaves_out_what_passed_before_its_first_part_began():
@@ -181,7 +181,7 @@ def test_the_pace_of_a_phase_leaves_out_what_passed_before_its_first_part_began(
     clock.now += 5
     pace.step("distillation", 20, 100)
     # 20 parts took 5 s, so 80 take 20 s.
-    assert pace.left() == pytest.approx(20)
+    assert pace.seconds_left() == pytest.approx(20)
 
 
 def test_a_phase_that_begins_again_has_a_pace_of_its_own():
@@ -190,13 +190,13 @@ def test_a_phase_that_begins_again_has_a_pace_of_its_own():
     for done, seconds in [(0, 0), (100, 100), (0, 0), (50, 4)]:
         clock.now += seconds
         pace.step("distillation", done, 100)
-    assert pace.left() == pytest.approx(4)
+    assert pace.seconds_left() == pytest.approx(4)
 
 
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=6))
 def test_at_the_end_nothing_is_left_and_before_it_never_less(lengths):
     pace = paced(lengths, len(lengths) + 1, Clock())
-    assert pace.left() >= 0
+    assert pace.seconds_left() >= 0
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_a_run_of_other_data_is_refused(tmp_path):
 def test_one_process_at_a_time_works_on_a_run(tmp_path):
     folder = tmp_path / "run"
     killed(folder, *FEDAVG, ("step", 1, "train", 2))
-    with RunFolder(folder).held(), pytest.raises(FolderError, match="another process is at work"):
+    with RunFolder(folder).lock(), pytest.raises(FolderError, match="another process is at work"):
         resume(folder, (), Killer(None))
 
 

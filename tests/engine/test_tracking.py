@@ -16,8 +16,8 @@ from engine.records import Evaluation, Result, RoundRecord, StageRecord
 from engine.store.folder import FolderWatcher, RunFolder
 from engine.views.tracking import (
     MlflowWatcher,
-    Reached,
     TrackingError,
+    TrackingStore,
     connect,
     default_uri,
     kept_files,
@@ -240,7 +240,7 @@ class Store:
 @pytest.mark.parametrize("fails_from", [1, 2, 3, 4, 6])
 def test_a_store_that_fails_is_said_once_and_left_alone_while_the_run_goes_on(tmp_path, caplog, fails_from):
     store = Store(fails_from)
-    watcher = MlflowWatcher(Reached(store, "http://store", "0"))
+    watcher = MlflowWatcher(TrackingStore(store, "http://store", "0"))
     with caplog.at_level(logging.WARNING):
         play(watcher, tmp_path)
     assert len(store.calls) == fails_from
@@ -275,7 +275,7 @@ def test_a_run_that_goes_on_with_another_store_is_a_run_of_its_own_there(runs):
 
 def test_a_run_that_fails_before_it_started_is_not_told(caplog):
     store = Store(fails_from=100)
-    MlflowWatcher(Reached(store, "http://store", "0")).failed(RuntimeError("lost"))
+    MlflowWatcher(TrackingStore(store, "http://store", "0")).failed(RuntimeError("lost"))
     assert (store.calls, caplog.text) == ([], "")
 
 

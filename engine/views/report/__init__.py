@@ -12,7 +12,7 @@ from engine.store.folder import RunFolder, StoredRun, read, replacing
 from engine.views.report import sections
 from engine.views.report.html import element, page
 from engine.views.report.summary import summary, title
-from engine.views.report.words import labels, spoken
+from engine.views.report.words import as_words, labels
 
 __all__ = ["ReportWatcher", "write_report"]
 
@@ -49,7 +49,7 @@ def write_report(runs: Sequence[StoredRun], path: Path) -> None:
 def _require_one_headline(runs: Sequence[StoredRun]) -> None:
     if any(run.headline != runs[0].headline for run in runs):
         found = ", ".join(
-            f"{name} by {spoken(run.headline.name)}" for name, run in zip(labels(runs), runs, strict=True)
+            f"{name} by {as_words(run.headline.name)}" for name, run in zip(labels(runs), runs, strict=True)
         )
         raise UserError(f"runs that are measured by different figures cannot be compared: {found}; report them apart")
 

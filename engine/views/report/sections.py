@@ -33,7 +33,7 @@ from engine.views.report.charts import (
 )
 from engine.views.report.html import Element, data_uri, element
 from engine.views.report.pictures import grid
-from engine.views.report.words import FINAL, captions, count, labels, spoken, stages
+from engine.views.report.words import FINAL, as_words, captions, count, labels, stages
 
 Runs = Sequence[StoredRun]
 
@@ -70,7 +70,7 @@ def by_round(runs: Runs) -> Element | None:
         legend([line.name for line in lines]) if len(lines) > 1 else None,
         drawn,
         _note(
-            f"The model's {spoken(headline.name)} on the whole test set, which decides nothing in the run; "
+            f"The model's {as_words(headline.name)} on the whole test set, which decides nothing in the run; "
             f"{headline.better} is better." + (" Rings are stages of a round." if marked else "")
         ),
     )
@@ -86,7 +86,7 @@ def stage_bars(runs: Runs) -> Element | None:
     """The headline figure of each stage."""
     blocks = _each(runs, _stage_bars)
     headline = runs[0].headline
-    note = _note(f"The {spoken(headline.name)} on the test set; {headline.better} is better.")
+    note = _note(f"The {as_words(headline.name)} on the test set; {headline.better} is better.")
     return _section("Stage by stage", *blocks, note) if blocks else None
 
 
@@ -156,7 +156,7 @@ def _class_bars(run: StoredRun) -> Element | None:
         rows = sorted((row for row in rows if not math.isnan(row[0])), key=lambda row: row[0])[:_MANY_CLASSES]
     shown = [Bar(name, value, figure_text(value, found.figure.unit)) for value, name in rows]
     few = len(shown) < len(run.class_names)
-    words = f"The {spoken(found.figure.name)} among the test examples of each class"
+    words = f"The {as_words(found.figure.name)} among the test examples of each class"
     words += f"; the lowest {len(shown)} of {len(run.class_names)} classes." if few else "."
     return element("div", bars(shown, whole=1.0), _note(words))
 
@@ -175,7 +175,7 @@ def _pairs(before: tuple[str, StoredRun, str], after: tuple[str, StoredRun, str]
         "div",
         legend([before[0], after[0]], ["before", "after"]),
         pairs(before[1].class_names, first.values, second.values),
-        _note(f"{sentence} Figures are the {spoken(first.figure.name)} on the test set, in percent."),
+        _note(f"{sentence} Figures are the {as_words(first.figure.name)} on the test set, in percent."),
     )
 
 
@@ -292,7 +292,9 @@ def _traffic(run: StoredRun, largest: int) -> Element | None:
         element(
             "div",
             element("h4", title),
-            bars([Bar(spoken(k), sent.get((k, way), 0), size(sent.get((k, way), 0))) for k in kinds], largest, colour),
+            bars(
+                [Bar(as_words(k), sent.get((k, way), 0), size(sent.get((k, way), 0))) for k in kinds], largest, colour
+            ),
         )
         for way, title, colour in (("up", "clients to server", "c0"), ("down", "server to clients", "c1"))
     ]
@@ -321,7 +323,7 @@ def _left_clients(run: StoredRun) -> Element | None:
     lines = [
         element(
             "div",
-            element("dt", spoken(row["kind"])),
+            element("dt", as_words(row["kind"])),
             element(
                 "dd",
                 run.kinds.get(row["kind"]) or "a kind of which nothing is said",

@@ -11,7 +11,7 @@ from algorithms.core.task import Figure
 from engine.store.folder import StoredRun
 from engine.units import difference_text, duration, figure_text, size
 from engine.views.report.html import Element, element
-from engine.views.report.words import FINAL, count, labels, settings, spoken
+from engine.views.report.words import FINAL, as_words, count, labels, settings
 
 Runs = Sequence[StoredRun]
 
@@ -42,7 +42,7 @@ def _sentence(run: StoredRun) -> str:
     result, headline = run.result, run.headline
     text = (
         f"After {count(result['rounds'], 'round')} with {count(len(run.label_counts), 'client')}, the model of "
-        f"{result['method']} reaches {spoken(headline.name)} {figure_text(run.score, headline.unit)} on the test set"
+        f"{result['method']} reaches {as_words(headline.name)} {figure_text(run.score, headline.unit)} on the test set"
     )
     earlier = [
         f"{name} {figure_text(value, headline.unit)}" for name, value in result["stages"].items() if name != FINAL
@@ -75,7 +75,7 @@ def _figures(run: StoredRun) -> list[tuple[str, str, str | None]]:
     """A tile for each figure; of the headline, which way is better."""
     return [
         (
-            spoken(figure.name),
+            as_words(figure.name),
             figure_text(run.result["figures"].get(figure.name), figure.unit),
             f"{figure.better} is better" if figure == run.headline else None,
         )
@@ -86,18 +86,18 @@ def _figures(run: StoredRun) -> list[tuple[str, str, str | None]]:
 
 def _ranking(runs: Runs) -> str:
     headline = runs[0].headline
-    ranked = _ranked(runs)
+    ranked = _scores(runs)
     if not ranked:
-        return f"In no run was {spoken(headline.name)} a number."
+        return f"In no run was {as_words(headline.name)} a number."
     (best, first), *others = ranked
-    text = f"{first} ends best, with {spoken(headline.name)} {figure_text(best, headline.unit)} on the test set"
+    text = f"{first} ends best, with {as_words(headline.name)} {figure_text(best, headline.unit)} on the test set"
     if others:
         value, second = others[0]
         text += f", better than {second} by {difference_text(abs(best - value), headline.unit)}"
     return text + "."
 
 
-def _ranked(runs: Runs) -> list[tuple[float, str]]:
+def _scores(runs: Runs) -> list[tuple[float, str]]:
     """What each run came to, and its name, the best first; without those that came to no number."""
     found = [(run.score, name) for name, run in zip(labels(runs), runs, strict=True) if not math.isnan(run.score)]
     return sorted(found, key=lambda pair: runs[0].headline.rank_key(pair[0]))
@@ -105,8 +105,8 @@ def _ranked(runs: Runs) -> list[tuple[float, str]]:
 
 def _table(runs: Runs) -> Element:
     shared = [figure for figure in runs[0].figures if all(figure in run.figures for run in runs)]
-    best = next((value for value, _ in _ranked(runs)), None)
-    names = [spoken(figure.name) for figure in shared]
+    best = next((value for value, _ in _scores(runs)), None)
+    names = [as_words(figure.name) for figure in shared]
     columns = ("run", "preset", "seed", "rounds", *names, "up", "down", "time", "digest")
     head = element("tr", *(element("th", name) for name in columns))
     rows = [_row(name, run, shared, best) for name, run in zip(labels(runs), runs, strict=True)]

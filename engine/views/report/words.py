@@ -19,7 +19,7 @@ def captions(run: StoredRun) -> dict[str, str]:
     return {**{stage.name: stage.caption for stage in run.captions}, FINAL: FINAL_CAPTION}
 
 
-def spoken(name: str) -> str:
+def as_words(name: str) -> str:
     """The name of a figure or kind as words."""
     return name.replace("_", " ")
 

@@ -1,0 +1,74 @@
+"""Names of functions and classes: a noun for a value, a verb for an effect, never a bare participle."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ROOMS = ("algorithms", "actors", "clusters", "engine")
+
+IRREGULAR = {
+    *("begun", "bound", "broken", "brought", "built", "chosen", "dealt", "done", "drawn", "driven", "fed", "felt"),
+    *("found", "frozen", "given", "gone", "grown", "heard", "held", "hidden", "kept", "known", "laid", "lain", "led"),
+    *("left", "lent", "lost", "made", "meant", "met", "paid", "said", "sent", "seen", "shown", "sold", "spent"),
+    *("spoken", "stood", "taken", "taught", "thrown", "told", "understood", "won", "worn", "written"),
+}
+"""Read, run, put, cut, set, split and spread are imperatives as well."""
+
+NOT_PARTICIPLES = ("embed", "feed", "need", "proceed", "seed", "shed", "speed")
+
+EVENTS = ("started", "finished", "failed", "replaced")
+"""What observers hear of, as methods of theirs."""
+
+
+def is_bare_participle(name: str) -> bool:
+    """Whether a name is a participle alone, or one with a preposition: `settled`, `kept_by`, but not `seen_counts`."""
+    word = re.sub(r"_(to|from|by|on|at|in|with|of|up|out|as)$", "", name.strip("_"))
+    word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word).lower()
+    last = word.removeprefix("fine_")
+    return last in IRREGULAR or (last.endswith("ed") and "_" not in last and last not in NOT_PARTICIPLES)
+
+
+def names(source: str) -> Iterator[tuple[int, str]]:
+    """Functions and classes by line, but for observers' events."""
+    tree = ast.parse(source)
+    methods = {m for c in ast.walk(tree) if isinstance(c, ast.ClassDef) for m in c.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            is_event = node in methods and node.name in EVENTS and not getattr(node, "decorator_list", [])
+            if not is_event:
+                yield node.lineno, node.name
+
+
+@pytest.mark.parametrize(
+    ("name", "is_bare"),
+    [
+        ("settled", True),
+        ("_taken", True),
+        ("fine_tuned", True),
+        ("logged_to", True),
+        ("Saved", True),
+        ("seed", False),
+        ("read", False),
+        ("seen_counts", False),
+        ("StackedLoop", False),
+        ("resolve_outcome", False),
+    ],
+)
+def test_a_bare_participle_is_told_from_other_words(name, is_bare):
+    assert is_bare_participle(name) == is_bare
+
+
+def test_no_function_or_class_is_named_by_a_bare_participle():
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for room in ROOMS
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for line, name in names(path.read_text(encoding="utf-8"))
+        if is_bare_participle(name)
+    ]
+    assert not found, "\n".join(found)
