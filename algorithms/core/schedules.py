@@ -35,11 +35,12 @@ class RateSchedule:
     factor: float = 1.0
 
     def at(self, round: int) -> float:
-        """The factor in (0, 1] of a round r, 0 <= r < R.
+        """The factor in (0, 1] of a round r, r < R; of training before the first round (`ANY_ROUND`) that of round 0.
 
         With s = r - W rounds since the warm-up, 1 for `constant`, factor^floor(s / every) for `step`, and
         (1 + cos(pi s / (R - W))) / 2 for `cosine`, which would be 0 in the round after the last.
         """
+        round = max(round, 0)
         if round < self.warmup:
             return (round + 1) / self.warmup
         since = round - self.warmup

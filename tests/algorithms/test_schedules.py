@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.core.schedules import CONSTANT, RateSchedule
+from algorithms.core.seeds import ANY_ROUND
 from algorithms.core.training import Work
 
 
@@ -17,6 +18,11 @@ def factors(schedule, rounds):
 def test_a_constant_rate_is_the_clients_own_to_the_bit():
     assert factors(CONSTANT, 3) == [1.0, 1.0, 1.0]
     assert Work(steps=1, epochs=None, batch=1, lr=0.1).at(7).lr == 0.1
+
+
+@pytest.mark.parametrize("schedule", [CONSTANT, RateSchedule(warmup=4), RateSchedule("cosine", rounds=8)])
+def test_training_before_the_first_round_has_the_rate_of_the_first(schedule):
+    assert schedule.at(ANY_ROUND) == schedule.at(0)
 
 
 def test_a_warm_up_rises_along_a_line_to_the_whole_rate_in_its_last_round():
