@@ -39,11 +39,11 @@ class PhaseClock:
             self.switch(before)
 
     def fresh_copy(self, phase: str) -> PhaseClock:
-        """A clock that begins at nothing and tells the same listener."""
+        """A clock that starts from zero with the same listener."""
         return PhaseClock(phase, self._now, self._told)
 
     def add(self, phase: str, seconds: float) -> None:
-        """Time that went by before this clock began."""
+        """Add time that passed before this clock began."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     def read(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What is done about a fault: decisions only, which depend on nothing but the policy and the tries so far."""
+"""The policy for faults: decisions only, which depend on nothing but the policy and the tries so far."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ACTIONS = {"retry": "tried again", "leave out": "left out", "stop": "stopped"}
 
 
 def describe(fault: Fault, action: Action) -> str:
-    """A fault and what was done about it, for people."""
+    """Describe a fault and the action taken, for people."""
     return f"{_FAULTS[fault]}, {_ACTIONS[action]}"
 
 
 @dataclass(frozen=True)
 class FailurePolicy:
-    """What is done about each kind of fault.
+    """The action for each kind of fault.
 
     A retried step is given the very same order, so its result has the same bits. A client that is left out yields no
     update of that step, and keeps the memory that it had before.
@@ -48,7 +48,7 @@ class FailurePolicy:
     deadline: float | None = None
 
     def decide(self, fault: Fault, tried: int) -> Action:
-        """What to do about a fault of a step that has been tried again `tried` times already."""
+        """The action for a fault of a step that has been retried `tried` times already."""
         actions: dict[Fault, Action] = {
             "host_lost": self.on_host_lost,
             "client_error": self.on_client_error,
@@ -62,5 +62,5 @@ class FailurePolicy:
         return "stop" if exhausted else actions[fault]
 
     def retries(self, fault: Fault) -> int:
-        """How often something is tried again after such faults before the run stops."""
+        """The number of retries after such faults before the run stops."""
         return self.max_retries if self.decide(fault, 0) == "retry" else 0

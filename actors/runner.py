@@ -1,4 +1,4 @@
-"""Who carries steps out: the interface of all runners, and the one without Ray."""
+"""Runners, which perform clients' steps: their interface, and the one without Ray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from algorithms.core.training import TrainingLoop
 
 @dataclass(frozen=True)
 class StepRequest:
-    """One step for a group of clients: what a runner is asked.
+    """A request to perform one step for a group of clients.
 
     Attributes:
         step: name of the step.
@@ -40,7 +40,7 @@ class StepRequest:
     terms: str = ""
 
     def message(self, client: int) -> Payload:
-        """What this client receives."""
+        """The message that this client receives."""
         return self.messages if isinstance(self.messages, Payload) else self.messages[client]
 
     def seed_of(self, client: int) -> Seed:
@@ -50,7 +50,7 @@ class StepRequest:
 
 @dataclass(frozen=True)
 class Listener:
-    """Hears of a distillation as it goes.
+    """Callbacks for the progress of a distillation.
 
     Attributes:
         done: now and then, the number of the student's steps done.

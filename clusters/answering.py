@@ -15,7 +15,7 @@ _SETTINGS = 4
 
 
 def unreachable_reason(address: str) -> str:
-    """Why no cluster can be reached at `host:port`, as half a sentence; empty where one answers."""
+    """The reason why no cluster can be reached at `host:port`, as half a sentence; empty where one answers."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return "an address has the form host:port"

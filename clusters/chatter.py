@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 @contextmanager
 def redirect_all_output(log: Path) -> Iterator[None]:
-    """A block whose output to the terminal goes to the log, that of Ray's compiled code and child processes too."""
+    """Redirect all terminal output of a block to the log, that of Ray's compiled code and child processes included."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [(fd, os.dup(fd)) for fd in (1, 2)]
@@ -34,7 +34,7 @@ def redirect_all_output(log: Path) -> Iterator[None]:
 
 @contextmanager
 def redirect_ray_output(log: Path) -> Iterator[None]:
-    """A block in which what Ray logs in this process, and prints from threads of its own, goes to the log alone."""
+    """Redirect what Ray logs in this process, and prints from threads of its own, to the log for a block."""
     logger = logging.getLogger("ray")
     handler = logging.FileHandler(log, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -1,4 +1,4 @@
-"""What the machines of a cluster have."""
+"""The machines of a cluster and their resources."""
 
 from __future__ import annotations
 

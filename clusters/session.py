@@ -95,7 +95,7 @@ def _current_cluster(address: str | None, log: Path) -> Cluster:
 
 @contextmanager
 def _join(address: str, log: Path) -> Iterator[Cluster]:
-    """A cluster that is there, and stays when this process has left it."""
+    """Join a running cluster, which stays when this process leaves it."""
     try:
         with redirect_all_output(log):
             info = _attach(address)
@@ -107,7 +107,7 @@ def _join(address: str, log: Path) -> Iterator[Cluster]:
 
 @contextmanager
 def _start_own(cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -> Iterator[Cluster]:
-    """A cluster of this process alone."""
+    """Start a cluster for this process alone, and end it afterwards."""
     with scratch_folder() as folder:
         try:
             with (
@@ -130,7 +130,7 @@ def _cluster(info: dict[str, Any], started: bool, log: Path) -> Cluster:
 
 
 def _reachable_address(address: str) -> str:
-    """host:port of what answers at an address, since `ray.init` waits two minutes for an answer."""
+    """Resolve an address to a host:port that answers, at once: `ray.init` would wait two minutes for an answer."""
     if address.startswith("ray://"):
         raise ClusterError(
             f"{address} is the address of a Ray client server; a run sends too much for it. Give the head's own "

@@ -129,14 +129,14 @@ def submit(words: Sequence[str], folder: Path, address: str) -> SubmittedJob:
 
 
 def _silence_loggers() -> None:
-    """Ray tells of every file that does not travel, and of every connection that ends."""
+    """Silence Ray, which logs every file that does not travel, and every connection that ends."""
     logger = logging.getLogger("ray")
     logger.handlers, logger.propagate = [logging.NullHandler()], False
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a Ctrl-C breaks a connection off without a farewell
 
 
 def _require_dashboard(address: str) -> None:
-    """Look whether somebody listens, since a request would wait for minutes."""
+    """Raise ClusterError unless a dashboard answers; a request would wait for minutes."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ClusterError(

@@ -27,7 +27,7 @@ _LOOKS = 200
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder, gone after the block together with every process that is at home in it."""
+    """A new folder that is removed after the block, together with every process that uses it."""
     folder = Path(tempfile.mkdtemp(prefix="tessera-", dir=_parent()))
     sweeper = subprocess.Popen(
         [sys.executable, __file__, folder, str(os.getpid())],

@@ -1,4 +1,4 @@
-"""What a run tells those who watch it: the terminal, the run's folder, MLflow, the report."""
+"""Records that a run passes to its watchers: the terminal, the run's folder, MLflow, the report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Evaluation:
 
 
 def evaluation_of(task: Task, sums: Sums) -> Evaluation:
-    """What a task makes of its sums."""
+    """An evaluation made of a task's sums."""
     confusion = task.confusion(sums)
     return Evaluation(
         figures=task.report(sums),
@@ -78,7 +78,7 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class GeneratedPictures:
-    """What a client's generator draws beside what the client holds, for the report; only where the run allows it.
+    """Pictures by a client's generator beside the client's own, for the report; only where the run allows it.
 
     Attributes:
         generated, real: uint8 (n, C, H, W).
@@ -94,7 +94,7 @@ class GeneratedPictures:
 
 @dataclass(frozen=True)
 class RunStart:
-    """What is known before the first round.
+    """Facts known before the first round.
 
     Attributes:
         folder: the run's folder, already made.
@@ -131,7 +131,7 @@ class RunStart:
 
     @property
     def rounds(self) -> int:
-        """How many rounds the whole run has."""
+        """The number of rounds of the whole run."""
         return int(self.config["rounds"])
 
     @property

@@ -24,7 +24,7 @@ def figure_text(value: float | None, unit: str = "") -> str:
 
 
 def difference_text(amount: float, unit: str = "") -> str:
-    """How far two figures are apart: shares in `points`, of which a hundred are the whole."""
+    """The difference of two figures: shares in `points`, of which a hundred are the whole."""
     return f"{figure_digits(amount, unit)} points" if unit == "%" else figure_text(amount, unit)
 
 

@@ -66,7 +66,7 @@ class FaultEntry:
 
 @dataclass(frozen=True)
 class StepSpan:
-    """When and where one client's step was performed."""
+    """The time span and machine of one client's step."""
 
     phase: str
     client: int
@@ -74,7 +74,7 @@ class StepSpan:
 
 
 class Book:
-    """What was sent and measured, in the order in which it happened.
+    """The records of a round: everything sent and measured, in the order in which it happened.
 
     Attributes:
         entries, metrics, faults, spans: since this process began, or since the round loop took them.
@@ -126,7 +126,7 @@ class Book:
 def resolve_outcome(
     runner: Runner, request: StepRequest, outcome: Outcome | Failure, policy: FailurePolicy, book: Book
 ) -> Outcome | None:
-    """What comes of a client's step in the end: its outcome, after as many tries as the policy grants, or None for a
+    """Retry a failed step as often as the policy grants: the outcome in the end, or None for a
     client that is left out. What went wrong is written into the book.
 
     Raises:

@@ -21,7 +21,7 @@ _HEADER = "tessera"
 
 @dataclass(frozen=True)
 class StudentCheckpoint:
-    """A student after some steps.
+    """A student's checkpoint after some steps.
 
     Attributes:
         student: its state dict, on the CPU.
@@ -48,7 +48,7 @@ class StudentCheckpoint:
         learner.done = self.done
 
     def write(self, folder: Path) -> None:
-        """Put it into a folder."""
+        """Store it in a folder."""
         tensors, tree = flatten(self)
         # safetensors refuses tensors that share memory.
         apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -56,7 +56,7 @@ class StudentCheckpoint:
 
     @classmethod
     def read(cls, folder: Path) -> StudentCheckpoint:
-        """What `write` put there."""
+        """Read what `write` stored."""
         with safe_open(folder / _FILE, framework="pt") as file:
             tree = json.loads(file.metadata()[_HEADER])
             # Copies begin where torch's own tensors do: a kernel may round otherwise on memory of another alignment.

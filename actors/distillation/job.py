@@ -70,7 +70,7 @@ def distil_on_ray(
 
 
 def _require_room(resources: DistilResources) -> None:
-    """Look again for a moment where only others' actors are in the way: they may just have ended."""
+    """Raise DistillationError without room; retry briefly where only others' actors are in the way."""
     whole = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     looks = 1 if shortage(resources, whole) else _LOOKS
     for _ in range(looks):
@@ -82,7 +82,7 @@ def _require_room(resources: DistilResources) -> None:
 
 
 def _free_room() -> list[Room]:
-    """What each living node has free now."""
+    """Free resources of each living node."""
     from ray._private.state import available_resources_per_node  # Ray has no public call that tells nodes apart
 
     return [room for _, room in sorted(available_resources_per_node().items())]
@@ -160,7 +160,7 @@ def _start_monitor() -> Any:
 
 @dataclass(frozen=True)
 class _News:
-    """What the monitor knows.
+    """The monitor's view of the job.
 
     Attributes:
         last: the last batch `sampled`, the last one `labelled`, the steps `trained`, as far as heard of.
@@ -216,7 +216,7 @@ class _Monitor:
         self._failure = text
 
     def news(self) -> _News:
-        """What was heard so far."""
+        """All that has been heard so far."""
         return _News(dict(self._last), time.monotonic() - self._moved, tuple(self._replaced), self._failure)
 
 
@@ -250,7 +250,7 @@ def _news_of(monitor: Any) -> _News:
 
 
 def _report_progress(trained: int, heard: int, told: Callable[[int], None]) -> int:
-    """The most steps told of. After the loss of a train worker some are done again, which is not told."""
+    """Report new steps, and return the most that were reported: steps redone after a loss are not reported again."""
     if trained > heard:
         told(trained)
     return max(trained, heard)
@@ -266,7 +266,7 @@ def _refuse_failure_or_stall(news: _News, steps: int, resources: DistilResources
 
 
 def describe_stall(last: Mapping[str, int], steps: int, patience: float, waiting: Sequence[str]) -> str:
-    """What stood still, in words.
+    """Describe a stalled distillation in a sentence.
 
     Args:
         last: see `_News`.

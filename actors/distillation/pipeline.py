@@ -25,7 +25,7 @@ Monitor: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Stages:
-    """What the pipeline's actors need. References to the object store: each part is put there once.
+    """The parts that the pipeline's actors need, as references to the object store: each is put there once.
 
     Attributes:
         source, teacher: of the job.

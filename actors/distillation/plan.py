@@ -1,4 +1,4 @@
-"""What a distillation on Ray holds, and whether a cluster has room for it. Pure: nothing here needs Ray."""
+"""The resources of a distillation on Ray, and whether a cluster has room for them. Pure: nothing here needs Ray."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Actors:
 
 @dataclass(frozen=True)
 class DistilResources:
-    """What a distillation holds beside the hosts, and how long it may stand still.
+    """Resources that a distillation holds beside the hosts, and its limits on waiting and retrying.
 
     Attributes:
         samplers: draw latents and generate inputs.
@@ -101,14 +101,14 @@ def _fits(resources: DistilResources, nodes: Sequence[Room]) -> bool:
 
 
 def place_all(resources: DistilResources, left: Sequence[RemainingRoom]) -> bool:
-    """Whether all actors of a distillation find room in what nodes have left, which is taken from them."""
+    """Place all actors of a distillation, taking their room from `left`; whether they all found some."""
     shares = sorted(_shares(resources), key=lambda share: (-share[1], -share[0]))
     return all(any(node.take(cpus, gpus) for node in left) for cpus, gpus in shares)
 
 
 @dataclass
 class RemainingRoom:
-    """What a node has left while actors are dealt out: processors, and what is free of each card."""
+    """Processors and card fractions that a node still has free while actors are placed."""
 
     cpus: float
     cards: list[float]

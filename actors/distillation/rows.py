@@ -1,4 +1,4 @@
-"""What the pipeline of a distillation computes on each row, and what a train worker reads from it."""
+"""The computations of a distillation's pipeline, row by row, and a train worker's view of its results."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class WorkerBatch:
 
 
 def worker_batches(rows: Iterable[Row]) -> Iterator[WorkerBatch]:
-    """What a train worker reads from its shard of the data set."""
+    """The batches that a train worker reads from its shard of the data set."""
     for row in rows:
         batch = LabelledBatch(*(as_tensor(row[name]) for name in ("inputs", "labels", "logits")))
         yield WorkerBatch(int(row["index"][0]), batch, float(row["share"][0]))

@@ -40,7 +40,7 @@ _BATCHES = "batches"
 
 @dataclass(frozen=True)
 class Lesson:
-    """What each train worker needs.
+    """Everything that each train worker needs.
 
     Attributes:
         job: reference to the job without source and teacher, which stay with the pipeline.
@@ -179,7 +179,7 @@ class _ShardBatches:
 
 
 def _resume(learner: Learner, student: nn.Module) -> None:
-    """Bring a new learner to where the last checkpoint was."""
+    """Restore a new learner from the last checkpoint, if there is one."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return

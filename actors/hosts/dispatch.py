@@ -1,4 +1,4 @@
-"""Which host performs which clients next: decisions only. Events go in, instructions come out; nothing is sent here."""
+"""Assignment of clients to hosts: decisions only. Events go in, instructions come out; nothing is sent here."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Loss:
-    """What follows from the loss of a host.
+    """The consequences of losing a host.
 
     Attributes:
         again: what is sent again.
@@ -82,7 +82,7 @@ def chunk_size(clients: int, hosts: int, bytes_each: int) -> int:
 
 
 def look_ahead(size: int, hosts: int, bytes_each: int) -> int:
-    """How many clients may be sent out, or wait finished, before the first of them has been taken."""
+    """The number of clients that may be sent out, or wait finished, before the first of them has been taken."""
     calls = AHEAD_BYTES // max(size * bytes_each, 1)
     return size * max(hosts, min(calls, 2 * CALLS_PER_HOST * hosts))
 
@@ -118,7 +118,7 @@ class Dispatch:
         return self._turn == self._end
 
     def send(self, absent: Collection[int] = ()) -> list[tuple[int, Chunk]]:
-        """What to send now: (host, chunk) in cohort order.
+        """Chunks to send now, as (host, chunk) in cohort order.
 
         Args:
             absent: hosts that took the place of lost ones and still start, or wait for room to start: what any host can
@@ -137,16 +137,16 @@ class Dispatch:
         return now
 
     def receive(self, host: int, chunk: Chunk) -> None:
-        """A chunk's reply has come."""
+        """Record that a chunk's reply has come."""
         self._sent[host].remove(chunk)
         self._landed[chunk.start] = chunk
 
     def under_way(self, host: int) -> Chunk | None:
-        """What a host is performing; None where it has nothing to do."""
+        """The chunk that a host is performing; None where it is idle."""
         return self._sent[host][0] if self._sent[host] else None
 
     def lose_host(self, host: int, reason: str) -> Loss:
-        """A host has been lost and replaced; what it had been sent waits again.
+        """Record that a host was lost and replaced, and queue again what it had been sent.
 
         The loss is charged to the chunk that it was performing, about which the policy decides. Where that is sent
         again, its clients go out one by one, so that one whose step kills every host is found by name.

@@ -120,7 +120,7 @@ class Host:
         return self._fold(call, heads), *(memory for _, memory in packed)
 
     def _fold(self, call: Call, heads: Sequence[Head]) -> Sequence[Head]:
-        """The same, with sums in the place of the payloads of whole groups, where means alone are wanted."""
+        """Replace the payloads of whole groups by their sums, where only means are wanted."""
         if not call.terms:
             return heads
         outcomes = [head if isinstance(head, Failure) else unpack_outcome(head, private=False) for head in heads]

@@ -1,4 +1,4 @@
-"""Which hosts a run gets: one per client or a few for all, and what each may take. Decisions only."""
+"""Placement of a run's hosts: one per client or a few for all, and the resources of each. Decisions only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GRAIN = 10_000
 
 @dataclass(frozen=True)
 class Request:
-    """What a run asks for.
+    """The resources that a run asks for.
 
     Attributes:
         clients: of the federation.
@@ -54,7 +54,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Placement:
-    """What a run gets.
+    """The hosts that a run gets.
 
     Attributes:
         hosts: how many.
@@ -100,7 +100,7 @@ def _refuse_pipeline(request: Request, nodes: Sequence[Node]) -> None:
 
 
 def rooms(nodes: Sequence[Node]) -> list[Room]:
-    """What empty nodes have, as a distillation counts it."""
+    """The room of empty nodes, as a distillation counts it."""
     return [{"CPU": node.cpus, "GPU": node.gpus} for node in nodes]
 
 
@@ -126,7 +126,7 @@ def _gpu_text(request: Request) -> str:
 
 
 def _missing_for_dedicated(request: Request, nodes: Sequence[Node]) -> str:
-    """What keeps clients from having a host each, as a sentence; empty where nothing does."""
+    """The reason why clients cannot have a host each, as a sentence; empty where they can."""
     fitting = _most_hosts(request, nodes, request.clients)
     if fitting < request.clients:
         needs = f"{request.clients * request.bytes_per_host / 2**30:.1f} GiB of memory"

@@ -110,7 +110,7 @@ class RayRunner:
         return packed
 
     def memory_lost_error(self, error: ObjectLostError, clients: Sequence[int]) -> MemoryLostError:
-        """Whose memory it was that Ray has lost: one of these clients', or of all where Ray does not say."""
+        """The error for memory that Ray lost: of one of these clients, or of all where Ray does not say."""
         named = [c for c in clients if c in self.memory_refs and self.memory_refs[c].hex() == error.object_ref_hex]
         return MemoryLostError(named or clients)
 
@@ -146,12 +146,12 @@ class RayRunner:
         self._reply_bytes[step] = max(count, self._reply_bytes.get(step, 0))
 
     def left_out_failure(self, request: StepRequest, client: int, reason: str) -> Failure:
-        """What comes of a client that is left out because its host was lost."""
+        """The failure of a client that is left out because its host was lost."""
         method, seed = self._setup.method, request.seed_of(client)
         return Failure(client, method, request.step, seed, f"its host was lost: {reason}", "", fault="host_lost")
 
     def with_order(self, failure: Failure, request: StepRequest) -> Failure:
-        """A failure with its order, which did not travel: the driver has all that it holds."""
+        """Add the order to a failure: it did not travel, since the driver has all that it holds."""
         memory = self.memories((failure.client,)).get(failure.client, {})
         order = Order(request.step, failure.client, failure.seed, request.message(failure.client), memory)
         return replace(failure, order=order)
@@ -206,7 +206,7 @@ class _PendingCall:
 
 
 class _RequestRun:
-    """One request on its way."""
+    """Performs one request: sends its calls and collects the replies in cohort order."""
 
     def __init__(self, runner: RayRunner, request: StepRequest) -> None:
         self._runner, self._request = runner, request
@@ -260,7 +260,7 @@ class _RequestRun:
         return replace(outcome, lost=lost)
 
     def _wait(self) -> None:
-        """Until a call has ended, well or badly."""
+        """Wait until a call has ended, well or badly."""
         ended, _ = ray.wait(list(self._pending), num_returns=1, timeout=LOOK_SECONDS)
         if not ended:
             self._runner.fleet.check_started()
@@ -287,7 +287,7 @@ class _RequestRun:
         self.send()
 
     def _replace_silent_hosts(self) -> None:
-        """Hold those hosts for lost that are far beyond the deadline of what they perform.
+        """Treat hosts as lost that are far beyond the deadline of what they perform.
 
         A host ends itself at its deadline. One that cannot even do that, because it was stopped or its machine hangs,
         is ended from here.

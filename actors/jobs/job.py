@@ -33,7 +33,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Share:
-    """What one job reserves: CPUs, GPUs, and bytes of memory."""
+    """Resources that one job reserves: CPUs, GPUs, and bytes of memory."""
 
     cpus: float
     gpus: float
@@ -42,7 +42,7 @@ class Share:
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended.
+    """The result of a job, or the error that ended it.
 
     Attributes:
         value: what it gave; None where it raised.
@@ -56,13 +56,13 @@ class JobResult:
 
 
 def error_result(name: str, error: Exception) -> JobResult:
-    """How a job ends that raises, to be called where the exception is handled."""
+    """The result of a job that raised; call it where the exception is handled."""
     lines = str(error).splitlines() or [""]
     return JobResult(name, None, error=f"{type(error).__name__}: {lines[0]}", traceback=traceback.format_exc())
 
 
 def ready_jobs(waiting: Sequence[Job], ended: Collection[str]) -> list[Job]:
-    """Those of the waiting jobs that have nothing to wait for any more."""
+    """The waiting jobs that may start now."""
     return [job for job in waiting if job.after is None or job.after in ended]
 
 

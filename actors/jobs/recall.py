@@ -31,14 +31,14 @@ _STATE, _FIT, _RANDOM = "state/", "fit", "random"
 
 
 class Store(Protocol):
-    """Where outcomes are kept: a mapping from a digest (hex) to a file's bytes."""
+    """A store of outcomes: a mapping from a digest (hex) to a file's bytes."""
 
     def get(self, key: str) -> bytes | None:
-        """What was put there, None where nothing was."""
+        """The bytes stored under a key, None where there are none."""
         ...
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep it."""
+        """Store bytes under a key."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What flows between the driver and those who carry steps out: an order out, an outcome back."""
+"""The records that pass between the driver and its workers: an order out, an outcome back."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class WorkerSetup:
 
     @property
     def torch_device(self) -> torch.device:
-        """Where networks compute."""
+        """The device on which networks compute."""
         return torch.device(self.device)
 
 
@@ -95,7 +95,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Span:
-    """When and where a step was performed; no result depends on it.
+    """The time span and place of a step; no result depends on it.
 
     Attributes:
         host: the machine's name and the process's number.
@@ -109,7 +109,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What performing an order gave.
+    """The outcome of an order that was performed.
 
     Attributes:
         payload: None where it was added to others, for `Cohort.means`.

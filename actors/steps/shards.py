@@ -1,4 +1,4 @@
-"""What clients hold: rows of columns that all clients of a machine share."""
+"""Clients' shards: rows of columns that all clients of a machine share."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ShardArrays:
         return cls.of(columns, [np.arange(len(next(iter(columns.values()))))])(0)
 
     def __len__(self) -> int:
-        """How many clients there are."""
+        """The number of clients."""
         return len(self.ends)
 
     def __call__(self, client: int) -> Shard:

@@ -66,12 +66,12 @@ class StackedLoop:
         return self._stackable[net]
 
     def gather(self) -> None:
-        """Note from now on what is asked."""
+        """Begin to collect training requests instead of performing them."""
         self._gathering = True
         self._asked, self._done = {}, {}
 
     def train(self) -> None:
-        """Do what was noted, together for all who asked with the same network and work."""
+        """Perform the collected requests, together for all with the same network and work."""
         self._gathering = False
         alike: dict[tuple[int, Work], list[tuple[Seed, int]]] = {}
         for place, (net, _, work, _) in self._asked.items():
@@ -125,7 +125,7 @@ class Crew:
             yield _add_seconds(one or self._worker.perform(order), share)
 
     def _perform_or_wait(self, order: Order) -> Outcome | Failure | None:
-        """A step that asks for no training is performed whole; None for one that waits."""
+        """Perform a step that asks for no training; None for one that waits for its training."""
         try:
             return self._worker.perform(order)
         except _TrainingReached:

@@ -1,4 +1,4 @@
-"""What a client sends is looked at before anybody uses it: one pass over its tensors, where the step was performed."""
+"""Validation of what a client sends before anybody uses it: one pass over its tensors, where the step ran."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BadUpdate(PayloadError):
 
 
 def faults(sent: Payload, received: Payload) -> Iterator[str]:
-    """What is wrong with what a client sends, in words that name each value as `kind.name`; nothing where it is right.
+    """Faults of what a client sends, in words that name each value as `kind.name`; none where it is right.
 
     Names are text, tensors are dense and of real numbers, and every number is finite and fits into 64 bits. A kind of
     which the client received tensors comes back with those names and no others, each tensor with the same shape and
@@ -34,7 +34,7 @@ def faults(sent: Payload, received: Payload) -> Iterator[str]:
 
 
 def refuse_faults(sent: Payload, received: Payload) -> None:
-    """Hold what a client sends to `faults`.
+    """Refuse what a client sends if `faults` finds anything.
 
     Raises:
         BadUpdate: naming the first five values, and how many more there are.

@@ -31,7 +31,7 @@ _MEMORY = "memory"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies in the block: dtype, shape, and the offset of its first byte."""
+    """A tensor's place in the block: dtype, shape, and the offset of its first byte."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -80,7 +80,7 @@ class PackedMeans:
 
 
 def pack(parts: Parts) -> PackedParts:
-    """A copy of the parts, detached from any graph and on the CPU."""
+    """Copy parts into one block, detached from any graph and on the CPU."""
     header: dict[str, dict[str, int | float | Place]] = {}
     tensors: list[tuple[Place, Tensor]] = []
     end = 0
@@ -145,7 +145,7 @@ Head: TypeAlias = PackedOutcome | Failure
 
 
 def pack_outcome(outcome: Outcome | Failure) -> tuple[Head, PackedParts | None]:
-    """What the driver reads, and the memory that it passes on unread."""
+    """Split an outcome into what the driver reads, and the memory that it passes on unread."""
     if isinstance(outcome, Failure):
         return outcome, None
     memory = None if outcome.memory is None else pack_memory(outcome.memory)

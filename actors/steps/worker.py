@@ -28,7 +28,7 @@ OWN = "evaluate_own"
 
 
 class Shards(Protocol):
-    """What clients hold."""
+    """Access to the clients' examples."""
 
     def __call__(self, client: int) -> Shard:
         """The client's examples."""
@@ -81,7 +81,7 @@ class Worker:
         return found
 
     def reply(self, order: Order) -> Reply:
-        """What the step of an order returns; what it raises is raised here, for a debugger."""
+        """Run an order's step and return its reply; exceptions propagate, for a debugger."""
         client = Client(
             spec=self._setup.client(order.client, order.seed),
             shard=self._shards(order.client),
@@ -99,7 +99,7 @@ class Worker:
 
 
 def _versions(order: Order) -> dict[str, int]:
-    """How often each tensor of what a step is given has been written into, as torch counts it."""
+    """The version counter of each tensor that a step is given, by name."""
     return {name: t._version for name, t in tensors_of(order.received, order.memory) if not t.is_inference()}
 
 

@@ -50,7 +50,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a step returns.
+    """A step's return value.
 
     Attributes:
         payload: travels to the server, is counted in the ledger, and is all that the method sees.
@@ -65,7 +65,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Update:
-    """What the server receives from one client."""
+    """One client's answer, as the server receives it."""
 
     client: int
     payload: Payload
@@ -193,11 +193,11 @@ class Method(Generic[StateT]):
         raise NotImplementedError
 
     def predictor(self, state: StateT) -> nn.Module:
-        """What is evaluated: the task's network inputs to its outputs, in eval mode."""
+        """The model that is evaluated, from the task's network inputs to its outputs, in eval mode."""
         raise NotImplementedError
 
     def own_message(self, state: StateT) -> Payload:
-        """What each client of a personal method receives with `evaluate_own`. Evaluation is not in the ledger."""
+        """The message that each client of a personal method receives with `evaluate_own`; the ledger leaves it out."""
         raise NotImplementedError
 
     def own_predictor(self, client: Client) -> nn.Module:
@@ -215,7 +215,7 @@ class Method(Generic[StateT]):
         return Reply(EMPTY, metrics={**self.kit.task.report(sums), "examples": len(client.test)})
 
     def sources(self, state: StateT) -> Mapping[int, Source]:
-        """Where the method generates images from, by client, for a person to look at; empty where it generates none."""
+        """The clients' generators, for pictures that a person can look at; empty where there are none."""
         return {}
 
 

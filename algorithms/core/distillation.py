@@ -25,7 +25,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Source(Protocol):
-    """Where generated inputs come from. Pure: one index gives the same bits, in any order of asking."""
+    """A source of generated inputs. Pure: one index gives the same bits, in any order of asking."""
 
     def latents(self, index: int) -> dict[str, Tensor]:
         """The random numbers and asked labels of batch `index`."""
@@ -214,6 +214,6 @@ def copy_of(net: nn.Module) -> nn.Module:
 
 
 def device_of(net: nn.Module, otherwise: torch.device) -> torch.device:
-    """Where a network computes: the device of its first parameter or buffer; `otherwise` where it has none."""
+    """The device of a network's first parameter or buffer; `otherwise` where it has none."""
     first = next(itertools.chain(net.parameters(), net.buffers()), None)
     return otherwise if first is None else first.device

@@ -1,4 +1,4 @@
-"""What the engine lends to a method: networks by name, the device, the training loop, the distillation job."""
+"""The kit that the engine lends to a method: networks by name, the device, the training loop, the distillation job."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Kit:
 
     @property
     def loss(self) -> Loss:
-        """What the clients' training makes small, for objectives of a method's own; see `training_loss`."""
+        """The loss that the clients' training minimises, for objectives of a method's own; see `training_loss`."""
         return training_loss(self.task, self.work)
 
     def network(self, name: str, width: float = 1.0) -> nn.Module:

@@ -21,7 +21,7 @@ PublicData = Literal["nothing", "examples", "labelled examples"]
 
 @dataclass(frozen=True)
 class Volume:
-    """What travels of one kind in one direction.
+    """The bytes of one kind that travel in one direction.
 
     Attributes:
         bytes: of one client in a round, on average over the clients; in the whole run where `once`. None where they

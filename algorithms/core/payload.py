@@ -1,4 +1,4 @@
-"""What crosses between server and client: named tensors and numbers, each of a declared kind, counted to the byte."""
+"""Payloads between server and client: named tensors and numbers, each of a declared kind, counted to the byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How learning rates change: along a training, and the clients' from round to round."""
+"""Learning-rate schedules: within a training, and over the rounds for the clients."""
 
 from __future__ import annotations
 

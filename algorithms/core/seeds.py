@@ -29,7 +29,7 @@ def _word(text: str) -> int:
 
 @dataclass(frozen=True)
 class Seed:
-    """Where in a run a random number is drawn.
+    """The coordinates of a random draw in a run.
 
     Attributes:
         run: the seed of the configuration, 0 or larger.

@@ -40,7 +40,7 @@ _HOLDS = {
 
 
 def out_of_range(field: dataclasses.Field[Any], value: Any) -> str | None:
-    """What is wrong with a value of a field, as `must be at least 0`, or None; of a tuple, with any of its values.
+    """The range that a field's value violates, as `must be at least 0`, or None; of a tuple, with any of its values.
 
     NaN is out of every range.
     """

@@ -77,7 +77,7 @@ class TrainingRequest:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of it: the network's parameters after it, in its order, and what `training.fit` returns."""
+    """The result of a training: the network's parameters, in its order, and what `training.fit` returns."""
 
     parameters: Sequence[Tensor]
     fit: Fit
@@ -141,7 +141,7 @@ class _Lanes:
 
     @torch.no_grad()
     def train(self) -> list[TrainingResult]:
-        """What came of each client."""
+        """Train all clients; the result of each."""
         ended: dict[int, TrainingResult] = {}
         for step in range(max(self._steps) + 1):
             ended.update({i: self._result(i) for i, count in enumerate(self._steps) if count == step})
@@ -156,7 +156,7 @@ class _Lanes:
         return TrainingResult([entry.clone() for entry in self._own(self._stack, place)], fit)
 
     def _own(self, stack: Sequence[Tensor], place: int) -> list[Tensor]:
-        """What is a client's own in a stack of parameters or gradients; views."""
+        """One client's part of a stack of parameters or gradients, as views."""
         return [entry[place][tuple(map(slice, shape))] for entry, shape in zip(stack, self._shapes, strict=True)]
 
     def _step(self, step: int) -> None:
@@ -194,7 +194,7 @@ class _Lanes:
 
 
 def _forward(parameters: Sequence[Tensor], inputs: Tensor, layers: Layers) -> list[Tensor]:
-    """What each layer receives, (clients, B, features), and at the end the logits, (clients, B, classes)."""
+    """The input of each layer, (clients, B, features), and at the end the logits, (clients, B, classes)."""
     passed = [inputs]
     for weight, bias, rectified in zip(parameters[::2], parameters[1::2], layers, strict=True):
         outputs = torch.baddbmm(bias[:, None], passed[-1], weight.mT)
@@ -249,7 +249,7 @@ def _descend_plainly(parameters: Sequence[Tensor], back: Back, lr: float) -> Non
 
 
 def _change(parameters: Sequence[Tensor], gradients: Sequence[Tensor], correct: Correction | None, work: Work) -> None:
-    """What is done to one client's gradients before a step, in place."""
+    """Apply one client's correction to its gradients before a step, in place."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     if correct:

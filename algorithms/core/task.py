@@ -135,7 +135,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def form(self) -> Form:
-        """What a network takes."""
+        """The form of a network's inputs."""
 
     @property
     @abstractmethod
@@ -212,7 +212,7 @@ class Task(ABC):
 
     @abstractmethod
     def sums(self, outputs: Tensor, targets: Tensor) -> Sums:
-        """What `report` needs of a batch, `examples` among it: float64 or int64, on the CPU."""
+        """Mergeable sums over a batch that `report` needs, `examples` among them: float64 or int64, on the CPU."""
 
     @abstractmethod
     def report(self, sums: Sums) -> dict[str, float]:

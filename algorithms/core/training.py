@@ -41,7 +41,7 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True)
 class Work:
-    """What a client is asked to do in a round. Either `steps` or `epochs` is set.
+    """A client's work in a round. Either `steps` or `epochs` is set.
 
     The optimiser is rebuilt in each round: momentum and moments start at 0, and nothing of them is kept or sent.
 
@@ -84,7 +84,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training did: mean loss over its batches, number of steps, and the place reached in the cyclic order."""
+    """The result of training: mean loss over its batches, number of steps, and place reached in the cyclic order."""
 
     loss: float
     steps: int
@@ -156,7 +156,7 @@ def draw_batches(
 
 
 def training_loss(task: Task, work: Work) -> Loss:
-    """What training makes small: the task's own loss, or with label smoothing e
+    """The loss that training minimises: the task's own, or with label smoothing e
 
         (1 - e) loss + e mean_c(-log p_c),
 
@@ -176,7 +176,7 @@ def training_loss(task: Task, work: Work) -> Loss:
 
 
 class Optimiser(Protocol):
-    """What changes a network's parameters by their gradients."""
+    """Updates a network's parameters by their gradients."""
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -196,7 +196,7 @@ def new_optimiser(work: Work, parameters: Sequence[nn.Parameter]) -> Optimiser:
 
 
 class TrainingLoop(Protocol):
-    """What `fit` is to those who call it."""
+    """The signature of `fit`."""
 
     def __call__(
         self,

@@ -104,7 +104,7 @@ class CoBoosting(OneShot[CoBoostingState]):
         return {"distillation_loss": loss, "pool": len(pool), **told}
 
     def image_loss(self, ensemble: Ensemble, gap: NormGap, weights: Tensor, student: nn.Module) -> ImageLoss:
-        """What the generator minimises."""
+        """The loss that the generator minimises."""
         config, shares, t = self.config, normalise(weights), self.config.adversarial_temperature
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class CoBoosting(OneShot[CoBoostingState]):
         return loss
 
     def boost_weights(self, weights: Tensor, ensemble: Ensemble, pool: Pool, seed: Seed, epoch: int) -> Tensor:
-        """The ensemble's weights (K,) after one epoch's signed steps."""
+        """Boost the ensemble: its weights (K,) after one epoch's signed steps."""
         config, size = self.config, self.config.weight_step * self.config.weight_decay**epoch
         draws = seed.torch("ensemble", epoch)
         for _ in range(config.weight_passes):
@@ -141,7 +141,7 @@ class CoBoosting(OneShot[CoBoostingState]):
         seed: Seed,
         epoch: int,
     ) -> float:
-        """One pass of the student over the moved images, in place; the mean loss of its steps."""
+        """Train the student for one pass over the moved images, in place; the mean loss of its steps."""
         draws, tau, losses = seed.torch("pass", epoch), self.config.temperature, []
         teacher = WeightedLogits(ensemble, normalise(weights))
         student.train()

@@ -59,7 +59,7 @@ class Dense(OneShot[DenseState]):
         return {"distillation_loss": loss, "pool": len(pool)}
 
     def image_loss(self, ensemble: Ensemble, gap: NormGap, student: nn.Module) -> ImageLoss:
-        """What the generator minimises."""
+        """The loss that the generator minimises."""
         config = self.config
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class Dense(OneShot[DenseState]):
         seed: Seed,
         epoch: int,
     ) -> float:
-        """One pass of the student over the pool, in place; the mean loss of its steps."""
+        """Train the student for one pass over the pool, in place; the mean loss of its steps."""
         draws, tau, losses = seed.torch("pass", epoch), self.config.temperature, []
         student.train()
         for images, _ in pool.batches(self.config.student_batch, draws):

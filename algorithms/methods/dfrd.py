@@ -131,7 +131,7 @@ class DFRD(Averaging[DFRDState]):
         return self.run_server_phase(state, ByClass(Ensemble(nets), counts), plan.seed)
 
     def run_server_phase(self, state: DFRDState, teacher: ByClass, seed: Seed) -> tuple[DFRDState, dict[str, float]]:
-        """The state after the server's phase, and its last losses."""
+        """Run the server's phase: train the generator, then the student; the new state and its last losses."""
         student = load_network(self.kit, state.net, state.model)
         generator = self._generator(state.generator)
         told = self.train_generator(generator, student, teacher, seed.at(phase="generator"))

@@ -22,7 +22,7 @@ from algorithms.parts.corrections import proximal
 
 @dataclass(frozen=True)
 class FedDynState(GlobalModel):
-    """What is sent, what is evaluated, and the memory of all clients' moves.
+    """The model that is sent, the one that is evaluated, and the memory of all clients' moves.
 
     Attributes:
         model: theta, which clients start from (the code's cloud model).

@@ -211,7 +211,7 @@ class _Contest:
 
 
 def image_loss(student: Tensor, teacher: Tensor, labels: Tensor, weights: Tensor, config: FedFTG.Config) -> Tensor:
-    """What one client's term asks of the images: L_md + cls L_cls, of logits (B, C), labels and weights (B,)."""
+    """One client's term of the images' loss: L_md + cls L_cls, of logits (B, C), labels and weights (B,)."""
     if "l1_discrepancy" in config.deviations:
         apart = (student - teacher.detach()).abs().mean(1)
     else:

@@ -154,7 +154,7 @@ class FedGen(Ensembling[FedGenState]):
     def train_generator(
         self, state: FedGenState, heads: Heads, counts: Sequence[Tensor], plan: Plan
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The generator's state after a round's steps, and its last losses."""
+        """Train the generator for a round: its new state, and its last losses."""
         config, device, draws = self.config, self.kit.device, plan.seed.torch("generator")
         generator = self._generator(state.net, state.generator).train()
         optimiser = torch.optim.Adam(

@@ -1,4 +1,4 @@
-"""What goes wrong when a network is asked for."""
+"""Errors of networks that cannot be built."""
 
 from __future__ import annotations
 

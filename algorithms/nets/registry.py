@@ -159,7 +159,7 @@ def _check_numbers(form: Form, outputs: int, width: float) -> None:
 
 
 def _missing(form: Form) -> str:
-    """What a form lacks to be one; empty where nothing."""
+    """The part that a form lacks to be complete; empty where it lacks none."""
     match form:
         case Images(shape) if len(shape) != 3 or min(shape) < 1:
             return "images need channels, height and width, each at least 1"

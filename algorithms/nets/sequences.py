@@ -16,7 +16,7 @@ UNITS = 128
 
 
 class Reader(nn.Module):
-    """What an LSTM says after each token: int64 (B, T) to float (B, T, units)."""
+    """The output of an LSTM after each token: int64 (B, T) to float (B, T, units)."""
 
     def __init__(self, vocabulary: int, size: int, units: int) -> None:
         super().__init__()

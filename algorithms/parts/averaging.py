@@ -1,4 +1,4 @@
-"""What methods have in common that send a global model out and average what comes back: FedAvg and its kin."""
+"""Base of methods that send a global model out and average what comes back: FedAvg and its kin."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Averaging(Method[ModelT]):
         return cohort.means(self.train, self.terms, message)["weights"]
 
     def terms(self, update: Update) -> Terms:
-        """What of an update enters the means of a round."""
+        """The parts of an update that enter the means of a round."""
         return {"weights": (update.payload.tensors("weights"), self.share(update))}
 
     def share(self, update: Update) -> float:

@@ -16,7 +16,7 @@ LIBRARY_BYTES = 80 * 10**6
 
 
 def groups(points: np.ndarray, most: int, least: int, random_state: int) -> np.ndarray | None:
-    """Which group each point belongs to, int64 (n,) from 0, by k-means with the most groups that are all large enough.
+    """The group of each point, int64 (n,) from 0, by k-means with the most groups that are all large enough.
 
     Args:
         points: float (n, d).

@@ -62,7 +62,7 @@ class Ensemble:
 
 
 def load_network(kit: Kit, net: str, state: Mapping[str, Tensor], width: float = 1.0) -> nn.Module:
-    """A network of one's own with a state."""
+    """Load a state into a new network, which is the caller's own."""
     network = kit.new_network(net, width)
     network.load_state_dict(state)
     return network
@@ -186,7 +186,7 @@ class Ensembling(Averaging[GroupsT]):
         return student, self.kit.initial(student), {net: self.kit.initial(net) for net in others}
 
     def gather_networks(self, state: GroupsT, plan: Plan, cohort: Cohort) -> tuple[GroupsT, list[Expert]]:
-        """A round of local training: the state with each network's average, and the clients' networks as they came."""
+        """Train locally for a round: the state with each network's average, and the clients' networks as they came."""
         payloads = {net: Payload.of(weights=model) for net, model in state.models.items()}
         nets = {client.id: client.net for client in plan.clients}
         means = {net: WeightedMean() for net in state.models}

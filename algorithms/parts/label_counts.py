@@ -1,4 +1,4 @@
-"""What a server makes of its clients' examples by class: shares of a teacher, and labels to ask of a generator."""
+"""Uses of clients' counts by class: shares of a teacher, and labels to ask of a generator."""
 
 from __future__ import annotations
 

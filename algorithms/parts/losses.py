@@ -121,7 +121,7 @@ def distances(values: Tensor, order: float) -> Tensor:
 
 
 class NormGap:
-    """How far the inputs of a network's batch normalisations lie from the statistics they remember.
+    """The gap between the inputs of a network's batch normalisations and the statistics they remember.
 
     `scale` times the sum over the layers of ||running variance - var(x)|| + ||running mean - mean(x)||, in 2-norms, var
     biased and over all but the channel dimension. Without batch normalisation it is 0.

@@ -74,7 +74,7 @@ class OneShot(Ensembling[GroupsT]):
     def distil_ensemble(
         self, state: GroupsT, members: Sequence[Expert], seed: Seed
     ) -> tuple[GroupsT, dict[str, float]]:
-        """The state with the student taught by the clients' networks, and what is to be told of it."""
+        """Distil the clients' networks into the student: the new state, and metrics by name."""
         ensemble = Ensemble.of(members, self.kit)
         self.kit.show("fedavg", self.predictor(state))
         self.kit.show("ensemble", WeightedLogits(ensemble, equal_weights(len(ensemble))))

@@ -33,7 +33,7 @@ Index = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class SubModel:
-    """Which entries of a full state dict a narrow network has, by name; one that it has whole, it has in order."""
+    """The entries of a full state dict that a narrow network has, by name; one that it has whole, it has in order."""
 
     indices: Mapping[str, Index]
 

@@ -1,4 +1,4 @@
-"""What there is to choose from: methods, networks, data, partitions, shifts, presets, comparisons."""
+"""Lists of all choices: methods, networks, data, partitions, shifts, presets, comparisons."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def submit(
 
 
 def command(configuration: str, overrides: Sequence[str], out: str) -> list[str]:
-    """What the job performs, word by word."""
+    """The job's command, word by word."""
     sets = [word for override in overrides for word in ("--set", override)]
     return ["python", "-m", "engine", "run", *sets, "--out", out, "--", configuration]
 

@@ -54,7 +54,7 @@ class ComparisonWatcher(Protocol):
     def started(self, comparison: Comparison, folder: Path, missing: int, facts: Sequence[str]) -> None: ...
 
     def progress(self, lines: dict[str, str]) -> None:
-        """What each run under way said last, by the cell's name."""
+        """Hear the last line of each run under way, by the cell's name."""
         ...
 
     def finished(self, finished: CellResult) -> None: ...
@@ -64,7 +64,7 @@ Told: TypeAlias = Callable[[dict[str, str]], None]
 
 
 def memory_of_all(comparison: Comparison, dataset: DataSet) -> int:
-    """Hold every method against the data, the clients and this machine, before anything starts.
+    """Check every method against the data, the clients and this machine, before anything starts.
 
     Returns:
         predicted bytes of the process of the largest run.
@@ -126,7 +126,7 @@ def _training(folder: Path) -> dict[str, float]:
 
 
 def conduct(comparison: Comparison, folder: Path, watcher: ComparisonWatcher) -> list[CellResult]:
-    """Run what is missing, and give all runs back, in the comparison's order.
+    """Run what is missing, and return all runs in the comparison's order.
 
     A run that fails does not end the others.
 
@@ -181,7 +181,7 @@ def _group(seed: int) -> str:
 
 
 def _keep(cell: Cell, end: JobResult, folder: Path) -> CellResult:
-    """What a cell's process gave back, in the comparison's folder; of one that failed, its traceback."""
+    """Store a cell's result in the comparison's folder; of one that failed, its traceback."""
     path, log = folder / cell.name, folder / f"{cell.name}-failed.txt"
     shutil.rmtree(path, ignore_errors=True)
     if end.value is None:
@@ -224,7 +224,7 @@ def _performing(
 
 
 def _places(node: Node, share: Share) -> int:
-    """How many jobs a node has room for at a time."""
+    """The number of jobs that a node has room for at a time."""
     by_gpu = int(node.gpus / share.gpus) if share.gpus else int(node.cpus)
     return min(int(node.cpus / share.cpus), by_gpu, int(node.memory / share.memory))
 

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a comparison: a line for each run that ends, one that moves, the table."""
+"""A comparison on the terminal: a line for each run that ends, one that moves, the table."""
 
 from __future__ import annotations
 

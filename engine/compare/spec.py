@@ -1,4 +1,4 @@
-"""What is compared: methods with their settings, under everything else alike, over several seeds."""
+"""The specification of a comparison: methods with their settings, all else equal, over several seeds."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _alone(config: RunConfig, seed: int) -> RunConfig:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], place: str = "") -> list[str]:
-    """Where two trees differ, as `clients.lr = 0.05 here, 0.1 there`."""
+    """The differences of two trees, as `clients.lr = 0.05 here, 0.1 there`."""
     found: list[str] = []
     for key in dict.fromkeys([*ours, *theirs]):
         here, there = ours.get(key, MISSING), theirs.get(key, MISSING)

@@ -1,4 +1,4 @@
-"""What must hold between the keys of a configuration, each rule told apart so that all can be reported together."""
+"""Rules between the keys of a configuration, each apart so that all violations can be reported together."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (
 
 
 def violations(look: Look) -> Iterator[Problem]:
-    """What breaks a rule, as far as the values it needs are right in themselves."""
+    """Violated rules, as far as the values they need are valid in themselves."""
     for rule in RULES:
         try:
             yield from list(rule(look))

@@ -1,4 +1,4 @@
-"""What the words and numbers of a source are: text, categories or classes. Decided by training rows, for both halves.
+"""The contents of a source's columns: text, categories or classes. Decided by training rows, for both halves.
 
 The rule, which `data.columns` overrides:
 
@@ -35,7 +35,7 @@ MOST_CLASSES_OF_FEW_ROWS = 20
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What every column of the training half holds.
+    """The contents of every column of the training half.
 
     Attributes:
         columns: those of the training half, as they were read.
@@ -58,7 +58,7 @@ class Contents:
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """How values became classes, where that is not plain."""
+        """Notes on how values became classes, where that is not obvious."""
         return tuple(f"{name}: {classes.fact}" for name, classes in self.classes.items() if classes.fact)
 
     def apply(self, half: Half, word: str) -> Half:
@@ -189,7 +189,7 @@ def is_text(values: np.ndarray) -> bool:
 
 
 def _content(roles: Roles, name: str, column: Column) -> Content:
-    """What a training column that holds no classes is."""
+    """The content of a training column that holds no classes."""
     if column.content != "text" or name in roles.get("text", ()):
         return column.content
     return "text" if name not in roles.get("table", ()) and is_text(column.values) else "category"

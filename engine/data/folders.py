@@ -1,4 +1,4 @@
-"""Where a FILE or FOLDER of the configuration lies."""
+"""Paths of a FILE or FOLDER of the configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every reader returns: one half of a data set, as columns."""
+"""One half of a data set as columns: the return value of every reader."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class DataSet:
 
 
 def rows_of(columns: Mapping[str, np.ndarray]) -> int:
-    """How many rows columns have."""
+    """The number of rows of columns."""
     return len(next(iter(columns.values())))
 
 

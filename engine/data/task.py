@@ -1,4 +1,4 @@
-"""Which task is learnt: by name, or the one that fits the columns."""
+"""Choice of the task: by name, or the one that fits the columns."""
 
 from __future__ import annotations
 

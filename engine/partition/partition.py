@@ -1,4 +1,4 @@
-"""Who holds which training rows."""
+"""The partition: which client holds which training rows."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run would need and where it would run, before anything starts."""
+"""Planning: a run's needs and its place, known before anything starts."""

@@ -1,4 +1,4 @@
-"""What can be known to be wrong once the data is there, all of it before anything starts."""
+"""Checks once the data is loaded, all of them before anything starts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _networks(federation: Federation) -> Iterator[Problem]:
 
 
 def _method(federation: Federation) -> Iterator[Problem]:
-    """What the method itself says that it cannot serve, and what it sends without a word on it."""
+    """The method's own refusals, and kinds that it sends without a sentence on them."""
     name, needs = federation.config.method.name, federation.needs
     if needs.lacking:
         yield Problem("method.name", name, _wrong_task(federation, needs.lacking))
@@ -81,7 +81,7 @@ def _method(federation: Federation) -> Iterator[Problem]:
 
 
 def _rounds(federation: Federation) -> Iterator[Problem]:
-    """What a method comes to do must lie within the run."""
+    """Report rounds that a method needs and the run does not have."""
     least, rounds = federation.needs.least_rounds, federation.config.rounds
     if least is not None and least.rounds > rounds:
         value = getattr(federation.config.method.settings, least.setting)

@@ -40,7 +40,7 @@ def _shift_training(config: RunConfig, dataset: DataSet, partition: Partition) -
 
 
 def _ask_needs(setup: WorkerSetup, counts: torch.Tensor) -> Needs:
-    """What the method answers. A method of one's own that fails there is told as any other mistake is."""
+    """Ask the method for its needs. A failure of a method of one's own is reported like any other mistake."""
     try:
         return setup.needs(counts)
     except Exception as error:

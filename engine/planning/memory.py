@@ -1,4 +1,4 @@
-"""How much memory the processes of a run take, predicted from shapes. Nothing is trained."""
+"""Prediction of the memory of a run's processes from shapes. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _driver(federation: Federation) -> int:
 
 
 def _distillation(federation: Federation, planned: PlannedDistillation) -> tuple[int, int, int]:
-    """What a sampler, a teacher and a train worker hold beside their processes."""
+    """Bytes that a sampler, a teacher and a train worker hold beside their processes."""
     task, batch = federation.setup.task, _batch_bytes(federation, planned)
     students = [network_of(name, task) for name in planned.students]
     activations = {net: activation_bytes(net, task.form) for net in students}
@@ -210,12 +210,12 @@ def _store(federation: Federation, nets: Sequence[NetPlan], planned: PlannedDist
 
 
 def _client_memory_bytes(federation: Federation) -> int:
-    """What every client comes to remember of what the server stores."""
+    """Bytes that each client comes to remember of what the server stores."""
     return len(federation.setup.clients) * sum(stored.total for stored in federation.needs.storage if stored.kept)
 
 
 def _job(federation: Federation, planned: PlannedDistillation) -> int:
-    """What a distillation puts into the object store: its source, teacher and student, and batches that wait."""
+    """Bytes that a distillation puts into the object store: its source, teacher and student, and batches that wait."""
     ahead = int(federation.config.runner.distillation.resources().ahead_mb * MIB)
     students = max(state_bytes(network_of(name, federation.setup.task)) for name in planned.students)
     waiting = min(ahead, (planned.kept or ahead) * _batch_bytes(federation, planned))

@@ -1,4 +1,4 @@
-"""What a run would need, before it starts: who runs where, how much memory, what is sent. Nothing is trained."""
+"""The plan of a run before it starts: who runs where, how much memory, what is sent. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from engine.units import size
 
 @dataclass(frozen=True)
 class Traffic:
-    """What is sent of one kind, in bytes.
+    """Traffic of one kind, in bytes.
 
     Attributes:
         bytes: None where it depends on the data.
@@ -112,7 +112,7 @@ class PlanReport:
         return dataclasses.asdict(self)
 
     def facts(self) -> dict[str, str]:
-        """What a person is told of it when the run starts, in words by name."""
+        """Facts shown when the run starts, in words by name."""
         placement, memory = self.placement, self.memory
         told = {"data": "; ".join(self.data)} if self.data else {}
         if placement:
@@ -131,7 +131,7 @@ class PlanReport:
 
 
 def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport:
-    """What a federation's run would need on these nodes.
+    """Plan a federation's run on these nodes.
 
     Args:
         nodes: of the cluster, or of the one that would be started.
@@ -179,7 +179,7 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
 
 
 def _place(federation: Federation, needed: Sizes, nodes: Sequence[Node]) -> Placement:
-    """Where hosts go.
+    """The placement of the hosts.
 
     Raises:
         ConfigError: they do not fit; at the key whose value is too much.
@@ -210,7 +210,7 @@ def _too_large_batch(batch: int, nets: Sequence[NetPlan], needed: int, free: int
 
 
 def request_of(federation: Federation, needed: Sizes) -> Request:
-    """What a run asks of a cluster."""
+    """The request of a run to a cluster."""
     runner = federation.config.runner
     return Request(
         clients=len(federation.setup.clients),
@@ -277,7 +277,7 @@ def _too_much_data(federation: Federation, free: int) -> Problem:
 
 
 def _variants(federation: Federation) -> dict[tuple[str, float], float]:
-    """How many clients have each network at each width; on average, where widths are drawn anew in every round."""
+    """The number of clients with each network at each width; on average, where widths are drawn anew in every round."""
     setup = federation.setup
     found = Counter((client.net, client.width) for client in setup.variants())
     drawn = len(setup.widths) or 1
@@ -293,7 +293,7 @@ def _batches(federation: Federation) -> float:
 
 
 def _traffic(direction: str, kind: str, sent: Volume, clients: int, cohort: int) -> Traffic:
-    """What the method says of a kind, for all clients where it travels once, else for those asked in a round."""
+    """The method's traffic of a kind, for all clients where it travels once, else for those asked in a round."""
     if sent.once:
         return Traffic(kind, direction, None if sent.bytes is None else round(sent.bytes * clients), "once")
     if sent.bytes is None:

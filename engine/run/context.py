@@ -17,7 +17,7 @@ from engine.store.folder import RunFolder
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """What everyone who takes part in a run is given.
+    """The context of a run, given to all of its parts.
 
     Attributes:
         federation: what is run.
@@ -44,16 +44,16 @@ class RunContext:
 
     @property
     def folder(self) -> Path:
-        """Where everything of the run is kept."""
+        """The run's folder."""
         return self.files.path
 
     @property
     def way_on(self) -> str:
-        """How to go on with the run once it was ended, as the end of a sentence."""
+        """How to resume the run once it has ended, as the end of a sentence."""
         return f"then go on with `{resume_command(self.folder, to_tree(self.config))}`"
 
     def start(self) -> RunStart:
-        """What watchers hear of the run before its first round."""
+        """The facts that watchers hear before the first round."""
         dataset = self.federation.dataset
         return RunStart(
             folder=self.folder,

@@ -1,4 +1,4 @@
-"""Where a run is performed: in this process, or by hosts on a cluster. The plan decides, and the runner follows it."""
+"""Choice of a run's runner: in this process, or hosts on a cluster. The plan decides, and the runner follows it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def predicted_plan(config: RunConfig) -> PlanReport:
-    """What a run would need, on the cluster of its address, or else on this machine. Nothing starts but the look.
+    """Plan a run on the cluster of its address, or else on this machine, without starting anything.
 
     Raises:
         ConfigError, DataError, PartitionError, PlacementError, ClusterError: what cannot run, and what would.
@@ -46,7 +46,7 @@ def predicted_plan(config: RunConfig) -> PlanReport:
 
 @contextmanager
 def open_runner(run: RunContext) -> Iterator[tuple[RunContext, Runner]]:
-    """The runner that a run's configuration asks for, closed at the end, and the context with what the plan says."""
+    """Open the runner that a run's configuration asks for, and close it after the block; the context gains the plan."""
     if run.config.runner.kind == "inline":
         facts = {"runner": "inline: one step after another in this process", **_plan_here(run.federation).facts()}
         yield replace(run, facts=facts), run.federation.inline()

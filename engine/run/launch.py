@@ -182,7 +182,7 @@ def is_full(error: Exception) -> bool:
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """A block in which what happens to a run is written to its log, warnings to the terminal too."""
+    """Log a block's events to the run's log file, and warnings to the terminal too."""
     handler = logging.FileHandler(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("actors", "engine")]

@@ -54,7 +54,7 @@ def _path(folder: Path, round: int, step: str, client: int) -> Path:
 
 
 def read_failed_order(folder: Path, round: int, step: str, client: int) -> Order:
-    """What `save_failed_order` kept.
+    """Read an order that `save_failed_order` stored.
 
     Raises:
         ReplayError: there is no such file, or it is damaged.

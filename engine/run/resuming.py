@@ -1,4 +1,4 @@
-"""What may differ when a run goes on: whatever its result does not depend on, and more rounds."""
+"""Changes allowed when a run is resumed: whatever its result does not depend on, and more rounds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ResumeError(UserError):
 def apply_overrides(
     files: RunFolder, overrides: tuple[str, ...], code: Collection[str] = ()
 ) -> tuple[RunConfig, dict[str, str]]:
-    """A run's configuration with overrides put in, and what differs from before, in words by key.
+    """Apply overrides to a run's configuration: the new one, and the differences in words by key.
 
     Args:
         code: modules of one's own that may be imported where the configuration names them.

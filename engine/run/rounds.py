@@ -26,7 +26,7 @@ from engine.records import GLOBAL, Evaluation, RoundRecord, StageRecord, Watcher
 
 @dataclass(frozen=True)
 class Schedule:
-    """When what happens.
+    """The schedule of a run's rounds and of what happens between them.
 
     Attributes:
         rounds: how many.
@@ -55,7 +55,7 @@ RowT = TypeVar("RowT")
 
 
 def _drain(rows: list[RowT]) -> tuple[RowT, ...]:
-    """All rows, which leave the list: over a thousand rounds of a hundred clients they would take 100 MB."""
+    """Empty a list and return its rows: over a thousand rounds of a hundred clients they would take 100 MB."""
     taken = tuple(rows)
     rows.clear()
     return taken
@@ -164,7 +164,7 @@ class Rounds:
         return Plan(round=number, rounds=self._schedule.rounds, clients=clients, seed=seed)
 
     def _show_last(self, plan: Plan) -> None:
-        """What the method predicts with after a round: one model, or each client's own."""
+        """Show what the method predicts with after a round: one model, or each client's own."""
         if not self.method.personal:
             self._show(GLOBAL, self.method.predictor(self.state))
             return

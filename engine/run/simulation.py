@@ -141,7 +141,7 @@ def versions() -> dict[str, str]:
 
 
 def _pictures(federation: Federation, rounds: Rounds) -> tuple[GeneratedPictures, ...]:
-    """What the first clients' generators draw beside real examples; none unless the run allows it."""
+    """Pictures by the first clients' generators beside real examples; none unless the run allows it."""
     if not federation.config.privacy.images:
         return ()
     sources = rounds.method.sources(rounds.state)

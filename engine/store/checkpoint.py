@@ -43,7 +43,7 @@ class Checkpoint(Generic[StateT]):
 
 @dataclass(frozen=True)
 class Keep:
-    """Which checkpoints stay.
+    """The checkpoints that are kept.
 
     Attributes:
         last: so many of the newest, at least 1; with 2, a damaged newest one costs the work since the one before it.

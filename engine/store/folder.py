@@ -151,7 +151,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """A block in which this process alone may write here. The kernel lets go of it however the process ends.
+        """Lock the folder for a block: this process alone may write. The kernel releases it however the process ends.
 
         Raises:
             FolderError: another process is at work here.
@@ -168,7 +168,7 @@ class RunFolder:
 
     @property
     def partition(self) -> Path:
-        """Where the partition lies, written by `engine.partition`."""
+        """The path of the partition, which `engine.partition` writes."""
         return self.path / "partition.parquet"
 
     @property
@@ -203,7 +203,7 @@ class RunFolder:
         return str(_read_json(self.path / "start.json").get("preset", ""))
 
     def rounds_finished(self) -> int | None:
-        """How many rounds the finished run has; None where it has not finished."""
+        """The number of rounds of a finished run; None where it has not finished."""
         result = self.path / "result.json"
         return int(_read_json(result)["rounds"]) if result.exists() else None
 
@@ -329,7 +329,7 @@ class StoredRun:
 
     @property
     def score(self) -> float:
-        """What the headline figure came to; NaN where it was not finite."""
+        """The final value of the headline figure; NaN where it was not finite."""
         value = self.result["figures"].get(self.headline.name)
         return math.nan if value is None else float(value)
 

@@ -1,4 +1,4 @@
-"""What a round under way has finished, written down as it comes, so that a run that goes on need not do it again.
+"""A journal of the round under way: finished steps on disk, so that a resumed run need not redo them.
 
 A client's step is a pure function of its order, and a round asks for the same orders whenever it is begun anew. So an
 outcome that was written down stands for the step itself: a round that finds some gives the bits of one that finds none.
@@ -55,7 +55,7 @@ class Journal:
         self._not_worth: set[str] = set()
 
     def begin(self, round: int) -> None:
-        """What is asked from now on belongs to this round."""
+        """Begin a round: requests from now on belong to it."""
         self._round = self._folder / f"round-{round:06d}"
         self._found = {stem: path for path in sorted(self._round.glob("*")) if (stem := stem_of(path))}
         self._finished = Counter()
@@ -117,7 +117,7 @@ class Journal:
         seal(self._round, name, tree, tensors)
 
     def _read_outcome(self, request: StepRequest, client: int, path: Path) -> Outcome | None:
-        """What a file holds, looked at as if the client had just sent it; None where it cannot be used."""
+        """Read an outcome from a file and vet it as if the client had just sent it; None where it cannot be used."""
         try:
             tree, tensors = unseal(path)
             payload = Payload(rebuild(dict[str, dict[str, Any]], tree["payload"]["parts"], tensors))

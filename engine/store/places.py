@@ -1,4 +1,4 @@
-"""Where a run's folder is kept: on a disk, or at a URI that fsspec knows (s3://, gs://, abfs://, file://, ...)."""
+"""Places of a run's folder: a path on a disk, or a URI that fsspec knows (s3://, gs://, abfs://, file://, ...)."""
 
 from __future__ import annotations
 

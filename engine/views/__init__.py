@@ -1,1 +1,1 @@
-"""What a person sees of a run: terminal, report, MLflow, trace."""
+"""Views of a run: terminal, report, MLflow, trace."""

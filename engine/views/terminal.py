@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: a line that moves, one that stays for each evaluation, a table at the end."""
+"""A run on the terminal: a line that moves, one that stays for each evaluation, a table at the end."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Terminal:
 
 
 class Pace:
-    """How long a run still takes, from the rounds that are done and the pace of the phase under way."""
+    """An estimate of the time left, from the rounds that are done and the pace of the phase under way."""
 
     def __init__(self, rounds: int, clock: Callable[[], float], done: int = 0) -> None:
         """`done` of the rounds were complete before."""
@@ -165,7 +165,7 @@ class Pace:
 
 
 def fault_lines(faults: Sequence[FaultEntry]) -> list[str]:
-    """What went wrong in a round, a line for each step and kind."""
+    """The faults of a round, a line for each step and kind."""
     found: dict[tuple[str, str], list[int]] = {}
     for fault in faults:
         found.setdefault((fault.phase, describe(fault.fault, fault.action)), []).append(fault.client)
@@ -173,7 +173,7 @@ def fault_lines(faults: Sequence[FaultEntry]) -> list[str]:
 
 
 def _of(clients: Sequence[int]) -> str:
-    """Whose step it was; nothing where it was the server's own work."""
+    """The clients of a step, as text; empty for the server's own work."""
     if NOBODY in clients:
         return f" {len(clients)} times" if len(clients) > 1 else ""
     return f": client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients))}"
@@ -204,7 +204,7 @@ def summary(values: Mapping[str, Any], start: RunStart) -> Table:
 
 
 def closing(start: RunStart) -> str:
-    """Where to look next."""
+    """Hints on where to look next."""
     lines = [f"report: {start.folder / 'report.html'}", f"result: {start.folder / 'result.json'}"]
     mlflow = start.config.get("mlflow") or {}
     if mlflow.get("enabled"):

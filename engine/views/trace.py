@@ -93,7 +93,7 @@ class Trace:
         self._waiting.append({"name": name, "ph": "X", "pid": process, "tid": line, **times, "args": dict(facts)})
 
     def _write(self) -> None:
-        """What has come since the last time, once the run has a folder."""
+        """Write the events since the last time, once the run has a folder."""
         if self._file is not None:
             self._file.writelines(f"{json.dumps(event)},\n" for event in self._waiting)
             self._file.flush()
@@ -108,10 +108,10 @@ class Trace:
 
 
 def _process_name(name: str, process: int) -> dict[str, Any]:
-    """What a process is called."""
+    """The name of a process."""
     return {"name": "process_name", "ph": "M", "pid": process, "tid": 0, "args": {"name": name}}
 
 
 def _line(name: str, line: int) -> dict[str, Any]:
-    """What a line of the driver is called."""
+    """The name of a line of the driver."""
     return {"name": "thread_name", "ph": "M", "pid": _DRIVER, "tid": line, "args": {"name": name}}

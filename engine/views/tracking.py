@@ -59,7 +59,7 @@ def default_uri(folder: Path) -> str:
 
 
 def ui_command(uri: str) -> str:
-    """What a person types to look at a store; a server's own address, which serves its pages, stays as it is."""
+    """The command that shows a store; a server's own address, which serves its pages, stays as it is."""
     return uri if _is_server(uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
@@ -69,7 +69,7 @@ def _is_server(uri: str) -> bool:
 
 @dataclass(frozen=True)
 class TrackingStore:
-    """A store that answers, and the experiment in it."""
+    """A tracking store that answers, and the experiment in it."""
 
     client: MlflowClient
     uri: str
@@ -199,7 +199,7 @@ class MlflowWatcher:
         return self.run_id
 
     def _attempt(self, action: Callable[[], object]) -> None:
-        """Do it; where that fails, say so once and leave MLflow alone for the rest of the run."""
+        """Call MLflow; on failure, log it once and leave MLflow alone for the rest of the run."""
         if self._lost:
             return
         try:
@@ -267,7 +267,7 @@ class MlflowWatcher:
 
 
 def _known_run(folder: Path, uri: str) -> str | None:
-    """The number that a run which goes on has in this store; None where the store has not heard of it."""
+    """The ID of a resumed run in this store; None where the store does not know it."""
     file = folder / _KNOWN
     known = json.loads(file.read_text()) if file.exists() else {}
     return str(known["run_id"]) if known.get("tracking_uri") == uri else None

@@ -94,7 +94,7 @@ class MetaModel(nn.Module):
 
 @dataclass(frozen=True)
 class Examples:
-    """What a meta model learns from: experts' logits float32 (N, E, C) and labels int64 (N,)."""
+    """Training examples of a meta model: experts' logits float32 (N, E, C) and labels int64 (N,)."""
 
     logits: Tensor
     labels: Tensor

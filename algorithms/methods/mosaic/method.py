@@ -58,7 +58,7 @@ Deviation = Literal[
 
 @dataclass(frozen=True)
 class MosaicState:
-    """What the server carries.
+    """The state that the server carries.
 
     Attributes:
         student: name of the network that is evaluated.
@@ -348,7 +348,7 @@ class Mosaic(Method[MosaicState]):
 
     @client_side
     def make_generator(self, client: Client) -> Reply:
-        """What imitates the client's data, and the examples by class that went into it."""
+        """Make a generator of the client's data, and count the examples by class that went into it."""
         tensors, counts = self.family.fit(client)
         return Reply(Payload({self.family.kind: tensors, "label_counts": {"counts": counts}}))
 
@@ -419,7 +419,7 @@ class Mosaic(Method[MosaicState]):
 
 
 def form_of(client: ClientSpec) -> tuple[str, float]:
-    """What a client has of which network: its name, and the width."""
+    """A client's network and width."""
     return client.net, client.width
 
 

@@ -1,4 +1,4 @@
-"""What Mosaic needs, and what it sends, before anything starts."""
+"""Mosaic's needs and traffic, known before anything starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Mosaic cannot do: reasons, in words, before anything starts."""
+"""Mosaic's refusals: reasons, in words, before anything starts."""
 
 from __future__ import annotations
 

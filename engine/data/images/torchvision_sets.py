@@ -94,7 +94,7 @@ def _maker(config: DataConfig, name: str) -> Any:
 
 
 def _options(config: DataConfig, maker: Any, half: HalfName, part: str) -> dict[str, Any]:
-    """What tells a data set's class which half is wanted."""
+    """The arguments that tell a data set's class which half is wanted."""
     if maker is torchvision().datasets.EMNIST:
         if part not in maker.splits:
             spellings = ", ".join(f"torchvision:EMNIST:{split}" for split in maker.splits)

@@ -251,7 +251,7 @@ def _hub_names(description: Any) -> Mapping[str, Any]:
 
 
 def _json(config: DataConfig, schema: pa.Schema, origin: str) -> dict[str, Any]:
-    """What the schema's metadata say under the keys that are read here."""
+    """The schema's metadata under the keys that are read here."""
     metadata = schema.metadata or {}
     found = {}
     for key in ("class_names", "huggingface", "shape"):

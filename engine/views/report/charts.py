@@ -172,7 +172,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 
 def legend(names: Sequence[str], classes: Sequence[str] | None = None) -> Element:
-    """What the colours mean."""
+    """The legend of the colours."""
     classes = classes or [f"c{i % COLOURS}" + (" dashed" if i >= COLOURS else "") for i in range(len(names))]
     items = [element("li", element("i", class_=colour), name) for name, colour in zip(names, classes, strict=True)]
     return element("ul", *items, class_="legend")
@@ -236,7 +236,7 @@ def _pair(name: str, before: float, after: float) -> Element:
 
 
 def holdings(counts: np.ndarray, class_names: Sequence[str]) -> Element:
-    """Who holds what: a label map; where there are no classes, a bar for each client.
+    """A chart of the clients' holdings: a label map; where there are no classes, a bar for each client.
 
     Args:
         counts: int64 (clients, classes), or (clients, 1) without classes.
@@ -280,7 +280,7 @@ def _client_numbers(clients: int) -> list[Element]:
 
 
 def label_map(counts: np.ndarray, class_names: Sequence[str]) -> Element:
-    """How many examples of each class (rows) each client (columns) holds; colour deepens with the root.
+    """A map of the examples of each class (rows) that each client (columns) holds; colour deepens with the root.
 
     Args:
         counts: int64 (clients, classes).

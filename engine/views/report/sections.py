@@ -180,7 +180,7 @@ def _pairs(before: tuple[str, StoredRun, str], after: tuple[str, StoredRun, str]
 
 
 def confusion(runs: Runs) -> Element | None:
-    """What was predicted of the examples of each class."""
+    """The confusion matrix: predictions for the examples of each class."""
     blocks = _each(runs, _confusion)
     note = _note(
         "Test examples after the last round. Rows are their classes, columns the classes that were predicted, in the "
@@ -197,7 +197,7 @@ _LABEL_MAP = "Rows are classes, columns clients by number; colour deepens with t
 
 
 def clients(runs: Runs) -> Element:
-    """Who holds what."""
+    """The clients' holdings."""
     same = all(np.array_equal(run.label_counts, runs[0].label_counts) for run in runs)
     maps = _each(runs[:1] if same else runs, lambda run: holdings(run.label_counts, run.class_names))
     sizes = runs[0].label_counts.sum(axis=1)
@@ -214,7 +214,7 @@ def clients(runs: Runs) -> Element:
 
 
 def pictures(runs: Runs) -> Element | None:
-    """What generators draw beside what clients hold, client by client."""
+    """Generated pictures beside real ones, client by client."""
     blocks = _each(runs, _pictures)
     if not blocks:
         return None
@@ -308,7 +308,7 @@ def _sums(ledger: pa.Table) -> dict[tuple[str, str], int]:
 
 
 def left_clients(runs: Runs) -> Element | None:
-    """What left the clients, in words."""
+    """A summary of what left the clients, in words."""
     blocks = _each(runs, _left_clients)
     return _section("What left the clients", *blocks) if blocks else None
 
@@ -343,7 +343,7 @@ def _left_clients(run: StoredRun) -> Element | None:
 
 
 def faults(runs: Runs) -> Element | None:
-    """What went wrong while it ran, and what was done about it."""
+    """The faults of the run, and the actions taken."""
     blocks = _each(runs, _faults)
     note = _note(
         "A step that is tried again gives the same bits; a client that is left out sends nothing in that step."

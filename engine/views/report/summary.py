@@ -98,7 +98,7 @@ def _ranking(runs: Runs) -> str:
 
 
 def _scores(runs: Runs) -> list[tuple[float, str]]:
-    """What each run came to, and its name, the best first; without those that came to no number."""
+    """Each run's score and name, the best first; without those that are no number."""
     found = [(run.score, name) for name, run in zip(labels(runs), runs, strict=True) if not math.isnan(run.score)]
     return sorted(found, key=lambda pair: runs[0].headline.rank_key(pair[0]))
 
@@ -134,7 +134,7 @@ def _row(name: str, run: StoredRun, shown: Sequence[Figure], best: float | None)
 
 
 def _differences(runs: Runs) -> str:
-    """Which settings differ, because a figure beside another means nothing without it."""
+    """The settings that differ between runs: without them no two figures can be compared."""
     configs: list[dict[str, Any]] = [settings(dict(run.config)) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing = [key for key in keys if any(config.get(key) != configs[0].get(key) for config in configs)]

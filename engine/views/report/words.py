@@ -15,7 +15,7 @@ FINAL_CAPTION = "the global model after the last round"
 
 
 def captions(run: StoredRun) -> dict[str, str]:
-    """What each stage is, in words: the method's own, and `final`."""
+    """A caption for each stage: the method's own, and `final`."""
     return {**{stage.name: stage.caption for stage in run.captions}, FINAL: FINAL_CAPTION}
 
 

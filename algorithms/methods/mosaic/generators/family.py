@@ -1,4 +1,4 @@
-"""What every family of generators offers to a method."""
+"""The interface of a family of generators."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Family(Protocol):
         ...
 
     def to_inputs(self) -> Callable[[Tensor], Tensor]:
-        """What parts make, to what networks take. Can be sent to other processes."""
+        """The function from generated samples to network inputs. Can be sent to other processes."""
         ...
 
 

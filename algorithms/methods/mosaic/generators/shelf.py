@@ -12,7 +12,7 @@ from algorithms.core.payload import Memory, Payload, Value, memory_part, memory_
 
 @dataclass(frozen=True)
 class ClientGenerator:
-    """What one client's generator is.
+    """One client's generator.
 
     Attributes:
         tensors: by name; empty where the client held too few examples for a generator.
