@@ -94,11 +94,10 @@ def _rounds(federation: Federation) -> Iterator[Problem]:
 def _forbidden(federation: Federation) -> Iterator[Problem]:
     """The kinds that must not leave a client are kinds that there are, and the method sends none of them."""
     forbid, needs, name = federation.config.privacy.forbid, federation.needs, federation.config.method.name
-    unknown = [kind for kind in forbid if kind not in needs.known_kinds]
-    if unknown:
-        known = ", ".join(needs.known_kinds)
-        reason = f"{unknown[0]} is no kind of content; {nearest(unknown[0], needs.known_kinds)}there are {known}"
-        yield Problem("privacy.forbid", list(forbid), reason)
+    known = ", ".join(needs.known_kinds)
+    for kind in (kind for kind in forbid if kind not in needs.known_kinds):
+        reason = f"{kind} is no kind of content; {nearest(kind, needs.known_kinds)}there are {known}"
+        yield Problem("privacy.forbid", kind, reason)
     sent = [kind for kind in forbid if kind in needs.up]
     if sent:
         reason = f"{name} sends {', '.join(sorted(needs.up))}; allow these, or choose another method or settings"

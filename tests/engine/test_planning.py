@@ -178,6 +178,13 @@ def test_kinds_that_must_not_leave_a_client_are_kinds_that_there_are_and_none_th
     check(gathered(privacy={"forbid": ["logits", "prototypes"]}), 16 * GIB)
 
 
+def test_every_kind_that_there_is_not_is_named():
+    with pytest.raises(ConfigError) as caught:
+        check(gathered(privacy={"forbid": ["wieghts", "lojits"]}), 16 * GIB)
+    values = [problem.value for problem in caught.value.problems if problem.place == "privacy.forbid"]
+    assert values == ["wieghts", "lojits"]
+
+
 def test_a_kind_of_a_methods_own_can_be_forbidden_and_needs_a_sentence():
     federation = gathered(privacy={"forbid": ["masks"]})
     needs = federation.needs.adding(up={"masks": Volume(8)})
