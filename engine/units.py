@@ -17,6 +17,14 @@ def figure_digits(value: float | None, unit: str = "") -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
+def rounded_like(value: float, other: float) -> float:
+    """A value with as many decimals as four digits of another have; as it is where either is not finite, or the other
+    is 0."""
+    if not (math.isfinite(value) and math.isfinite(other)) or other == 0:
+        return value
+    return round(value, max(0, 3 - math.floor(math.log10(abs(other)))))
+
+
 def figure_text(value: float | None, unit: str = "") -> str:
     """A figure with its unit, as `81.2 %` or `3.512 nats`; see `figure_digits`."""
     digits = figure_digits(value, unit)

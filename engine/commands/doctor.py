@@ -112,7 +112,7 @@ def torchvision() -> Finding:
 
 _START_RAY = (
     "import time, ray; begun = time.perf_counter(); "
-    "ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level='ERROR'); "
+    "ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level='ERROR'); "
     "assert ray.get(ray.remote(lambda: 7).remote()) == 7; print(f'{time.perf_counter() - begun:.1f}'); ray.shutdown()"
 )
 
@@ -166,7 +166,8 @@ def gpu() -> Finding:
 def data() -> Finding:
     place = os.environ.get("TESSERA_DATA")
     if not place:
-        remedy = "only data.source: digits needs no files; to use others: export TESSERA_DATA=FOLDER"
+        known = "digits, sklearn:NAME and generated:sentences need no files"
+        remedy = f"{known}; for presets of other data: export TESSERA_DATA=FOLDER"
         return Finding("data", "warn", "TESSERA_DATA is not set", remedy)
     if not Path(place).is_dir():
         return Finding("data", "fail", f"TESSERA_DATA = {place} is no folder", "name the folder that holds mnist/, ...")

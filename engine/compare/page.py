@@ -48,7 +48,7 @@ def _lead(comparison: Comparison, rows: Sequence[Row]) -> str:
         return "No run of a method with one model for all ended with a number."
     first, winners = order[0], best(rows)
     names = [row.label for row in order if row.label in winners]
-    score = first.score.text(first.figure_digits) if len(names) == 1 else first.figure_digits(first.score.mean)
+    score = first.score_text if len(names) == 1 else first.figure_digits(first.score.mean)
     figure = f"{as_words(first.figure.name)} {score} {first.figure.unit}".rstrip()
     text = f"{' and '.join(names)} {'ends' if len(names) == 1 else 'end'} best, with {figure} on the test set"
     return f"{text}, over {count(len(comparison.seeds), 'seed')} and {count(comparison.common.rounds, 'round')}."
@@ -128,7 +128,7 @@ def _bars(rows: Sequence[Row]) -> Element | None:
         Bar(
             row.label,
             row.score.mean,
-            row.score.text(row.figure_digits),
+            row.score_text,
             "seeds: " + ", ".join(map(row.figure_digits, row.values.values())),
         )
         for row in shown

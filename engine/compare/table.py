@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from algorithms.core.task import Figure
 from engine.compare.conduct import CellResult
 from engine.store.folder import StoredRun
-from engine.units import figure_digits, size
+from engine.units import figure_digits, rounded_like, size
 
 UNKNOWN = Figure("score", "higher")
 """Heads the table where no run was finished that could say what it is measured by."""
@@ -79,6 +79,12 @@ class Row:
     def score(self) -> Spread:
         """The figure over the seeds."""
         return Spread(tuple(self.values.values()))
+
+    @property
+    def score_text(self) -> str:
+        """Mean and deviation of the figure without its unit, the deviation no finer than the mean."""
+        mean = self.score.mean
+        return self.score.text(lambda value: self.figure_digits(rounded_like(value, mean)))
 
     @property
     def rank(self) -> float:
@@ -164,7 +170,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
     name = f"{row.label} (own models)" if row.personal else row.label
     return (
         name,
-        row.score.text(row.figure_digits),
+        row.score_text,
         str(len(row.values)),
         _whole(row.steps.mean) if row.steps.values else "-",
         row.client_seconds.text(_seconds),

@@ -230,7 +230,7 @@ def test_a_run_that_fails_is_told_and_ends_no_other(tmp_path, sour):
     failed, fine = compared.rows
     assert "sour grapes" in failed.failed[0]
     assert len(fine.values) == 1
-    assert compared.failed
+    assert compared.has_failed
     assert "sour grapes" in (tmp_path / "out" / "report.html").read_text()
     whole = (tmp_path / "out" / "sour-seed-0-failed.txt").read_text()
     assert 'raise ValueError("sour grapes")' in whole
@@ -272,8 +272,22 @@ def test_where_less_is_better_the_lowest_mean_is_bold_and_the_head_says_so():
     lines = markdown(rows).splitlines()
     assert lines[0].startswith("| method | perplexity (lower is better) | seeds |")
     # Means 8.5 and 8.25; the deviation of 9 and 8 is the root of 0.5.
-    assert lines[2].startswith("| a | 8.5 ± 0.7071 | 2 |")
+    assert lines[2].startswith("| a | 8.5 ± 0.707 | 2 |")
     assert lines[3].startswith("| b | **8.25 ± 0** | 2 |")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((10.46, 10.5), "10.48 ± 0.03"),
+        ((12_000.0, 12_690.0), "12,345 ± 488"),
+        ((0.2301, 0.2303), "0.2302 ± 0.0001"),
+        ((0.0, 0.0), "0 ± 0"),
+        ((math.inf, 1.0), "inf ± not a number"),
+    ],
+)
+def test_a_deviation_is_no_finer_than_its_mean(values, words):
+    assert row("a", *values, figure=PERPLEXITY).score_text == words
 
 
 def test_a_mean_that_is_no_number_is_never_the_best():
