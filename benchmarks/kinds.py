@@ -3,9 +3,9 @@
     python -m benchmarks.kinds
 
 Every preset runs inline with each method and three seeds, and all else as the preset has it. The learning rates of
-fedavg-agnews and fedavg-shakespeare were chosen by FedAvg's figure on test rows, seed 0; nothing else was. Writes
-results/kinds.jsonl, a line a run, and results/kinds.md. Needs the folder TESSERA_DATA. Runs that are in
-results/kinds.jsonl already are not repeated; remove it to begin anew.
+fedavg-agnews (of 1, 5, 10 and 20) and fedavg-shakespeare (of 1, 2 and 4) are the best for FedAvg on a fifth of the
+training rows held out (data.validation: 0.2, seed 10). Writes results/kinds.jsonl, a line a run, and results/kinds.md.
+Needs the folder TESSERA_DATA. Runs that are in results/kinds.jsonl already are not repeated; remove it to begin anew.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "After the last round, on test rows; mean and standard deviation over three seeds (which also deal rows to"
     yield "clients). Every setting is the preset's, for both methods. `python -m benchmarks.kinds` makes this page."
     yield ""
-    yield "The learning rates of `fedavg-agnews` (of 0.5 to 20) and `fedavg-shakespeare` (of 2 and 4) were chosen by"
-    yield "what FedAvg reached on the test rows with seed 0, so there FedAvg is favoured. Three seeds cannot tell small"
-    yield "differences from chance."
+    yield "The learning rates of `fedavg-agnews` (of 1, 5, 10, 20) and `fedavg-shakespeare` (of 1, 2, 4) are the best for"
+    yield "FedAvg on a fifth of the training rows held out (seed 10), so there FedAvg is favoured; three seeds tell small"
+    yield "differences from chance nowhere."
     yield ""
     yield "| preset | task | clients | rounds | figure | FedAvg | SCAFFOLD | SCAFFOLD better |"
     yield "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |"

@@ -141,7 +141,7 @@ def _attempt(run: RunContext, watchers: list[Watcher], lost: Sequence[tuple[int,
         if config.mlflow.enabled:
             run.clock.switch("start:mlflow")
             watchers.insert(-1, tracking.connect(config.mlflow.tracking_uri, run.folder))
-        journal = Journal(runner, checkpoints)
+        journal = Journal(runner, checkpoints, run.federation.needs.up)
         if "rounds" in run.changes:
             journal.drop()  # what a round asks for may depend on how many there are
         keeper = Keeper(checkpoints, journal, Keep(config.checkpoint.last, config.checkpoint.every))

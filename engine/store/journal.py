@@ -41,14 +41,16 @@ class Journal:
         self,
         runner: Runner,
         folder: Path,
+        kinds: Collection[str],
         worth: Callable[[float, int], bool] = worth_keeping,
     ) -> None:
         """
         Args:
             folder: of the run's checkpoints; each round has a folder of its own there.
+            kinds: of what clients may send; a file that holds another kind is not used.
             worth: whether something that took so many seconds and has so many bytes is written down.
         """
-        self._runner, self._folder, self._worth = runner, folder, worth
+        self._runner, self._folder, self._kinds, self._worth = runner, folder, frozenset(kinds), worth
         self._round = folder
         self._found: dict[str, Path] = {}
         self._finished: Counter[str] = Counter()
@@ -122,6 +124,10 @@ class Journal:
             tree, tensors = unseal(path)
             payload = Payload(rebuild(dict[str, dict[str, Any]], tree["payload"]["parts"], tensors))
             memory = rebuild(dict[str, Any] | None, tree["memory"], tensors)
+            if not payload.parts.keys() <= self._kinds:
+                raise ValueError(
+                    f"kinds of payload that no client may send: {sorted(payload.parts.keys() - self._kinds)}"
+                )
             refuse_faults(payload, request.message(client))
             outcome = Outcome(client, payload, None, tree["metrics"], tree["seconds"], tree["lost"])
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:

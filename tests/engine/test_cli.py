@@ -220,7 +220,7 @@ def test_the_list_names_all_that_a_configuration_may_name():
     (setting,) = (s for s in methods["mosaic"]["settings"] if s["name"] == "alpha")
     assert (setting["type"], setting["ge"], setting["le"]) == ("number", 0, 1)
     assert {"mlp", "torchvision:NAME"} <= found["nets"].keys()
-    assert set(found["data"]) == {"digits", "torchvision:NAME", "parquet:FOLDER", "imagefolder:FOLDER"}
+    assert {"digits", "sklearn:NAME", "csv:FILE", "parquet:FOLDER", "torchvision:NAME", "hf:NAME"} <= set(found["data"])
     assert set(found["partitions"]) == {
         "iid",
         "dirichlet",

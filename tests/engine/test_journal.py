@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from actors.runner import InlineRunner, StepRequest
 from actors.steps.orders import Failure, Outcome
-from algorithms.core.payload import Payload
+from algorithms.core.payload import KINDS, Payload
 from algorithms.core.records import digest, flatten
 from algorithms.core.seeds import Seed
 from engine.store.journal import Journal, worth_keeping
@@ -38,7 +38,7 @@ class Asked(InlineRunner):
 
 
 def journal(runner, folder, round=0, worth=lambda seconds, bytes: True):
-    made = Journal(runner, folder, worth=worth)
+    made = Journal(runner, folder, kinds=KINDS, worth=worth)
     made.begin(round)
     return made
 
@@ -151,7 +151,7 @@ def test_an_unfinished_distillation_finds_its_folder_again(tmp_path):
 def test_rounds_are_dropped_up_to_a_checkpoint_or_all(tmp_path):
     for number in range(4):
         list(journal(Asked(), tmp_path, round=number).run(request(round=number)))
-    kept = Journal(Asked(), tmp_path)
+    kept = Journal(Asked(), tmp_path, kinds=KINDS)
     kept.drop(before=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000002", "round-000003"]
     kept.drop()
