@@ -58,10 +58,10 @@ def measure(preset: str, method: str, seed: int) -> dict[str, Any]:
     """One run: its headline's figure after the last round, and how many classes, rows and clients there are."""
     overrides = [f"method.name={method}", f"seed={seed}", "runner.kind=inline"]
     federation = Federation.gather(load(preset, overrides))
-    rounds, clients = federation.config.rounds, len(federation.casting.clients)
+    rounds, clients = federation.config.rounds, len(federation.setup.clients)
     last = Last()
     schedule = Schedule(rounds, federation.config.clients.cohort or clients, rounds)
-    Rounds(federation.casting, federation.needs, schedule, federation.inline(), federation.evaluate, [last]).play()
+    Rounds(federation.setup, federation.needs, schedule, federation.inline(), federation.evaluate, [last]).play()
     headline = federation.dataset.task.headline
     return {
         "preset": preset,
