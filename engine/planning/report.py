@@ -11,6 +11,7 @@ from typing import Any
 from actors.distillation.plan import KINDS, shortage
 from actors.hosts.placement import LIBRARY_BYTES, Placement, PlacementError, Request, decide, rooms
 from algorithms.core.needs import ServerStorage, Volume
+from algorithms.core.task import Task
 from clusters.nodes import Node
 from engine.errors import ConfigError, Problem
 from engine.planning.federation import Federation
@@ -86,6 +87,7 @@ class PlanReport:
     """A run that has not started.
 
     Attributes:
+        task: what is learnt, from what, and by which figure it is judged.
         placement: None where the run stays in this process.
         storage: what the server will store besides its models.
         batches: mini-batches of all asked clients in a round, on average.
@@ -94,6 +96,7 @@ class PlanReport:
     """
 
     method: str
+    task: str
     runner: str
     clients: int
     cohort: int
@@ -114,7 +117,7 @@ class PlanReport:
     def facts(self) -> dict[str, str]:
         """Facts shown when the run starts, in words by name."""
         placement, memory = self.placement, self.memory
-        told = {"data": "; ".join(self.data)} if self.data else {}
+        told = {"task": self.task, **({"data": "; ".join(self.data)} if self.data else {})}
         if placement:
             told["placement"] = f"{placement.kind}: {placement.reason}"
         workers = [
@@ -158,6 +161,7 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
         clients=clients,
         cohort=cohort,
         rounds=config.rounds,
+        task=_task(federation.dataset.task),
         batches=_batches(federation) * cohort / clients,
         placement=placement,
         nets=nets,
@@ -282,6 +286,12 @@ def _variants(federation: Federation) -> dict[tuple[str, float], float]:
     found = Counter((client.net, client.width) for client in setup.variants())
     drawn = len(setup.widths) or 1
     return {variant: count / drawn if count % drawn else count // drawn for variant, count in found.items()}
+
+
+def _task(task: Task) -> str:
+    """What is learnt, from what, and by which figure it is judged."""
+    headline = task.headline
+    return f"{task.title}, {task.form}, judged by {headline.name.replace('_', ' ')} ({headline.better} is better)"
 
 
 def _batches(federation: Federation) -> float:

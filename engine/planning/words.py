@@ -11,6 +11,7 @@ from engine.units import size
 def lines(report: PlanReport) -> Iterator[str]:
     """The plan for a person."""
     yield f"{report.method}: {report.rounds} rounds, {report.cohort} of {report.clients} clients in each"
+    yield f"task: {report.task}"
     yield from (f"data: {fact}" for fact in report.data)
     yield f"{report.batches:g} mini-batches in a round"
     yield ""

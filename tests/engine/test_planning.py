@@ -53,6 +53,11 @@ def inline():
     return plan(gathered(clients={"cohort": 2}), MACHINE, 8 * GIB)
 
 
+def test_the_plan_says_what_is_learnt_and_by_what_it_is_judged():
+    text = "\n".join(lines(plan(gathered(), MACHINE, 8 * GIB)))
+    assert "task: image classification, images of 1x8x8, judged by accuracy (higher is better)" in text
+
+
 def test_the_plan_counts_clients_networks_and_work(inline):
     assert (inline.clients, inline.cohort, inline.rounds, inline.runner) == (4, 2, 3, "inline")
     (net,) = inline.nets
@@ -371,4 +376,7 @@ def test_the_start_of_a_run_tells_of_memory():
     assert facts["placement"].startswith("pooled: 2 hosts for 4 clients")
     assert facts["memory"].endswith("8.6 GB are free")
     inline = plan(gathered(), MACHINE, 8 * GIB)
-    assert inline.facts() == {"memory": f"about {size(inline.memory.driver)} will be used; 8.6 GB are free"}
+    assert inline.facts() == {
+        "task": "image classification, images of 1x8x8, judged by accuracy (higher is better)",
+        "memory": f"about {size(inline.memory.driver)} will be used; 8.6 GB are free",
+    }
