@@ -65,7 +65,7 @@ NO_LISTENER = Listener()
 
 
 class MemoryLostError(RuntimeError):
-    """What clients kept was lost with the machine that held it. A run can go on from its last checkpoint.
+    """Memories of clients that were lost with the machine that held them. A run can go on from its last checkpoint.
 
     Attributes:
         clients: whose memory it was.

@@ -42,7 +42,7 @@ class Problem:
 
 
 class ConfigError(UserError):
-    """Everything that is wrong with a configuration, together."""
+    """A configuration that cannot be run, with everything that is wrong with it."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

@@ -216,7 +216,7 @@ class _Monitor:
         self._failure = text
 
     def news(self) -> _News:
-        """All that has been heard so far."""
+        """Everything heard so far."""
         return _News(dict(self._last), time.monotonic() - self._moved, tuple(self._replaced), self._failure)
 
 

@@ -78,7 +78,7 @@ Room = Mapping[str, float]
 
 
 def shortage(resources: DistilResources, nodes: Sequence[Room], beside: str = " beside what hosts hold") -> str | None:
-    """Why a distillation cannot run in what is free, with the numbers that would fit; None where it can.
+    """The reason why a distillation cannot run in what is free, with the numbers that would fit; None where it can.
 
     An actor lies on one node, so shares are packed node by node, largest first.
 

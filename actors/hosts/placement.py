@@ -70,7 +70,7 @@ class Placement:
 
 
 class PlacementError(ValueError):
-    """What is asked for cannot run here; the message names the number that would fit."""
+    """A placement that cannot be had here; the message names the number that would fit."""
 
 
 def decide(request: Request, nodes: Sequence[Node]) -> Placement:

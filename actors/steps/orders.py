@@ -60,7 +60,7 @@ class WorkerSetup:
         return tuple(replace(client, width=width) for client in self.clients for width in self.widths)
 
     def needs(self, counts: Tensor) -> Needs:
-        """What the method answers about this problem and these clients.
+        """The method's answer about this problem and these clients.
 
         Args:
             counts: int64 (clients, classes), the examples by client and class.

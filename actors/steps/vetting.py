@@ -13,7 +13,7 @@ from algorithms.core.payload import Payload, PayloadError, Value
 
 
 class BadUpdate(PayloadError):
-    """What a client sends cannot be used: a network that diverged, or other tensors than it was given."""
+    """An update that cannot be used: of a network that diverged, or other tensors than it was given."""
 
 
 def faults(sent: Payload, received: Payload) -> Iterator[str]:

@@ -211,7 +211,7 @@ def networks_of_clients(task: Task, clients: Sequence[ClientSpec]) -> tuple[Serv
 
 
 def norm_refusal(setting: str, weight: float, clients: Sequence[ClientSpec], task: Task) -> list[str]:
-    """Why a loss over batch statistics, weighted by a setting, cannot be had: no client's network has any."""
+    """Reasons why a loss over batch statistics, weighted by a setting, cannot be had: no client's network has any."""
     nets = sorted({client.net for client in clients})
     try:
         if not weight or any(norm_entries(network_of(net, task)) for net in nets):

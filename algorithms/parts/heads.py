@@ -10,7 +10,7 @@ from algorithms.nets import Classifier, NetworkError
 
 
 def head_refusal(nets: Iterable[str], task: Task, use: str, otherwise: str = "") -> list[str]:
-    """Why something that needs features and a head cannot be had of some of these networks.
+    """The reason why something that needs features and a head cannot be had of some of these networks.
 
     Args:
         use: what needs them, as `generator: features`.

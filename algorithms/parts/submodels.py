@@ -81,7 +81,7 @@ def sub_model(full: nn.Module, narrow: nn.Module, inputs: Inputs, offset: int) -
 
 
 def width_refusals(net: str, widths: Sequence[float], task: Task) -> list[str]:
-    """Why a network of some name cannot be had in some of these widths."""
+    """Reasons why a network of some name cannot be had in some of these widths."""
     reasons = []
     for width in sorted(set(widths)):
         try:

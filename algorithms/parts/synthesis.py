@@ -110,7 +110,7 @@ class Pool:
 
 
 def image_refusals(task: Task) -> list[str]:
-    """Why the generator cannot make images of this task."""
+    """Reasons why the generator cannot make images of this task."""
     try:
         first_map(images_of(task).shape)
     except NetworkError as error:

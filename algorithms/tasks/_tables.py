@@ -50,7 +50,7 @@ class Categoric:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How rows of a table become numbers and codes."""
+    """The encoding by which rows of a table become numbers and codes."""
 
     numbers: tuple[Numeric, ...]
     categories: tuple[Categoric, ...]

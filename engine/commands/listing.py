@@ -71,7 +71,7 @@ def describe_method(name: str) -> dict[str, Any]:
 
 
 def heterogeneity(method: type[Method[Any]]) -> dict[str, dict[str, Any]]:
-    """Which heterogeneity a method serves, as it answers when it is asked to serve clients that differ; and the
+    """The heterogeneity that a method serves, as it answers when it is asked to serve clients that differ; and the
     settings that it needs for them besides its defaults."""
     own = method.Config()
     # No method sees the partition before it starts, and every one is tested with clients of one class.

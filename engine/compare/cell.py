@@ -47,7 +47,7 @@ class Files:
 
     @classmethod
     def of(cls, folder: Path) -> Files:
-        """All files of a folder."""
+        """Read all files of a folder."""
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         return cls({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
 

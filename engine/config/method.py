@@ -31,7 +31,7 @@ from engine.errors import nearest
 
 @dataclasses.dataclass(frozen=True)
 class MethodChoice:
-    """Which method runs, and how.
+    """The method that runs, and its settings.
 
     Attributes:
         name: of the method's file in `algorithms/methods`, or `pkg.module:Class`.
@@ -114,7 +114,7 @@ def read(section: Any) -> MethodChoice:
 
 
 def _why_not(name: str, error: Exception) -> str:
-    """Why there is no method of a name.
+    """The reason why there is no method of a name.
 
     Raises:
         Exception: the error itself, where it is one of ours.

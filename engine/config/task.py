@@ -38,7 +38,7 @@ def read(section: Any) -> TaskChoice | None:
 
 
 def _why_not(name: str, error: Exception) -> str:
-    """Why there is no task of a name.
+    """The reason why there is no task of a name.
 
     Raises:
         Exception: the error itself, where it is one of ours.

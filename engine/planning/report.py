@@ -230,7 +230,7 @@ def request_of(federation: Federation, needed: Sizes) -> Request:
 
 
 def _parts(federation: Federation, placement: Placement | None, needed: Sizes) -> Iterator[Part]:
-    """All processes, those of the hosts where they are placed."""
+    """The processes of a run, those of the hosts where they are placed."""
     runner = federation.config.runner
     if runner.kind == "inline":
         yield Part("this process", 1, 0, 0, needed.driver, needed.driver)
@@ -251,7 +251,7 @@ def _parts(federation: Federation, placement: Placement | None, needed: Sizes) -
 
 
 def too_large(federation: Federation, free: int) -> list[Problem]:
-    """Why the server's side does not fit into memory, with the number that would; empty where it does."""
+    """Reasons why the server's side does not fit into memory, with the number that would; empty where it does."""
     storage, room = federation.needs.storage, free - driver_base(federation)
     needed = sum(stored.total for stored in storage)
     if room < 0:

@@ -66,7 +66,7 @@ class Keeper:
 
 
 def checkpoint_of(rounds: Rounds, journal: Journal) -> Checkpoint[Any]:
-    """All that a run is after its last finished round, wall time so far included."""
+    """The checkpoint of a run after its last finished round, wall time so far included."""
     extra = {
         "seconds": rounds.clock.read(),
         "client_seconds": rounds.book.client_seconds,

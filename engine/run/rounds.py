@@ -121,7 +121,7 @@ class Rounds:
             self.state: Any = self.method.start(setup.clients)
 
     def play(self, until: int | None = None) -> None:
-        """All rounds that are left, or those before round `until`."""
+        """Play all rounds that are left, or those before round `until`."""
         while self.next < (self._schedule.rounds if until is None else until):
             with one_thread():
                 self._round()

@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 
 class Unreadable(Exception):
-    """Why an image cannot be used, not yet saying which."""
+    """The reason why an image cannot be used, not yet saying which."""
 
 
 def open_image(encoded: bytes | None) -> Image.Image:

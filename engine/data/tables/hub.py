@@ -57,7 +57,7 @@ def _choose(config: DataConfig, half: HalfName) -> tuple[Any, Any]:
 
 
 def _load(config: DataConfig) -> Any:
-    """All splits by name."""
+    """Load all splits, by name."""
     try:
         import datasets
     except ImportError as error:

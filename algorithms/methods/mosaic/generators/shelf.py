@@ -24,7 +24,7 @@ class ClientGenerator:
 
 
 def pack(generators: Mapping[int, ClientGenerator], kind: str) -> Payload:
-    """All generators in one payload, their tensors as `kind` and their counts as label counts."""
+    """Pack all generators into one payload, their tensors as `kind` and their counts as label counts."""
     tensors = {f"{k}/{name}": value for k, sent in generators.items() for name, value in sent.tensors.items()}
     counts = {str(k): sent.counts for k, sent in generators.items()}
     return Payload({kind: tensors, "label_counts": counts})
