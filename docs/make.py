@@ -153,13 +153,16 @@ def rewritten(page: str) -> str:
 
 @contextlib.contextmanager
 def _workplace(page: str) -> Iterator[Path]:
-    """An empty current folder with the files that a page shows, whose modules can be imported, on two CPUs."""
+    """An empty current folder with the files that a page shows, whose modules can be imported; on two CPUs, and beside no
+    cluster that this process may have."""
     loaded, path = set(sys.modules), list(sys.path)
-    environment = {"COLUMNS": "120", "TESSERA_DATA": ""}
+    environment = {"COLUMNS": "120", "TESSERA_DATA": "", "RAY_ADDRESS": ""}
     with (
         tempfile.TemporaryDirectory() as name,
         mock.patch.dict(os.environ, environment),
         mock.patch("psutil.cpu_count", return_value=2),
+        mock.patch("engine.run.hosting.usable_cpus", return_value=2),
+        mock.patch("ray.is_initialized", return_value=False),
     ):
         folder = Path(name).resolve()
         write_files(page, folder)
