@@ -153,8 +153,10 @@ def rewritten(page: str) -> str:
 
 @contextlib.contextmanager
 def _workplace(page: str) -> Iterator[Path]:
-    """An empty current folder with the files that a page shows, whose modules can be imported; on two CPUs, and beside no
-    cluster that this process may have."""
+    """An empty current folder with the files that a page shows, whose modules can be imported.
+
+    The machine has two CPUs, and this process no cluster of its own.
+    """
     loaded, path = set(sys.modules), list(sys.path)
     environment = {"COLUMNS": "120", "TESSERA_DATA": "", "RAY_ADDRESS": ""}
     with (
