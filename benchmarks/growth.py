@@ -52,7 +52,9 @@ def data_set(clients: int) -> DataSet:
     images = draw.integers(0, 255, (2 * clients, 1, 8, 8), dtype=np.uint8)
     labels = draw.integers(0, 10, 2 * clients)
     task = ImageTask(tuple("0123456789"), (1, 8, 8), mean=(0.5,), std=(0.25,))
-    return DataSet("random", task, images, labels, images[:10], labels[:10], {}, fingerprint="random")
+    columns = {"image": images, "label": labels}
+    few = {name: values[:10] for name, values in columns.items()}
+    return DataSet("random", task, columns, few, {}, fingerprint="random")
 
 
 def dealt(clients: int, data: DataSet, folder: Path) -> Federation:
