@@ -225,7 +225,7 @@ def job(on: Stage) -> Distillation:
     teacher = Teacher(Bank(experts, on.kit), MetaModel(CLASSES, CLASSES, CONFIG).eval().requires_grad_(False))
     sent = {k: ClientGenerator(state, on.counts[k]) for k, state in enumerate(on.generators)}
     source = on.method._source(sent, Seed(0), CONFIG.distil_batch)
-    return distillation(CONFIG, (), source, teacher, on.kit.new_network(NET), Seed(0))
+    return distillation(CONFIG, (), source, teacher, on.kit.new_network(NET), CLASSES, Seed(0))
 
 
 def plain_distilled(on: Stage, loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
