@@ -68,10 +68,6 @@ class Figure:
     better: Literal["higher", "lower"]
     unit: str = ""
 
-    def is_better(self, value: float, than: float) -> bool:
-        """Whether one value is better than another; NaN is better than nothing."""
-        return value > than if self.better == "higher" else value < than
-
     def rank_key(self, value: float) -> float:
         """A key for `sorted`: better values come first, NaN last, beside what is infinitely bad."""
         if math.isnan(value):

@@ -125,7 +125,7 @@ def test_r2_is_0_of_the_mean_and_1_of_the_truth_and_not_a_number_where_all_targe
 def test_less_of_the_headline_figure_of_regression_is_better():
     headline = _regression(10, 30).task.headline
     assert headline.name == "rmse"
-    assert headline.is_better(1.0, than=2.0)
+    assert headline.rank_key(1.0) < headline.rank_key(2.0)
 
 
 # --- Wrong input --------------------------------------------------------------------------------------------------
