@@ -90,10 +90,9 @@ FORBIDDEN = {
 }
 
 IMPORTERS = {
-    "actors/steps/orders.py": "methods: modules of `algorithms.methods`, or pkg.module:Class",
+    "actors/steps/finding.py": "methods and tasks: modules of `algorithms`, or pkg.module:Class",
     "algorithms/nets/registry.py": "networks: pkg.module:function",
     "algorithms/nets/vision.py": "torchvision",
-    "engine/data/task.py": "tasks: modules of `algorithms.tasks`, or pkg.module:Class",
 }
 """The only files that import by a name they are given, and what."""
 

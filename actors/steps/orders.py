@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +10,8 @@ import torch
 from torch import Tensor
 
 from actors.failures import Fault
+from actors.steps.finding import find_class, module_names
+from algorithms import methods
 from algorithms.core.contract import ClientSpec, Method, drawn_width
 from algorithms.core.needs import Needs
 from algorithms.core.payload import Memory, Payload
@@ -182,50 +181,14 @@ class StepError(RuntimeError):
 
 
 def find_method(name: str) -> type[Method[Any]]:
-    """The method of the module `algorithms.methods.NAME`: the only class made there that is derived from Method.
-
-    A method of one's own is named `pkg.module:Class`.
+    """The method of the module `algorithms.methods.NAME`, or of one's own `pkg.module:Class`.
 
     Raises:
         LookupError: no such module or class; the message lists the methods there are.
     """
-    if ":" in name:
-        return _named_class(name)
-    known = method_names()
-    if name not in known:
-        raise LookupError(f"no method named {name!r}; there are {', '.join(known)}, or one's own as pkg.module:Class")
-    module = importlib.import_module(f"algorithms.methods.{name}")
-    own = [
-        c
-        for c in vars(module).values()
-        if inspect.isclass(c) and issubclass(c, Method) and f"{c.__module__}.".startswith(f"{module.__name__}.")
-    ]
-    if len(own) != 1:
-        raise LookupError(f"algorithms/methods/{name} defines {len(own)} methods, it must be one")
-    return own[0]
-
-
-def _named_class(name: str) -> type[Method[Any]]:
-    source, _, wanted = name.partition(":")
-    try:
-        module = importlib.import_module(source)
-    # Whatever goes wrong in a user's module is the answer to why there is no method; the traceback travels as cause.
-    except Exception as error:
-        raise LookupError(f"{source or 'a module without a name'} cannot be imported: {_reason(error)}") from error
-    found = getattr(module, wanted, None)
-    if not (inspect.isclass(found) and issubclass(found, Method)):
-        raise LookupError(f"{wanted!r} in {source} is not a class derived from algorithms.core.contract.Method")
-    return found
-
-
-def _reason(error: Exception) -> str:
-    """The error's first line, under its name."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return find_class(name, methods, Method, "method")
 
 
 def method_names() -> Sequence[str]:
     """Names of all methods: the files and folders of `algorithms/methods`, sorted."""
-    from algorithms import methods
-
-    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__) if not module.name.startswith("_"))
+    return module_names(methods)

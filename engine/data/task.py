@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors.steps.finding import find_class, module_names
 from algorithms import tasks
 from algorithms.core.settings import Config
 from algorithms.core.task import Task
@@ -41,37 +39,20 @@ class TaskChoice:
 
 def task_names() -> Sequence[str]:
     """Names of all tasks: the modules of `algorithms.tasks`, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(tasks.__path__) if not module.name.startswith("_"))
+    return module_names(tasks)
 
 
 def find_task(name: str) -> type[Task]:
     """The task of the module `algorithms.tasks.NAME`, or of one's own `pkg.module:Class`.
 
     Raises:
-        LookupError: no such module or class; the message lists the tasks there are.
+        LookupError: no such module or class, or one that lacks a part; the message lists the tasks there are.
     """
-    if ":" in name:
-        return _own_task(name)
-    known = task_names()
-    if name not in known:
-        raise LookupError(f"no task named {name!r}; there are {', '.join(known)}, or one's own as pkg.module:Class")
-    module = importlib.import_module(f"algorithms.tasks.{name}")
-    classes = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, Task)]
-    own = [c for c in classes if c.__module__ == module.__name__]
-    if len(own) != 1:
-        raise LookupError(f"algorithms/tasks/{name} defines {len(own)} tasks, it must be one")
-    return own[0]
-
-
-def _own_task(name: str) -> type[Task]:
-    source, _, wanted = name.partition(":")
-    found = getattr(importlib.import_module(source), wanted, None)
-    if not (inspect.isclass(found) and issubclass(found, Task)):
-        raise LookupError(f"{wanted!r} in {source} is not a class derived from algorithms.core.task.Task")
+    found = find_class(name, tasks, Task, "task")  # type: ignore[type-abstract]
     attributes = [attribute for attribute in ("title", "figures") if not getattr(found, attribute, None)]
     missing = [*attributes, *sorted(found.__abstractmethods__)]
     if missing:
-        raise LookupError(f"{wanted} lacks {', '.join(missing)}, which every task has")
+        raise LookupError(f"{found.__name__} lacks {', '.join(missing)}, which every task has")
     return found
 
 
