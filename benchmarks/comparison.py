@@ -32,7 +32,7 @@ class Row:
         return (self.change if self.now.better == "lower" else -self.change) > self.noise
 
     @property
-    def missed(self) -> bool:
+    def misses_goal(self) -> bool:
         """Whether the median does not reach the goal."""
         if self.now.goal is None:
             return False
@@ -82,7 +82,7 @@ def table(rows: Sequence[Row]) -> str:
 def _cells(row: Row) -> list[str]:
     now, last = row.now, row.last
     sign = "<=" if now.better == "lower" else ">="
-    remarks = ["worse"] * row.worse + ["goal missed"] * row.missed
+    remarks = ["worse"] * row.worse + ["goal missed"] * row.misses_goal
     return [
         now.name,
         now.unit,

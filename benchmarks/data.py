@@ -13,7 +13,7 @@ WHERE = {
 """By source, what it is and where it is to be had."""
 
 
-def fetched(source: str, limit: int) -> DataSet:
+def first_rows(source: str, limit: int) -> DataSet:
     """The first `limit` training rows of a source of `WHERE`, and its test rows.
 
     Raises:

@@ -35,7 +35,7 @@ SHAPE, CLASSES, LATENT = (1, 28, 28), 10, 64
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedImages:
     """Images of a small transposed-convolution generator."""
 
     generator: nn.Module
@@ -83,7 +83,7 @@ def balanced_job(batch: int, steps: int) -> tuple[Distillation, dict[str, float]
     student = classifier(24)
     for width in range(24, 200, 8):
         job = Distillation(
-            Generated(generator(width // 2), batch), classifier(width), student, divergence, steps, steps, 1e-4
+            GeneratedImages(generator(width // 2), batch), classifier(width), student, divergence, steps, steps, 1e-4
         )
         parts = milliseconds(job)
         if parts["sample"] + parts["label"] >= 0.97 * parts["student"]:

@@ -145,7 +145,7 @@ def _cut_newest(folder: Path) -> None:
         path.write_bytes(path.read_bytes()[:-1])
 
 
-def disturbed(out: Path, preset: str, overrides: tuple[str, ...]) -> tuple[Counter[str], int]:
+def run_under_faults(out: Path, preset: str, overrides: tuple[str, ...]) -> tuple[Counter[str], int]:
     """The run under its schedule: faults by kind, and rounds that were begun more than once."""
     driver = [sys.executable, "-m", "benchmarks.faults", "--drive", "--out", str(out), "--preset", preset]
     driver += [word for one in overrides for word in ("--set", one)]
@@ -186,7 +186,7 @@ def _compare(options: argparse.Namespace) -> None:
     signs = config.rounds * (config.clients.cohort or config.partition.clients or 1)
     faults = schedule(options.seed, options.faults, signs)
     (options.out / "schedule.json").write_text(json.dumps([asdict(fault) for fault in faults]))
-    kinds, again = disturbed(options.out, options.preset, overrides)
+    kinds, again = run_under_faults(options.out, options.preset, overrides)
     digest = json.loads((options.out / "disturbed" / "result.json").read_text())["digest"]
     figures = {
         "preset": options.preset,
@@ -195,7 +195,7 @@ def _compare(options: argparse.Namespace) -> None:
         "faults": dict(sorted(kinds.items())),
         "faults_in_all": kinds.total(),
         "rounds": config.rounds,
-        "rounds_lost": lost(options.out / "disturbed", options.out / "peace", config.rounds),
+        "rounds_lost": count_lost_rounds(options.out / "disturbed", options.out / "peace", config.rounds),
         "rounds_begun_again": again,
         "digest": digest,
         "digest_equal": digest == peace.values["digest"],
@@ -208,7 +208,7 @@ def _compare(options: argparse.Namespace) -> None:
     print(f"digest: {'equal' if figures['digest_equal'] else 'NOT EQUAL'} ({digest[:16]})")
 
 
-def lost(folder: Path, expected: Path, rounds: int) -> int:
+def count_lost_rounds(folder: Path, expected: Path, rounds: int) -> int:
     """Rounds whose messages are not those of the run in peace, client by client and byte by byte."""
     ours, theirs = (pq.read_table(path / "ledger.parquet") for path in (folder, expected))
     return sum(

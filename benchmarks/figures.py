@@ -70,7 +70,7 @@ def loop_seconds() -> float:
     return seconds
 
 
-def repeated(
+def measure_repeatedly(
     name: str, unit: str, measure: Callable[[], float], times: int, goal: float | None = None, better: str = "lower"
 ) -> Figure:
     """Measure several times, each time between two calibration loops, whose mean stands beside the value."""

@@ -68,7 +68,7 @@ class Curve:
         return sum(self.rounds.book.client_seconds.values()) if self.rounds else 0.0
 
 
-def started(federation: Federation, rounds: int, every: int) -> tuple[Rounds, Curve, InlineRunner]:
+def new_run(federation: Federation, rounds: int, every: int) -> tuple[Rounds, Curve, InlineRunner]:
     """A run in this process, not yet played."""
     runner, curve = federation.inline(), Curve()
     schedule = Schedule(rounds, len(federation.setup.clients), every)
@@ -85,10 +85,10 @@ def with_method(federation: Federation, **changes: Any) -> Federation:
 def mosaic_rows(name: str, federation: Federation) -> Iterator[dict[str, Any]]:
     """Mosaic and its controls, from one common beginning."""
     total, warmup = federation.config.rounds, federation.setup.config.warmup
-    common, curve, runner = started(federation, total, total)
+    common, curve, runner = new_run(federation, total, total)
     common.play(until=warmup - 1)
     for suffix, changes in CONTROLS.items():
-        rounds, own, branch = started(with_method(federation, **changes), total, total)
+        rounds, own, branch = new_run(with_method(federation, **changes), total, total)
         rounds.state, rounds.next = common.state, common.next
         branch.restore(runner.memories())
         rounds.play()
@@ -100,7 +100,7 @@ def mosaic_rows(name: str, federation: Federation) -> Iterator[dict[str, Any]]:
 def fedavg_rows(federation: Federation, name: str, seconds: float) -> Iterator[dict[str, Any]]:
     """FedAvg at the preset's rounds, and at the rounds that first cost the clients `seconds`, what `name` does."""
     total = federation.config.rounds
-    rounds, curve, _ = started(federation, 10**6, EVERY)
+    rounds, curve, _ = new_run(federation, 10**6, EVERY)
     rounds.play(until=total)
     number, accuracy, spent = next(point for point in curve.points if point[0] == total)
     yield {"row": "fedavg", "rounds": number, "accuracy": accuracy, "seconds": spent}

@@ -30,7 +30,7 @@ from algorithms.core.seeds import Seed
 from benchmarks.comparison import number
 from benchmarks.figures import Figure, seconds_of, tell
 from benchmarks.gpu_loop import TASK, VARIANTS, PlainLoop, Problem, Variant
-from benchmarks.gpu_rounds import held, rounds
+from benchmarks.gpu_rounds import check_share, rounds
 
 PROBLEMS = {
     "cuda": (
@@ -95,7 +95,7 @@ Making = Callable[[], Callable[[], object]]
 """Makes ready a client's whole training, which is then timed again and again."""
 
 
-def fitted(problem: Problem, device: str) -> Callable[[], object]:
+def own_fit(problem: Problem, device: str) -> Callable[[], object]:
     """Tessera's own loop."""
     kit = problem.kit(device)
     shard = problem.shards()(0)
@@ -113,7 +113,7 @@ def makings(problem: Problem, device: str) -> dict[str, Making]:
     """What this device can do of Tessera's loop and the variants, by name."""
     ways = {name: way for name, way in VARIANTS.items() if device == "cuda" or not way.needs_card}
     return {
-        "training.fit": partial(fitted, problem, device),
+        "training.fit": partial(own_fit, problem, device),
         **{name: partial(plainly, problem, device, way) for name, way in ways.items()},
     }
 
@@ -128,7 +128,7 @@ def side_by_side(work: str, plain: Callable[[], object], others: Mapping[str, Ma
             train()
             ready[name] = train
         except Exception as error:
-            rows[name] = failed(rows[name], error)
+            rows[name] = failed_row(rows[name], error)
     turns = [{name: seconds_of(train) for name, train in ready.items()} for _ in range(times)]
     theirs = tuple(turn[PLAIN] for turn in turns)
     return [
@@ -137,7 +137,7 @@ def side_by_side(work: str, plain: Callable[[], object], others: Mapping[str, Ma
     ]
 
 
-def failed(row: Row, error: Exception) -> Row:
+def failed_row(row: Row, error: Exception) -> Row:
     """The row of a case that raised; how, for stderr: others go on, since a card may know some of them alone."""
     traceback.print_exception(error)
     reason = (str(error).splitlines() or [""])[0].replace("|", "/")
@@ -163,7 +163,7 @@ def several_clients(problem: Problem, device: str, hosts: int, times: int) -> Ro
     try:
         seconds, plain = rounds(problem, device, hosts, times)
     except Exception as error:
-        return failed(row, error)
+        return failed_row(row, error)
     return replace(row, seconds=seconds, plain=plain)
 
 
@@ -171,15 +171,15 @@ def share(problem: Problem, device: str) -> Row:
     """Whether fractions are enforced."""
     row = Row("a host's memory on the card", "held to its share")
     try:
-        return replace(row, remark=held(problem) if device == "cuda" else NEEDS_CARD)
+        return replace(row, remark=check_share(problem) if device == "cuda" else NEEDS_CARD)
     except Exception as error:
-        return failed(row, error)
+        return failed_row(row, error)
 
 
 # --- The table ------------------------------------------------------------------------------------------------------
 
 
-def measured(device: str, times: int) -> Iterator[Row]:
+def measure_all(device: str, times: int) -> Iterator[Row]:
     """All rows, each as soon as it is known."""
     for problem in PROBLEMS[device]:
         yield from one_client(problem, device, times)
@@ -236,7 +236,7 @@ def main() -> int:
         print(NO_CARD, file=sys.stderr)
         return 2
     rows = []
-    for row in measured(asked.device, asked.times):
+    for row in measure_all(asked.device, asked.times):
         tell(row.figures())
         rows.append(row)
     written = page(facts(asked.device), rows)

@@ -126,7 +126,7 @@ class Step:
         return loss.detach()
 
 
-class Graphed:
+class GraphStep:
     """A step as a CUDA graph, captured on the first batch; a call fills the graph's own inputs and replays it."""
 
     def __init__(self, step: Step) -> None:
@@ -135,13 +135,13 @@ class Graphed:
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         if self._graph is None:
-            self._graph = self._captured(inputs, labels)
+            self._graph = self._capture(inputs, labels)
         self._inputs.copy_(inputs)
         self._labels.copy_(labels)
         self._graph.replay()
         return self._loss
 
-    def _captured(self, inputs: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
+    def _capture(self, inputs: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
         self._inputs, self._labels = inputs.clone(), labels.clone()
         # What libraries make ready in their first calls must not be captured; these steps train, too.
         aside = torch.cuda.Stream()
@@ -169,7 +169,7 @@ class PlainLoop:
         self._device = next(net.parameters()).device
         self._moments = {place: _moments(place) for place in (self._device, images.device)}
         step = Step(self._net, variant)
-        self._step: Stepping = Graphed(step) if variant.step == "graph" else step
+        self._step: Stepping = GraphStep(step) if variant.step == "graph" else step
 
     def train(self, picks: Sequence[Tensor]) -> float:
         """A step on each of these batches, int64 rows (B,); the mean loss, for which the device is waited."""
@@ -183,16 +183,16 @@ class PlainLoop:
         # Indexing images by [picks] takes ten times as long.
         pixels, labels = self._images.index_select(0, picks), self._labels[picks]
         if self._variant.copies == "floats":
-            inputs = self._normalised(pixels).to(self._device)
+            inputs = self._normalise(pixels).to(self._device)
         elif self._variant.copies == "pinned":
-            inputs = self._normalised(pixels.pin_memory().to(self._device, non_blocking=True))
+            inputs = self._normalise(pixels.pin_memory().to(self._device, non_blocking=True))
             labels = labels.pin_memory()
         else:
-            inputs = self._normalised(pixels.to(self._device))
+            inputs = self._normalise(pixels.to(self._device))
         labels = labels.to(self._device, non_blocking=self._variant.copies == "pinned")
         return inputs.contiguous(memory_format=self._layout), labels
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
+    def _normalise(self, pixels: Tensor) -> Tensor:
         mean, std = self._moments[pixels.device]
         return (pixels.to(torch.float32) / 255 - mean) / std
 

@@ -84,7 +84,7 @@ def rounds(problem: Problem, device: str, hosts: int, times: int) -> tuple[tuple
     return tuple(watch.seconds[1:]), tuple(theirs[1:])
 
 
-def held(problem: Problem) -> str:
+def check_share(problem: Problem) -> str:
     """Whether a host that is given a share of the card can fill more than that; each try in a process of its own."""
     torch.cuda.empty_cache()
     context = multiprocessing.get_context("spawn")

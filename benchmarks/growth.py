@@ -24,7 +24,7 @@ from actors.hosts.placement import Placement
 from actors.hosts.ray import RayRunner
 from actors.process import peak_rss_mb
 from algorithms.tasks.images import ImageTask
-from benchmarks.figures import Figure, repeated, seconds_of
+from benchmarks.figures import Figure, measure_repeatedly, seconds_of
 from benchmarks.idle import Idle
 from benchmarks.on_ray import needs_of
 from benchmarks.sizes import grow
@@ -57,7 +57,7 @@ def data_set(clients: int) -> DataSet:
     return DataSet("random", task, columns, few, {}, fingerprint="random")
 
 
-def dealt(clients: int, data: DataSet, folder: Path) -> Federation:
+def gather(clients: int, data: DataSet, folder: Path) -> Federation:
     """The clients of a run, checked, planned and saved."""
     overrides = ("partition.kind=iid", "partition.alpha=null", f"partition.clients={clients}")
     federation = Federation.of(load("fedavg-digits", (*overrides, f"clients.cohort={ASKED}")), data)
@@ -68,7 +68,7 @@ def dealt(clients: int, data: DataSet, folder: Path) -> Federation:
     return federation
 
 
-def sent(federation: Federation) -> Rounds:
+def idle_rounds(federation: Federation) -> Rounds:
     """A round loop with hosts that start, over clients that do nothing."""
     setup = replace(federation.setup, method="benchmarks.idle:Idle", config=Idle.Config())
     hosts = Placement("pooled", os.cpu_count() or 1, cpus=0.5, gpus=0.0, reason="one for each core")
@@ -84,18 +84,18 @@ def measure(clients: int) -> list[Figure]:
         tempfile.TemporaryDirectory() as place,
         attach_or_start(None, log=Path(place) / "ray.log", data_bytes=data.train["image"].nbytes),
     ):
-        ready = repeated(
-            f"{name}: ready", "s", lambda: seconds_of(lambda: dealt(clients, data, Path(place))), 3, goal=5
+        ready = measure_repeatedly(
+            f"{name}: ready", "s", lambda: seconds_of(lambda: gather(clients, data, Path(place))), 3, goal=5
         )
         begun = time.perf_counter()
-        run = sent(dealt(clients, data, Path(place)))
+        run = idle_rounds(gather(clients, data, Path(place)))
         run.play(until=1)
         first = time.perf_counter() - begun
 
         def ms_each() -> float:
             return 1e3 * seconds_of(lambda: run.play(until=run.next + ROUNDS)) / (ROUNDS * ASKED)
 
-        asking = repeated(f"{name}: each one asked", "ms", ms_each, TIMES, goal=0.3)
+        asking = measure_repeatedly(f"{name}: each one asked", "ms", ms_each, TIMES, goal=0.3)
     peak = peak_rss_mb()
     return [
         asking,

@@ -97,14 +97,14 @@ def stage() -> Stage:
         {"image": images, "label": torch.randint(0, CLASSES, (IMAGES,), generator=draws)}, torch.arange(IMAGES)
     )
     initial = kit.initial(NET)
-    states = tuple({n: _moved(v, draws) for n, v in initial.items()} for _ in range(CLIENTS))
+    states = tuple({n: _move(v, draws) for n, v in initial.items()} for _ in range(CLIENTS))
     client = Client(ClientSpec(0, NET), shard, Payload.of(weights=initial), {}, Seed(0, round=0, client=0))
     generators = tuple(DCGenerator(task.shape, CONFIG.latent, CONFIG.gan_width, CLASSES).state_dict() for _ in states)
     counts = torch.randint(0, 200, (CLIENTS, CLASSES), generator=draws)
     return Stage(Mosaic(CONFIG, kit), client, states, counts, generators)
 
 
-def _moved(value: Tensor, draws: torch.Generator) -> Tensor:
+def _move(value: Tensor, draws: torch.Generator) -> Tensor:
     return value + 0.01 * torch.randn(value.shape, generator=draws) if value.is_floating_point() else value
 
 
@@ -146,7 +146,7 @@ def plain_generator(on: Stage) -> None:
 # --- Experts --------------------------------------------------------------------------------------------------------
 
 
-def averaged(on: Stage) -> list[dict[str, Tensor]]:
+def averages(on: Stage) -> list[dict[str, Tensor]]:
     """Mosaic's averages: one pass over the clients."""
     whole = part_of(on.kit, NET, 1.0, 0)
     for _ in range(AVERAGINGS):
@@ -157,7 +157,7 @@ def averaged(on: Stage) -> list[dict[str, Tensor]]:
     return experts
 
 
-def plain_averaged(on: Stage) -> list[dict[str, Tensor]]:
+def plain_averages(on: Stage) -> list[dict[str, Tensor]]:
     """The average of all clients' states, and one for each class, with all states at hand."""
     shares = on.counts.T.to(torch.float64)
     for _ in range(AVERAGINGS):
@@ -228,11 +228,11 @@ def job(on: Stage) -> Distillation:
     return distillation(CONFIG, (), source, teacher, on.kit.new_network(NET), CLASSES, Seed(0))
 
 
-def plain_distilled(on: Stage, loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+def plain_distillation(on: Stage, loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Generators, experts, meta model and student as networks of their own."""
     task = on.kit.task
-    makers = [_loaded(DCGenerator(task.shape, CONFIG.latent, CONFIG.gan_width, CLASSES), s) for s in on.generators]
-    experts = [_loaded(on.kit.new_network(NET), state) for state in on.states]
+    makers = [_load(DCGenerator(task.shape, CONFIG.latent, CONFIG.gan_width, CLASSES), s) for s in on.generators]
+    experts = [_load(on.kit.new_network(NET), state) for state in on.states]
     meta = MetaModel(CLASSES, CLASSES, CONFIG).eval()
     student = on.kit.new_network(NET).train()
     adam = torch.optim.Adam(student.parameters(), lr=CONFIG.distil_lr)
@@ -254,7 +254,7 @@ def plain_distilled(on: Stage, loss: Callable[[Tensor, Tensor, Tensor], Tensor])
         adam.step()
 
 
-def _loaded(net: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def _load(net: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     net.load_state_dict(state)
     return net.eval().requires_grad_(False)
 
@@ -269,13 +269,13 @@ def phases(on: Stage) -> dict[str, tuple[Callable[[], object], Callable[[], obje
     without = Client(client.spec, client.shard, EMPTY, {}, client.seed)
     return {
         "generator": (partial(on.method.make_generator, without), partial(plain_generator, on)),
-        "expert averaging": (partial(averaged, on), partial(plain_averaged, on)),
+        "expert averaging": (partial(averages, on), partial(plain_averages, on)),
         "prototypes": (partial(on.method.send_prototypes, client), partial(plain_prototypes, on)),
         "meta model": (
             partial(train_meta, data, CONFIG, (), Seed(0), lambda done: None),
             partial(plain_meta, data),
         ),
-        "distillation": (partial(distil_here, distilled), partial(plain_distilled, on, distilled.loss)),
+        "distillation": (partial(distil_here, distilled), partial(plain_distillation, on, distilled.loss)),
     }
 
 

@@ -27,7 +27,7 @@ from algorithms.core.contract import ClientSpec
 from algorithms.core.training import Work
 from algorithms.methods.fedavg import FedAvg
 from benchmarks import plain
-from benchmarks.data import fetched
+from benchmarks.data import first_rows
 from benchmarks.on_ray import needs_of, ray_runner
 from engine.data import DataError, DataSet
 from engine.records import Evaluation, RoundRecord
@@ -107,7 +107,7 @@ def setup_of(case: Case, data: DataSet, stack: bool) -> WorkerSetup:
 
 def measure(case: Case, rounds: int, hosts: int, stack: bool) -> dict[str, Any]:
     """Round by round in turn, so that both meet the machine in the same mood."""
-    data = fetched(case.source, case.clients * case.examples)
+    data = first_rows(case.source, case.clients * case.examples)
     setup, shards = (
         setup_of(case, data, stack),
         ShardArrays.of({"image": data.train["image"], "label": data.train_labels}, deal(case)),

@@ -126,25 +126,25 @@ def _processor() -> str:
 
 
 @dataclass(frozen=True)
-class Printed:
+class Output:
     """What a benchmark's runs have printed, and why they ended too early; "" where they did not."""
 
     output: str
     failure: str = ""
 
 
-def output_of(benchmark: Benchmark) -> Printed:
+def output_of(benchmark: Benchmark) -> Output:
     """All runs of a benchmark, up to one that fails."""
     outputs: list[str] = []
     for _ in range(benchmark.times):
         printed = _output_once(benchmark)
         outputs.append(printed.output)
         if printed.failure:
-            return Printed("".join(outputs), printed.failure)
-    return Printed("".join(outputs))
+            return Output("".join(outputs), printed.failure)
+    return Output("".join(outputs))
 
 
-def _output_once(benchmark: Benchmark) -> Printed:
+def _output_once(benchmark: Benchmark) -> Output:
     command = [sys.executable, "-m", benchmark.module, *benchmark.arguments]
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=output, stderr=errors)
@@ -157,7 +157,7 @@ def _output_once(benchmark: Benchmark) -> Printed:
         said = [_whole(file).strip() for file in (output, errors)]
     if process.returncode and not failure:
         failure = said[1].rpartition("\n")[2] or f"ended with {process.returncode}"
-    return Printed(said[0] + "\n", failure)
+    return Output(said[0] + "\n", failure)
 
 
 def _whole(file: IO[str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-ROOMS = ("algorithms", "actors", "clusters", "engine")
+ROOMS = ("algorithms", "actors", "clusters", "engine", "benchmarks", "docs")
 
 IRREGULAR = {
     *("begun", "bound", "broken", "brought", "built", "chosen", "dealt", "done", "drawn", "driven", "fed", "felt"),

@@ -85,7 +85,7 @@ def test_a_figure_that_the_last_run_did_not_have_stands_alone():
 def test_a_goal_is_held_against_the_median(better, missed):
     row = row_of(seconds(1.0, 3.0, 9.0, better=better, goal=2.0), seconds(3.0, better=better))
 
-    assert row.missed is missed
+    assert row.misses_goal is missed
 
 
 def test_the_table_has_a_row_for_each_figure_with_its_goal_and_change():

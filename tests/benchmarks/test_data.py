@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.data import WHERE, fetched
+from benchmarks.data import WHERE, first_rows
 from benchmarks.rounds import CASES
 from engine.data import DataError
 
@@ -12,7 +12,7 @@ def test_data_that_is_not_here_is_named_with_where_to_get_it(source, tmp_path, m
     monkeypatch.setenv("TESSERA_DATA", str(tmp_path))
 
     with pytest.raises(DataError) as caught:
-        fetched(source, limit=10)
+        first_rows(source, limit=10)
 
     said = str(caught.value)
     assert said.startswith(f'data.source = "{source}": ')

@@ -11,7 +11,7 @@ from actors.runner import InlineRunner
 from algorithms.core.seeds import Seed
 from benchmarks import gpu
 from benchmarks.figures import Figure
-from benchmarks.gpu import Row, failed, page, side_by_side
+from benchmarks.gpu import Row, failed_row, page, side_by_side
 from benchmarks.gpu_loop import TASK, VARIANTS, PlainLoop, Problem, Variant, tf32
 from benchmarks.gpu_rounds import PlainRounds, gets, setup_of, verdict
 from benchmarks.on_ray import needs_of
@@ -182,7 +182,7 @@ def test_a_case_that_fails_is_told_in_its_row_and_the_others_go_on():
 @pytest.mark.parametrize(("error", "code"), [(None, 0), (ValueError("no room"), 1)])
 def test_the_command_writes_its_table_and_fails_where_a_case_did(tmp_path, monkeypatch, capsys, error, code):
     row = Row("small_cnn", "bf16", (1.0,), (2.0,))
-    monkeypatch.setattr(gpu, "measured", lambda device, times: iter([failed(row, error) if error else row]))
+    monkeypatch.setattr(gpu, "measure_all", lambda device, times: iter([failed_row(row, error) if error else row]))
     monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--out", str(tmp_path / "table.md")])
 
     assert gpu.main() == code
