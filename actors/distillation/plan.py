@@ -101,9 +101,12 @@ def _fits(resources: DistilResources, nodes: Sequence[Room]) -> bool:
 
 
 def place_all(resources: DistilResources, left: Sequence[RemainingRoom]) -> bool:
-    """Place all actors of a distillation, taking their room from `left`; whether they all found some."""
+    """Place all actors of a distillation, taking their room from `left`; whether they all found some.
+
+    Each goes where the least is left, so that the order of the nodes does not matter.
+    """
     shares = sorted(_shares(resources), key=lambda share: (-share[1], -share[0]))
-    return all(any(node.take(cpus, gpus) for node in left) for cpus, gpus in shares)
+    return all(any(node.take(cpus, gpus) for node in sorted(left, key=RemainingRoom.size)) for cpus, gpus in shares)
 
 
 @dataclass
@@ -118,6 +121,10 @@ class RemainingRoom:
         """All that is free on a node."""
         whole, rest = divmod(node.get("GPU", 0.0), 1)
         return cls(node.get("CPU", 0.0), [1.0] * int(whole) + [rest])
+
+    def size(self) -> tuple[float, float, list[float]]:
+        """Cards and processors that are free, for an order of nodes."""
+        return sum(self.cards), self.cpus, sorted(self.cards)
 
     def take(self, cpus: float, gpus: float) -> bool:
         """Place one actor if there is room. A fraction of a card lies on one card; more are whole cards."""

@@ -176,9 +176,18 @@ class Dispatch:
         return chunk
 
     def _host_with_room(self, chunk: Chunk, absent: Collection[int]) -> int | None:
-        """The one with the least to do."""
+        """The one with the least to do.
+
+        What was lost with a host before is alone on the next one: replies may be lost with a host that dies, so that a
+        loss can be charged to a step which was done, but never twice.
+        """
         everyone = range(len(self._sent))
         there = [h for h in everyone if h not in absent] or everyone
         hosts = there if chunk.host is None else (chunk.host,)
-        free = [h for h in hosts if len(self._sent[h]) < CALLS_PER_HOST]
+        free = [h for h in hosts if self._has_room(h, chunk)]
         return min(free, key=lambda h: (len(self._sent[h]), h), default=None)
+
+    def _has_room(self, host: int, chunk: Chunk) -> bool:
+        sent = self._sent[host]
+        is_alone = chunk.losses > 0 or any(other.losses for other in sent)
+        return not sent if is_alone else len(sent) < CALLS_PER_HOST

@@ -149,10 +149,16 @@ def _pipeline_cpus(request: Request) -> float:
 def _can_start(request: Request, nodes: Sequence[Node], hosts: int, cpus: float) -> bool:
     """Whether so many hosts of so many CPUs start, and the distillation beside them.
 
-    Hosts come first and are spread over the nodes in turn, as Ray does; what they leave is the distillation's.
+    Hosts come first and are spread over the nodes in turn, as Ray does; what they leave is the distillation's. Ray does
+    not know what memory they take, so they must start both where each node's memory is kept to and where it is not.
     """
-    left = [RemainingRoom.of(room) for room in rooms(nodes)]
-    slots = [_hosts_in_memory(request, nodes, node) for node in nodes]
+    in_memory = [_hosts_in_memory(request, nodes, node) for node in nodes]
+    return all(_deal(request, nodes, hosts, cpus, slots) for slots in (in_memory, [hosts] * len(nodes)))
+
+
+def _deal(request: Request, nodes: Sequence[Node], hosts: int, cpus: float, slots: Sequence[int]) -> bool:
+    """Whether hosts that are dealt to the nodes in turn, at most `slots` to each, start with the distillation."""
+    left, slots = [RemainingRoom.of(room) for room in rooms(nodes)], list(slots)
     open_, placed = list(range(len(nodes))), 0
     while placed < hosts:
         if not open_:

@@ -170,6 +170,17 @@ def test_rests_on_two_nodes_do_not_make_room_for_one_more_host():
         decide(Request(clients=10, hosts=5, cpus_per_host=2), nodes)
 
 
+def test_hosts_start_although_ray_does_not_know_what_memory_they_take():
+    """In turn the small node gets five hosts of nine, where its memory is for four: at 5/16 of a CPU each they would
+    leave it 7/16, and the train worker needs half a CPU beside its card."""
+    pipeline = DistilResources(Actors(), Actors(), Actors(cpus=0.5, gpus=0.1))
+    nodes = (Node(2, 1, 1 * GIB), Node(2, 0, 2 * GIB))
+    request = Request(clients=9, pipeline=pipeline)
+    placement = decide(request, nodes)
+    assert all_start(placement, request, nodes)
+    assert (placement.kind, placement.hosts, placement.cpus) == ("dedicated", 9, 0.3)
+
+
 @st.composite
 def clusters(draw):
     """One to four machines of all sizes, with cards or without."""
