@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.faults import KINDS, Injector, lost, schedule
+from benchmarks.faults import KINDS, Injector, count_lost_rounds, schedule
 from engine.store.tables import ledger_rows
 from tests.engine.runs import round_record
 
@@ -40,4 +40,4 @@ def test_a_round_is_lost_where_its_messages_are_not_those_of_the_run_in_peace(tm
         (tmp_path / name).mkdir()
         rows = [ledger_rows(round_record(n, clients=1 if n in left_out else 2)) for n in range(3)]
         pq.write_table(pa.concat_tables(rows), tmp_path / name / "ledger.parquet")
-    assert lost(tmp_path / "run", tmp_path / "peace", 3) == count
+    assert count_lost_rounds(tmp_path / "run", tmp_path / "peace", 3) == count
