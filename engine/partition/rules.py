@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from algorithms.core.seeds import Seed
 
 DRAWS = 100
 """How often shares are drawn in the hope of `least` examples for every client; the last draw is then `repair`."""
+
+Rounding: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""Numbers to whole numbers, as `np.rint` or `np.floor`."""
 
 HOPELESS = 30
 """Clients with less than that in one draw: no other draw will have none, so the last is taken at once."""
@@ -25,15 +29,15 @@ def equal(total: int, clients: int) -> np.ndarray:
     return total // clients + (np.arange(clients) < total % clients)
 
 
-def apportion(shares: np.ndarray, total: int) -> np.ndarray:
+def apportion(shares: np.ndarray, total: int, rounded: Rounding = np.rint) -> np.ndarray:
     """int64, (clients,): numbers in proportion to shares, which sum to `total`.
 
-    Each client gets the part between two cumulative shares, rounded to the nearest whole number: rounding down, as is
-    often seen, leaves one example of nearly every class with the last client. Shares that are all 0 count as equal:
-    numpy gives them where alpha is so large that the sum over the clients overflows.
+    Each client gets the part between two cumulative shares, which are rounded to whole numbers: to the nearest one,
+    since rounding down leaves one example of nearly every class with the last client. Shares that are all 0 count as
+    equal: numpy gives them where alpha is so large that the sum over the clients overflows.
     """
     running = np.cumsum(shares if shares.sum() > 0 else np.ones_like(shares))
-    ends = np.rint(running / running[-1] * total).astype(np.int64)
+    ends = rounded(running / running[-1] * total).astype(np.int64)
     return np.diff(ends, prepend=0)
 
 
@@ -81,6 +85,13 @@ def dirichlet_balanced(sizes: np.ndarray, clients: int, alpha: float, least: int
     class set to 0, and the other shares are scaled up to the sum 1. Such shares are a Dirichlet(alpha) over the other
     clients, and are drawn as one: with a small alpha all that is left to scale up may have been rounded to 0.
     Drawn again as `dirichlet`.
+
+    Cumulative shares are rounded down, as there. With a small alpha and as many equal classes as clients, who wins a
+    class so holds one example less than its equal share, and may win another one; rounded to the nearest, it would
+    hold exactly its share and get no more, and clients would be far more alike (at alpha 0.01 and 10 classes of 5,000
+    the deviation of clients' sizes is 0.52 of their mean, and would be 0.43). The examples so left over go to the last
+    client that is below its share; in the code to the last of all. The code's name of the rule is
+    `non_iid_dirichlet_unbalanced`; its `non_iid_dirichlet_balanced` is another one.
     """
 
     def draw(random: np.random.Generator) -> np.ndarray:
@@ -88,7 +99,7 @@ def dirichlet_balanced(sizes: np.ndarray, clients: int, alpha: float, least: int
         for label in np.flatnonzero(sizes):
             below = counts.sum(axis=1) * clients < sizes.sum()
             shares = random.dirichlet(np.full(np.count_nonzero(below), alpha))
-            counts[below, label] = apportion(shares, int(sizes[label]))
+            counts[below, label] = apportion(shares, int(sizes[label]), np.floor)
         return counts
 
     return _draw_enough(draw, least, seed)
