@@ -85,7 +85,7 @@ def official_counts(sizes, clients, alpha, random):
 
 
 def test_balanced_clients_of_equal_classes_differ_as_in_the_released_code():
-    """At alpha 0.01 and 10 classes of 1,000. Rounded to the nearest, sizes vary by 0.32 and clients hold 1.4 classes."""
+    """At alpha 0.01, 10 classes of 1,000. Rounded to the nearest, sizes vary by 0.32 and clients hold 1.4 classes."""
     sizes, random = np.array([1000] * 10), np.random.default_rng(0)
     theirs = [counts for counts in (official_counts(sizes, 10, 0.01, random) for _ in range(400)) if _enough(counts)]
     ours = [rules.dirichlet_balanced(sizes, 10, 0.01, 10, Seed(seed)) for seed in range(100)]
