@@ -13,6 +13,10 @@ from typing import Any
 class UserError(ValueError):
     """Base of the engine's errors that a person can put right; the message names the value and what would be right."""
 
+    def _render_traceback_(self) -> list[str]:
+        """The lines that a notebook shows of it: no frames, which are ours."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class NoRoom(RuntimeError):
     """A disk or an object store ran full; the message names the place and the way out."""

@@ -69,7 +69,8 @@ def test_the_method_that_shrinks_the_average_shrinks_what_is_trained_and_nothing
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("python"))
-def test_every_python_example_runs(page, text):
+def test_every_python_example_runs(page, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(text, page, "exec"), {"__name__": "example"})
 
 

@@ -21,8 +21,8 @@ class ComparisonTerminal:
         screen: with the line that moves.
     """
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self.screen, self._clock = Screen(console), clock
+    def __init__(self, screen: Console | Screen, clock: Callable[[], float] = time.monotonic) -> None:
+        self.screen, self._clock = screen if isinstance(screen, Screen) else Screen(screen), clock
         self._begun = clock()
         self._all = self._missing = self._done = 0
 
@@ -68,3 +68,13 @@ class ComparisonTerminal:
         if not self._done:
             return ""
         return f"about {duration((self._clock() - self._begun) / self._done * (self._missing - self._done))} left"
+
+
+class ComparisonSilence:
+    """A `ComparisonWatcher` that says nothing."""
+
+    def started(self, comparison: Comparison, folder: Path, missing: int, facts: Sequence[str]) -> None: ...
+
+    def progress(self, lines: dict[str, str]) -> None: ...
+
+    def finished(self, finished: CellResult) -> None: ...

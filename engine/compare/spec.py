@@ -61,18 +61,21 @@ class Comparison:
         return {"methods": methods, **common}
 
 
-def comparison_of(methods: Sequence[str], source: str, overrides: Sequence[str], seeds: int) -> Comparison:
+def comparison_of(
+    methods: Sequence[str], source: str | Mapping[str, Any], overrides: Sequence[str], seeds: int
+) -> Comparison:
     """A comparison of methods under a preset, a file, or a comparison by name.
 
     Args:
         methods: labels; each names a method, or an entry of the source's `methods`. All entries where it is empty.
+        source: a name or a file, or the plain tree that one would hold.
         overrides: `section.key=value` for all methods, `methods.LABEL.key=value` for one.
         seeds: how many, counted up from the configuration's own.
 
     Raises:
         ConfigError: everything that is wrong for any of the methods, each thing once.
     """
-    tree = reading.override(_read(source), overrides)
+    tree = reading.override(tree_of(source), overrides)
     entries = _entries(tree)
     names = {label_of(name): name for name in methods}
     labels = list(names or entries)
@@ -91,7 +94,8 @@ def comparison_of(methods: Sequence[str], source: str, overrides: Sequence[str],
     common = found[labels[0]]
     numbers = tuple(common.seed + offset for offset in range(seeds))
     cells = tuple(Cell(label, seed, _alone(config, seed)) for label, config in found.items() for seed in numbers)
-    return Comparison(source, common, tuple(labels), numbers, cells)
+    origin = source if isinstance(source, str) else "python"
+    return Comparison(origin, common, tuple(labels), numbers, cells)
 
 
 def label_of(name: str) -> str:
@@ -99,7 +103,14 @@ def label_of(name: str) -> str:
     return name.replace(":", ".")
 
 
-def _read(source: str) -> dict[str, Any]:
+def tree_of(source: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The plain tree of a comparison, a preset or a file.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if isinstance(source, Mapping):
+        return dict(source)
     names = reading.comparison_names()
     if source not in names and source not in reading.preset_names() and not Path(source).exists():
         known = [*names, *reading.preset_names()]
@@ -109,7 +120,7 @@ def _read(source: str) -> dict[str, Any]:
         return reading.read(source)
     tree: dict[str, Any] = reading.parse(reading.comparison_text(source), source)
     base = tree.pop("base", None)
-    return tree if base is None else _over(_read(base), tree)
+    return tree if base is None else _over(tree_of(base), tree)
 
 
 def _over(base: Any, changes: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from engine.config.own_code import named_modules
 from engine.config.problems import fields_at
 from engine.config.schema import RateScheduleConfig
 from engine.errors import MISSING, Problem
@@ -90,6 +91,21 @@ def ray_settings_with_ray(look: Look) -> Iterator[Problem]:
         )
 
 
+def code_that_hosts_can_import(look: Look) -> Iterator[Problem]:
+    """Hosts are other processes, in which a script's own code, or that of a notebook's cell, is nowhere."""
+    if look("runner.kind") != "ray":
+        return
+    named = {"clients": {"net": look("clients.net")}, "method": look("method"), "task": look("task")}
+    for place, module in named_modules(named).items():
+        if module == "__main__":
+            reason = (
+                "is defined in the script itself or in a notebook's cell, where hosts on Ray cannot import it; put it "
+                "into a file beside, as mine.py (in a notebook: begin the cell with %%writefile mine.py), and name it "
+                "mine:NAME, or import it from there; or set runner.kind: inline"
+            )
+            yield Problem(place, module, reason)
+
+
 def hosts_when_pooled(look: Look) -> Iterator[Problem]:
     """Dedicated placement has one host a client, no other number."""
     if look("runner.placement") == "dedicated" and look("runner.hosts") is not None:
@@ -156,6 +172,7 @@ RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     cohort_within_clients,
     networks_for_all,
     ray_settings_with_ray,
+    code_that_hosts_can_import,
     hosts_when_pooled,
     gpu_shares_with_cuda,
     *(partial(setting_of_the_optimiser, name) for name in OPTIMISERS),

@@ -110,6 +110,12 @@ class PlanReport:
     traffic: tuple[Traffic, ...]
     data: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """The plan for a person, as `tessera plan` prints it."""
+        from engine.planning.words import lines
+
+        return "\n".join(lines(self))
+
     def tree(self) -> dict[str, Any]:
         """As JSON has it."""
         return dataclasses.asdict(self)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Self
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -59,3 +62,46 @@ class Screen:
         if self._live:
             self._live.stop()
             self._live = None
+
+
+def is_in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None
+
+
+def notebook_console(output: TextIO) -> Console:
+    """A console that writes plain lines into the output of a notebook's cell."""
+    return Console(file=output, force_terminal=False, force_jupyter=False, width=100)
+
+
+class NotebookScreen(Screen):
+    """The same in a notebook's cell, where the line that moves stands above the others."""
+
+    SECONDS = 0.25
+    """Between two changes of the line: each is a message to the browser."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console)
+        self._clock, self._changed = clock, -self.SECONDS
+        self._handle: Any = None
+
+    def say(self, text: str) -> None:
+        """Write the moving line, unless it was changed a moment ago."""
+        if self._clock() - self._changed < self.SECONDS:
+            return
+        self.line, self._changed = text, self._clock()
+        self._show(text)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._show("")
+            self._handle = None
+
+    def _show(self, text: str) -> None:
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self._handle.update({"text/plain": text}, raw=True)

@@ -38,8 +38,8 @@ class Terminal:
         screen: with the line that moves.
     """
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self.screen, self._clock = Screen(console), clock
+    def __init__(self, screen: Console | Screen, clock: Callable[[], float] = time.monotonic) -> None:
+        self.screen, self._clock = screen if isinstance(screen, Screen) else Screen(screen), clock
         self._start: RunStart | None = None
         self._shown = ""
         self._pace = Pace(0, clock)
