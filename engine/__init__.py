@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -34,7 +33,9 @@ class _Room(ModuleType):
         return self._call()(*arguments, **keys)
 
     def _call(self) -> Any:
-        return getattr(import_module("engine.api"), self.__name__.rpartition(".")[2])
+        from engine import api
+
+        return getattr(api, self.__name__.rpartition(".")[2])
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -51,7 +52,9 @@ class _Library(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        return getattr(import_module("engine.api"), name)
+        from engine import api
+
+        return getattr(api, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Python's import puts a room here under its name.
