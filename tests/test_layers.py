@@ -33,6 +33,7 @@ FLOORS = {
         "compare",
         "run",
         "views",
+        "models",
         "planning store",
         "config",
         "partition",

@@ -22,7 +22,7 @@ from algorithms.core.needs import Needs, Volume, mean_bytes
 from algorithms.core.payload import EMPTY, Memory, Payload, Tensors
 from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
-from algorithms.core.states import WeightedMean
+from algorithms.core.states import WeightedMean, snapshot
 from algorithms.core.task import Shard, Task, Trait
 from algorithms.core.training import Work
 
@@ -213,6 +213,12 @@ class Method(Generic[StateT]):
             raise ValueError("there are no examples to evaluate on: evaluate_own is asked with test examples")
         sums = score(self.own_predictor(client), self.kit.task, client.test, self.kit.device)
         return Reply(EMPTY, metrics={**self.kit.task.report(sums), "examples": len(client.test)})
+
+    @client_side
+    def give_own(self, client: Client) -> Reply:
+        """The client's own predictor for the run's folder, every entry of its state dict under the kind `model`, which
+        no federation's server would see; the memory stays as it was."""
+        return Reply(Payload.of(model=snapshot(self.own_predictor(client))))
 
     def sources(self, state: StateT) -> Mapping[int, Source]:
         """The clients' generators, for pictures that a person can look at; empty where there are none."""

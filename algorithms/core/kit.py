@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class Kit:
     show: Callable[[str, nn.Module], None] = ignore
     tell: Callable[[str, int, int], None] = ignore
     _resident: dict[tuple[str, float], nn.Module] = field(default_factory=dict)
+    _names: WeakKeyDictionary[nn.Module, tuple[str, float]] = field(default_factory=WeakKeyDictionary)
 
     @property
     def loss(self) -> Loss:
@@ -60,7 +62,13 @@ class Kit:
     def new_network(self, name: str, width: float = 1.0) -> nn.Module:
         """A network of one's own, with the weights of `initial`; of a fraction `width` of its hidden channels."""
         with torch_seeded(self.seed.number(f"initial {name}")):
-            return self.task.network(name, width).to(self.device)
+            net = self.task.network(name, width).to(self.device)
+        self._names[net] = name, width
+        return net
+
+    def name_of(self, net: nn.Module) -> tuple[str, float] | None:
+        """Name and width of a network that this kit has made; None for any other module."""
+        return self._names.get(net)
 
     def initial(self, name: str) -> dict[str, Tensor]:
         """The initial state of a network: the same for every client and method of a run's seed."""

@@ -84,8 +84,7 @@ def rebuild(annotation: Any, tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 def _rebuild_container(annotation: Any, tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        (inner,) = [a for a in args if a is not type(None)]
-        return rebuild(inner, tree, tensors)
+        return rebuild(_member(args, tree), tree, tensors)
     if isinstance(tree, dict):
         key, item = args if args else (str, Any)
         return {(int(k) if key is int else _unescape(k)): rebuild(item, v, tensors) for k, v in tree.items()}
@@ -95,6 +94,15 @@ def _rebuild_container(annotation: Any, tree: Any, tensors: Mapping[str, Tensor]
             return tuple(rebuild(a, v, tensors) for a, v in zip(items, tree, strict=True))
         return [rebuild(args[0] if args else Any, v, tensors) for v in tree]
     return tree
+
+
+def _member(members: Sequence[Any], tree: Any) -> Any:
+    """The member of a union that a tree is of: the only one besides None, or the dataclass with the tree's fields."""
+    inner = [member for member in members if member is not type(None)]
+    if len(inner) > 1:
+        inner = [m for m in inner if dataclasses.is_dataclass(m) and {f.name for f in dataclasses.fields(m)} == {*tree}]
+    (found,) = inner
+    return found
 
 
 def digest(value: Any) -> str:

@@ -7,12 +7,12 @@ import inspect
 import re
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from algorithms.core.columns import MEDIA, Column, ColumnError
+from algorithms.core.columns import MEDIA, Column, ColumnError, Content
 from algorithms.core.task import LABEL, PreparedTask, Task
 from engine.data.config import DataConfig
 from engine.data.contents import Contents, plain_columns
@@ -47,6 +47,7 @@ class DataSet:
         public: columns of examples that the server owns, in no client's hands; None where it owns none. Without the
             column of labels where these are not known.
         facts: how values of the source became classes, where that is not plain.
+        contents: of every column of the source, by name.
     """
 
     name: str
@@ -57,6 +58,7 @@ class DataSet:
     fingerprint: str
     public: Mapping[str, np.ndarray] | None = None
     facts: tuple[str, ...] = ()
+    contents: Mapping[str, Content] = field(default_factory=dict)
 
     @property
     def train_labels(self) -> np.ndarray | None:
@@ -114,6 +116,7 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
         fingerprint=fingerprint(*prepared.train.values(), *prepared.test.values(), *inputs),
         public=public,
         facts=contents.facts,
+        contents={name: column.content for name, column in whole.columns.items()},
     )
 
 

@@ -56,6 +56,12 @@ def find_task(name: str) -> type[Task]:
     return found
 
 
+def name_of(task: Task) -> str:
+    """The name under which `find_task` finds a task's class."""
+    module, _, name = type(task).__module__.rpartition(".")
+    return name if module == tasks.__name__ else f"{type(task).__module__}:{type(task).__qualname__}"
+
+
 def fitting_task(config: DataConfig, half: Half) -> TaskChoice:
     """The one task that fits the columns of some rows, with its default settings.
 

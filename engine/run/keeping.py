@@ -60,6 +60,10 @@ class Keeper:
         self._written = self._now()
         self._cost = self._written - begun
 
+    def forget(self, rounds: Rounds) -> None:
+        """Drop what was written down of requests after the last round, which no round will ask for again."""
+        self._journal.drop(before=rounds.next)
+
     def _due(self, done: int) -> bool:
         kept = self._keep.every is not None and done % self._keep.every == 0
         return kept or self._cost <= SHARE * (self._now() - self._written)

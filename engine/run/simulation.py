@@ -20,6 +20,7 @@ from engine.planning.federation import Federation
 from engine.records import GLOBAL, GeneratedPictures, Result, Watcher
 from engine.run.context import RunContext
 from engine.run.keeping import Keeper
+from engine.run.models import write_models
 from engine.run.rounds import Rounds, Schedule
 from engine.store.folder import FolderWatcher
 from engine.views.report import ReportWatcher
@@ -57,7 +58,11 @@ def simulate(
     for watcher in watchers:
         watcher.started(start)
     rounds.play()
-    result = Result(_values(run, runner, rounds), rounds.book, _pictures(federation, rounds))
+    values = _values(run, runner, rounds)
+    write_models(run, runner, rounds, values["digest"], values["versions"])
+    if keeper:
+        keeper.forget(rounds)
+    result = Result(values, rounds.book, _pictures(federation, rounds))
     for watcher in watchers:
         watcher.finished(result)
     return result

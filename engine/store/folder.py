@@ -181,6 +181,21 @@ class RunFolder:
         """The page that `engine.views.report` writes."""
         return self.path / "report.html"
 
+    @property
+    def description(self) -> Path:
+        """The file that says what the models of a finished run are; see `engine.store.models`."""
+        return self.path / "model.json"
+
+    def model(self, client: int | None = None) -> Path:
+        """The file of the model that a run ended with, or of a client's own."""
+        return self.path / ("model.safetensors" if client is None else f"models/client-{client:04d}.safetensors")
+
+    def drop_models(self) -> None:
+        """Remove the models of a run that goes on; what says what they are goes first."""
+        self.description.unlink(missing_ok=True)
+        self.model().unlink(missing_ok=True)
+        shutil.rmtree(self.path / "models", ignore_errors=True)
+
     def write_start(self, start: RunStart) -> None:
         """config.yaml, and in start.json what else is known before the first round.
 
@@ -213,6 +228,7 @@ class RunFolder:
         Of a finished run the tables become parts again; until result.json is gone they are what counts.
         """
         parts = self.path / "parts"
+        self.drop_models()
         if self.rounds_finished() is not None:
             self.drop_parts()
             parts.mkdir()

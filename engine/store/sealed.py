@@ -34,15 +34,15 @@ def seal(folder: Path, stem: str, tree: Any, tensors: Mapping[str, Tensor]) -> P
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{stem}.part"
     try:
-        save_file(_apart(tensors), temporary, metadata={_HEADER: json.dumps(tree)})
-        path = folder / f"{stem}-{_checksum(temporary)}.safetensors"
+        save_file(apart(tensors), temporary, metadata={_HEADER: json.dumps(tree)})
+        path = folder / f"{stem}-{checksum(temporary)}.safetensors"
         settle(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as safetensors takes them: contiguous, on the CPU, each with memory of its own."""
     seen: set[int] = set()
     ready = {}
@@ -54,7 +54,8 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ready
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -68,7 +69,7 @@ def stem_of(path: Path) -> str | None:
 def is_whole(path: Path) -> bool:
     """Whether a file's bytes are those that were sealed."""
     match = _NAME.fullmatch(path.name)
-    return match is not None and _checksum(path) == match["checksum"]
+    return match is not None and checksum(path) == match["checksum"]
 
 
 def unseal(path: Path) -> tuple[Any, dict[str, Tensor]]:

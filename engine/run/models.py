@@ -1,0 +1,74 @@
+"""The models that a run ends with, into its folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from actors.cohort.delivery import resolve_outcome
+from actors.runner import Runner, StepRequest
+from actors.steps.orders import StepError
+from algorithms.core.contract import ClientSpec
+from algorithms.core.seeds import Seed
+from algorithms.core.states import snapshot
+from algorithms.nets import NetworkError
+from engine.models.description import describe, same_entries
+from engine.planning.federation import Federation
+from engine.run.context import RunContext
+from engine.run.rounds import Rounds
+from engine.store.models import ModelEntry, write_description, write_tensors
+
+log = logging.getLogger(__name__)
+
+GIVE = "give_own"
+"""The step that gives a client's own predictor away."""
+
+
+def write_models(run: RunContext, runner: Runner, rounds: Rounds, digest: str, versions: Mapping[str, str]) -> None:
+    """Write model.safetensors, or of a method with personal models one file a client, and then model.json."""
+    entries = list(_personal(run, runner, rounds)) if rounds.method.personal else [_global(run, rounds)]
+    write_description(run.files, entries, describe(run.federation, digest, versions))
+
+
+def _global(run: RunContext, rounds: Rounds) -> ModelEntry:
+    predictor = rounds.method.predictor(rounds.state)
+    name, width = rounds.method.kit.name_of(predictor) or (None, 1.0)
+    return write_tensors(run.files, snapshot(predictor), None, name, width)
+
+
+def _personal(run: RunContext, runner: Runner, rounds: Rounds) -> Iterator[ModelEntry]:
+    """Each client's own model as it comes; one whose step fails has none, and the others stay."""
+    setup = run.federation.setup
+    seed = Seed(setup.seed).at(round=run.config.rounds, phase="server")
+    everyone = tuple(client.id for client in setup.clients)
+    request = StepRequest(GIVE, everyone, rounds.method.own_message(rounds.state), seed)
+    for outcome in runner.run(request):
+        try:
+            given = resolve_outcome(runner, request, outcome, run.config.failures.policy(), rounds.book)
+        except StepError as error:
+            log.warning("client %d has no model in %s: %s", outcome.client, run.folder, error.failure.error)
+            continue
+        if given is not None and given.payload is not None:
+            state = given.payload.tensors("model")
+            name, width = _name_of(run.federation, setup.client(given.client, seed), state)
+            yield write_tensors(run.files, state, given.client, name, width)
+
+
+def _name_of(federation: Federation, client: ClientSpec, state: Mapping[str, Tensor]) -> tuple[str | None, float]:
+    """The network that a client's state is of; its own, of its width or whole, as far as it fits."""
+    for width in _widths(client):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                net = federation.setup.task.network(client.net, width)
+        except NetworkError:
+            continue
+        if same_entries(net, state):
+            return client.net, width
+    return None, 1.0
+
+
+def _widths(client: ClientSpec) -> Sequence[float]:
+    return (client.width, 1.0) if client.width != 1.0 else (1.0,)
