@@ -74,7 +74,7 @@ class DataConfig(BaseModel):
     - `csv:FILE`: a file with a header line, or a folder with `train.csv` and `test.csv`;
     - `parquet:FOLDER`: `train.parquet` and `test.parquet`, or shards as `train-00000-of-00002.parquet`, in the layout
       of the Hugging Face hub; or one file;
-    - `imagefolder:FOLDER`: `train/CLASS/*.png` and `test/CLASS/*.png`.
+    - `imagefolder:FOLDER`: `train/CLASS/*.png` and `test/CLASS/*.png`; PNG, JPEG or WebP.
 
     FOLDER and FILE may hold environment variables; one that does not exist is looked for under the folder TESSERA_DATA.
     Of a source with a single set of rows a fifth is the test half, by a shuffled order that never changes.

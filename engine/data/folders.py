@@ -6,7 +6,22 @@ import os
 from pathlib import Path
 
 from engine.data.config import DataConfig
+from engine.data.half import HalfName
 from engine.errors import DataError
+
+WORDS = {"train": ("train",), "test": ("test", "validation", "valid", "val", "dev")}
+"""Names of a half's files or folder; the first that is there is taken."""
+
+
+def name_facts(folder: Path, word: str, half: HalfName) -> tuple[str, ...]:
+    """A note where a half's name is not its first; `word` is the one that was found."""
+    first = WORDS[half][0]
+    return () if word == first else (f"{folder} is used as the {first} set, as there is no {first}",)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that systems put beside a person's own: `.DS_Store`, `._0.png`, `__MACOSX`."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def folder_of(config: DataConfig) -> Path:

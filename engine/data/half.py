@@ -30,6 +30,7 @@ class Half:
         whole: columns over more rows than these, all those of the half, where `limit` left some out: what they hold
             decides what the classes are.
         unread: columns that are none of the contents there are, and what they are instead.
+        facts: notes on what was left out or changed as it was read.
     """
 
     columns: Columns
@@ -38,6 +39,7 @@ class Half:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     whole: Columns = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
+    facts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
@@ -68,7 +70,12 @@ def rows_of_half(count: int, half: HalfName) -> np.ndarray:
 
 
 def image_half(
-    images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] | None, place: Callable[[int], str], origin: str
+    images: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...] | None,
+    place: Callable[[int], str],
+    origin: str,
+    facts: tuple[str, ...] = (),
 ) -> Half:
     """Images, uint8 (N, C, H, W), in a column `image`, and their classes, int64 (N,), in a column `label`.
 
@@ -77,4 +84,5 @@ def image_half(
     """
     whole = Column("number", labels.astype(np.float64))
     columns = {"image": Column("image", images), "label": Column("number", whole.values[: len(images)])}
-    return Half(columns, place, origin, {} if names is None else {"label": names}, {"label": whole})
+    known = {} if names is None else {"label": names}
+    return Half(columns, place, origin, known, {"label": whole}, facts=facts)

@@ -46,7 +46,7 @@ class DataSet:
         fingerprint: SHA-256 (hex) of all columns of both halves, and of the public inputs where there are any.
         public: columns of examples that the server owns, in no client's hands; None where it owns none. Without the
             column of labels where these are not known.
-        facts: how values of the source became classes, where that is not plain.
+        facts: how values of the source became classes, where that is not plain, and what was left out or changed.
         contents: of every column of the source, by name.
     """
 
@@ -99,11 +99,14 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
     _check_named(config, whole)
     chosen = choice or fitting_task(config, whole)
     train, held_out, owned = _deal(config, whole)
+    facts = (*contents.facts, *found.facts)
     if config.validation:
         test = held_out
         _check_held_out(config, train, held_out)
     else:
-        test = contents.apply(read(config, "test", config.test_limit), "test")
+        other = read(config, "test", config.test_limit)
+        test = contents.apply(other, "test")
+        facts = (*facts, *(fact for fact in other.facts if fact not in facts))
     prepared = _prepare(config, chosen, train, test)
     public = _public(config, chosen, contents, train, owned)
     inputs = [] if public is None else [values for name, values in public.items() if name != LABEL]
@@ -115,7 +118,7 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
         columns=_by_example(plain_columns(train.columns, _label(config, train)), prepared.rows),
         fingerprint=fingerprint(*prepared.train.values(), *prepared.test.values(), *inputs),
         public=public,
-        facts=contents.facts,
+        facts=facts,
         contents={name: column.content for name, column in whole.columns.items()},
     )
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,7 @@ from PIL import Image
 
 from algorithms.tasks.images import ImageTask
 from engine.data import DataConfig, DataError, load
+from engine.data.images.decode import decode
 from engine.data.task import TaskChoice
 
 
@@ -214,12 +217,12 @@ def test_a_row_without_a_label_is_named(folder):
 
 def test_a_corrupt_image_is_named_with_file_and_row(folder):
     write(folder / "train.parquet", [GREY[0], GREY[1], GREY[2][:50]], [0, 1, 2])
-    assert f"{folder / 'train.parquet'} row 2 is not a readable PNG or JPEG image" in refusal(folder)
+    assert f"{folder / 'train.parquet'} row 2 is not a readable PNG, JPEG or WebP image" in refusal(folder)
 
 
-def test_other_formats_than_png_and_jpeg_are_refused(folder):
+def test_other_formats_than_png_jpeg_and_webp_are_refused(folder):
     write(folder / "train.parquet", [picture(1, kind="JPEG"), picture(1, kind="GIF")], [0, 1])
-    assert "train.parquet row 1 is not a readable PNG or JPEG image" in refusal(folder)
+    assert "train.parquet row 1 is not a readable PNG, JPEG or WebP image" in refusal(folder)
 
 
 def test_a_row_without_an_image_is_named(folder):
@@ -227,9 +230,65 @@ def test_a_row_without_an_image_is_named(folder):
     assert "train.parquet row 1 has no value in column 'image'" in refusal(folder)
 
 
-def test_pixels_of_more_than_eight_bits_are_refused(folder):
-    write(folder / "train.parquet", [picture(70, mode="I;16")], [0])
-    assert "row 0 has pixels of mode 'I;16'" in refusal(folder)
+def test_of_sixteen_bits_the_upper_eight_are_read_and_said(folder):
+    values = [0, 255, 256, 0x1234, 0xFFFF]
+    write(folder / "train.parquet", [GREY[1], *(picture(value, mode="I;16") for value in values)], [0, 0, 0, 1, 2, 2])
+    data = read(folder)
+    assert data.train["image"][:, 0, 0, 0].tolist() == [100, 0, 0, 1, 0x12, 255]
+    fact = f"{folder / 'train.parquet'}, image: 5 images of 16 bits a pixel are read with the upper 8"
+    assert data.facts == (fact,)
+
+
+def test_images_of_sixteen_bits_that_use_few_of_them_are_said_to_lose_most(folder):
+    write(folder / "train.parquet", [picture(4095, mode="I;16"), picture(7, mode="I;16"), GREY[2]], [0, 1, 2])
+    data = read(folder)
+    assert data.train["image"][:, 0, 0, 0].tolist() == [15, 0, 255]
+    assert "2 images of 16 bits a pixel are read with the upper 8, of which the brightest pixel has 15" in data.facts[0]
+
+
+def turned(orientation, kind):
+    """An image of 2x3 pixels with grey values from 0 to 5 and an orientation mark; lossless but for JPEG."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    pixels = 40 * np.arange(6, dtype=np.uint8).reshape(2, 3)
+    Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)).save(file, kind, exif=exif, **LOSSLESS[kind])
+    return file.getvalue()
+
+
+LOSSLESS = {"PNG": {}, "JPEG": {"quality": 100}, "WEBP": {"lossless": True}}
+
+UPRIGHT = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.rot90(image, 2).T,
+    8: np.rot90,
+}
+"""From the pixels as they are stored to those that a person sees, by the EXIF standard's orientation mark."""
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_images_stand_as_their_orientation_mark_says(kind, orientation):
+    found = decode(turned(orientation, kind))[0][4::8, 4::8]
+    wanted = UPRIGHT[orientation](40 * np.arange(6).reshape(2, 3))
+    assert found.shape == wanted.shape
+    assert np.abs(found.astype(int) - wanted).max() <= (2 if kind == "JPEG" else 0)
+
+
+def test_every_reader_turns_images_upright(tmp_path):
+    encoded = turned(6, "PNG")
+    (tmp_path / "tree").mkdir()
+    for half in ("train", "test"):
+        (tmp_path / "tree" / half / "a").mkdir(parents=True)
+        (tmp_path / "tree" / half / "a" / "1.png").write_bytes(encoded)
+        write(tmp_path / f"{half}.parquet", [encoded], [0], class_names=("a",))
+    for data in (read(tmp_path), read(tmp_path / "tree", "imagefolder")):
+        assert np.array_equal(data.train["image"][0], decode(encoded))
+        assert data.train["image"].shape == (1, 1, 24, 16)
 
 
 def test_images_of_two_sizes_are_refused_with_both_unless_scaled(folder):
@@ -308,6 +367,70 @@ def test_a_class_without_images_is_named(tree):
 def test_a_test_class_without_training_folder_is_named(tree):
     (tree / "test/cow").mkdir()
     assert f"{tree / 'test/cow'} is of a class that train has no folder for" in refusal(tree, "imagefolder")
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def test_every_spelling_of_an_image_that_is_read_is_read(tree):
+    put(tree / "train/ant/3.webp", picture((30, 30, 30), mode="RGB", kind="WEBP"))
+    put(tree / "train/ant/4.JPEG", picture(40, kind="JPEG"))
+    put(tree / "train/bee/5.jfif", picture(50, kind="JPEG"))
+    put(tree / "train/bee/deep/er/6.jpg", picture(60, kind="JPEG"))
+    data = read(tree, "imagefolder")
+    found = zip(data.train["image"][:, 0, 0, 0].tolist(), data.train_labels.tolist(), strict=True)
+    assert sorted(found) == [(1, 0), (2, 0), (3, 1), (30, 0), (40, 0), (50, 1), (60, 1)]
+
+
+def test_files_that_are_not_read_are_told_by_number_and_name(tree):
+    for name in (".DS_Store", "bee/._1.png", "ant/.ipynb_checkpoints/1.png", "__MACOSX/._ant.png"):
+        put(tree / "train" / name, b"of the system")
+    data = read(tree, "imagefolder")
+    assert len(data) == 3
+    assert data.facts == (
+        f"{tree / 'train'}: 4 hidden files passed over: "
+        ".DS_Store, __MACOSX/._ant.png, ant/.ipynb_checkpoints/1.png, bee/._1.png",
+        f"{tree / 'train'}: 1 other file passed over: ant/notes.txt",
+    )
+
+
+def test_names_of_any_bytes_are_told(tree):
+    put(Path(os.fsdecode(os.fsencode(tree) + b"/test/bee/caf\xe9.txt")), b"")
+    assert read(tree, "imagefolder").facts[-1].endswith(": 1 other file passed over: bee/caf\\udce9.txt")
+
+
+@pytest.mark.parametrize("half", ["train", "test"])
+def test_images_of_a_format_that_is_not_read_are_refused_by_number_and_name(tree, half):
+    for name in ("1.gif", "2.TIFF", "3.bmp"):
+        put(tree / half / "bee" / name, b"")
+    found = refusal(tree, "imagefolder")
+    assert f"{tree / half} has 3 images of a format that is not read: bee/1.gif, bee/2.TIFF, bee/3.bmp" in found
+    assert "convert them to PNG" in found
+
+
+def test_images_outside_of_a_class_are_refused(tree):
+    put(tree / "test/1.png", GREY[0])
+    assert f"{tree / 'test'} has 1 image outside of a class's folder: 1.png" in refusal(tree, "imagefolder")
+
+
+def test_a_validation_folder_stands_for_a_missing_test_folder_and_is_told(tree):
+    (tree / "test").rename(tree / "val")
+    data = read(tree, "imagefolder")
+    assert data.test_labels.tolist() == [1]
+    assert f"{tree / 'val'} is used as the test set, as there is no test" in data.facts
+    (tree / "val").rename(tree / "held")
+    assert "data.validation holds out training rows" in refusal(tree, "imagefolder")
+
+
+def test_classes_and_files_have_names_of_any_language(tree):
+    (tree / "train/bee").rename(tree / "train/\u30cf\u30c1")
+    (tree / "test/bee").rename(tree / "test/\u30cf\u30c1")
+    put(tree / "train/\u30cf\u30c1/\u00e9\u00df \U0001f41d.png", picture(9))
+    data = read(tree, "imagefolder")
+    assert data.task.class_names == ("ant", "\u30cf\u30c1")
+    assert sorted(data.train["image"][data.train_labels == 1][:, 0, 0, 0].tolist()) == [3, 9]
 
 
 def test_a_corrupt_file_is_named_with_its_path(tree):

@@ -193,11 +193,45 @@ def test_shards_are_read_in_order_as_the_hub_writes_them(tmp_path, inner, other)
     assert read(tmp_path, limit=3).train_labels.tolist() == [0, 2, 1]
 
 
+@pytest.mark.parametrize("word", ["validation", "valid", "val", "dev"])
+def test_a_validation_split_is_said_to_stand_for_the_test_set_and_gives_way_to_one(tmp_path, word):
+    write(tmp_path / "train.parquet", GREY, [0, 1, 2])
+    write(tmp_path / f"{word}.parquet", GREY[:1], [1])
+    data = read(tmp_path)
+    assert data.test_labels.tolist() == [1]
+    assert data.facts == (f"{tmp_path / word}.parquet is used as the test set, as there is no test",)
+    write(tmp_path / "test-00000-of-00001.parquet", GREY[:1], [2])
+    assert read(tmp_path).test_labels.tolist() == [2]
+    assert read(tmp_path).facts == ()
+
+
+def test_a_part_of_a_set_lies_in_a_folder_of_its_own_as_on_the_hub(tmp_path):
+    part = tmp_path / "plain_text"
+    for half in ("train", "test"):
+        (part / half).mkdir(parents=True)
+        write(part / half / "0000.parquet", GREY, [0, 1, 2])
+        (part / half / "._0000.parquet").write_bytes(b"of the system")
+    assert read(tmp_path).train_labels.tolist() == [0, 1, 2]
+    part.rename(tmp_path / "fine")
+    (tmp_path / "coarse").mkdir()
+    write(tmp_path / "coarse" / "train.parquet", GREY, [0, 1, 2])
+    assert f"{tmp_path} has 2 sets: coarse, fine; name one, as parquet:{tmp_path}/coarse" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("names", [["0-of-00002"], ["0-of-00003", "2-of-00003"], ["0-of-00001", "0-of-00002"]])
+def test_shards_of_which_some_are_missing_are_refused(tmp_path, names):
+    for name in names:
+        write(tmp_path / f"train-0000{name}.parquet", GREY, [0, 1, 2])
+    write(tmp_path / "test.parquet", GREY, [0, 1, 2])
+    assert f"{tmp_path} has {len(names)} shards, of " in refusal(tmp_path)
+    assert f"train-0000{names[0]}.parquet" in refusal(tmp_path)
+
+
 def test_a_row_of_a_shard_is_named_by_its_file(tmp_path):
     write(tmp_path / "train-0.parquet", GREY, [0, 1, 2])
     write(tmp_path / "train-1.parquet", [GREY[0], b"none"], [0, 1])
     write(tmp_path / "test.parquet", GREY, [0, 1, 2])
-    assert "train-1.parquet row 1 is not a readable PNG or JPEG image" in refusal(tmp_path)
+    assert "train-1.parquet row 1 is not a readable PNG, JPEG or WebP image" in refusal(tmp_path)
 
 
 def test_shards_of_other_columns_are_refused(tmp_path):
@@ -231,7 +265,7 @@ def test_only_images_that_are_named_are_decoded(tmp_path):
     for half in ("train", "test"):
         other = pa.array([{"bytes": b"no image", "path": None}] * 3)
         write(tmp_path / f"{half}.parquet", GREY, [0, 1, 2], other=other)
-    assert "is not a readable PNG or JPEG image" in refusal(tmp_path)
+    assert "is not a readable PNG, JPEG or WebP image" in refusal(tmp_path)
     assert read(tmp_path, columns={"image": "image"}).task.title == "image classification"
 
 

@@ -1,9 +1,14 @@
-"""From PNG and JPEG files to arrays of bytes."""
+"""From PNG, JPEG and WebP files to arrays of bytes: the one way in which every reader decodes images.
+
+Images stand as a camera's orientation mark (EXIF) says. Of 16 bits a channel the upper 8 are kept, as Pillow does with
+colour images. Of several frames the first is taken. Transparency is dropped.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -11,9 +16,13 @@ from PIL import Image, ImageOps
 
 from engine.errors import DataError
 
-FORMATS = ("PNG", "JPEG")
+FORMATS = ("PNG", "JPEG", "WEBP")
+_DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _GREY = ("1", "L", "LA")
 _COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+
+DIM = 64
+"""Where the brightest pixel of images of 16 bits is below this after their reduction, most of them is lost."""
 
 Item = TypeVar("Item")
 
@@ -22,20 +31,43 @@ class Unreadable(Exception):
     """The reason why an image cannot be used, not yet saying which."""
 
 
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Images of one size.
+
+    Attributes:
+        values: uint8, (N, C, H, W).
+        facts: notes on what was changed as they were decoded.
+    """
+
+    values: np.ndarray
+    facts: tuple[str, ...] = ()
+
+
+def decode(encoded: bytes | None, size: int | None = None) -> np.ndarray:
+    """An image file's pixels, as `pixels` has them.
+
+    Raises:
+        Unreadable: what is not a PNG, JPEG or WebP file, None included.
+    """
+    return pixels(open_image(encoded), size)
+
+
 def open_image(encoded: bytes | None) -> Image.Image:
-    """A PNG or JPEG file's image.
+    """The image of a PNG, JPEG or WebP file, turned as its orientation mark says.
 
     Raises:
         Unreadable: for anything else, None included.
     """
     if encoded is None:
         raise Unreadable("holds no image")
-    # Only two formats are allowed because some of Pillow's readers start other programs.
+    # Few formats are allowed because some of Pillow's readers start other programs.
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         image.load()
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # damaged bytes make Pillow's readers raise errors of a dozen types
-        raise Unreadable(f"is not a readable PNG or JPEG image ({type(error).__name__})") from error
+        raise Unreadable(f"is not a readable PNG, JPEG or WebP image ({type(error).__name__})") from error
     return image
 
 
@@ -45,13 +77,23 @@ def pixels(image: Image.Image, size: int | None) -> np.ndarray:
     Args:
         size: side in pixels to scale to, after a crop at the centre to a square; None leaves the image as it is.
     """
+    if image.mode in _DEEP:
+        image = _upper_bits(image)
     if image.mode not in _GREY + _COLOUR:
-        raise Unreadable(f"has pixels of mode {image.mode!r}, not of 8 bits a channel")
+        raise Unreadable(f"has pixels of mode {image.mode!r}, not of 8 or 16 bits a channel")
     image = image.convert("L" if image.mode in _GREY else "RGB")
     if size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size))
     array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 of 16 bits a pixel."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise Unreadable(f"has pixels from {values.min()} to {values.max()}, not of 8 or 16 bits")
+    return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
 
 
 def stack(
@@ -60,8 +102,8 @@ def stack(
     size: int | None,
     source: str,
     place: Callable[[int], str],
-) -> np.ndarray:
-    """uint8, (N, C, H, W): all images as one array, of one channel where all are grey, else of three.
+) -> Pictures:
+    """All images as one array, of one channel where all are grey, else of three.
 
     Pillow holds Python's lock while it decodes images as small as these, so threads would only add their cost.
 
@@ -75,16 +117,30 @@ def stack(
         DataError: naming the first row that cannot be read or whose size is not the first row's.
     """
     arrays: list[np.ndarray] = []
+    deep: list[int] = []
     for row, item in enumerate(items):
         try:
-            array = pixels(opened(item), size)
+            image = opened(item)
+            array = pixels(image, size)
         except Unreadable as error:
             raise DataError("data.source", source, f"{place(row)} {error}", "replace or remove it") from error
         if arrays and array.shape[1:] != arrays[0].shape[1:]:
             sizes = f"{place(row)} is {_side(array)} pixels, but {place(0)} is {_side(arrays[0])} (height x width)"
             raise DataError("data.source", source, sizes, "set data.size to scale all images to one size")
         arrays.append(array)
-    return _join(arrays)
+        if image.mode in _DEEP:
+            deep.append(int(array.max()))
+    return Pictures(_join(arrays), _depth_facts(deep))
+
+
+def _depth_facts(brightest: list[int]) -> tuple[str, ...]:
+    """A note on grey images of 16 bits, by the brightest pixel of each after the reduction to 8."""
+    if not brightest:
+        return ()
+    fact = f"{len(brightest)} images of 16 bits a pixel are read with the upper 8"
+    if max(brightest) < DIM:
+        fact += f", of which the brightest pixel has {max(brightest)} of 255: stretch them over all 16 bits before"
+    return (fact,)
 
 
 def _side(array: np.ndarray) -> str:

@@ -152,4 +152,4 @@ def _one_by_one(config: DataConfig, dataset: Any, limit: int | None) -> tuple[np
 
     order = [int(row) for row in fixed_order(len(dataset))[:limit]]
     images = stack(order, open_image, config.size, config.source, lambda row: f"{config.place} image {order[row]}")
-    return images, np.array(labels, np.int64)
+    return images.values, np.array(labels, np.int64)

@@ -1,6 +1,6 @@
 """Arrow tables, as Parquet files and the Hugging Face hub have them, to columns.
 
-- a struct with `bytes` (binary) is an image, PNG or JPEG;
+- a struct with `bytes` (binary) is an image, PNG, JPEG or WebP;
 - a list of floating-point numbers of one length is a signal of one channel, a list of such lists one of several; a
   `shape` [channels, T] in the schema's metadata cuts the plain list of that many values into channels;
 - a null in the place of an image or of a list is a row that has none;
@@ -54,11 +54,16 @@ def half_of(
     """
     left = {**(unread or {}), **unread_columns(config, table.schema, origin)}
     names = class_names(config, table.schema, origin)
-    columns = {}
+    columns, facts = {}, []
     for field in table.schema:
         if field.name in left or _is_unwanted_image(config, table.schema, field):
             continue
-        column = _column(table[field.name], table.schema, config, place, origin)
+        values = table[field.name]
+        if _is_image(field.type):
+            columns[field.name], noted = _images(values, config, place)
+            facts += [f"{origin}, {field.name}: {fact}" for fact in noted]
+            continue
+        column = _column(values, table.schema, config, origin)
         if column is None:
             left[field.name] = f"{field.name} is {field.type} of several lengths"
         else:
@@ -68,7 +73,7 @@ def half_of(
         remedy = "it needs columns of images (struct<bytes, path>), signals, words or numbers"
         raise DataError("data.source", config.source, f"{origin} has no column that can be read: {has}", remedy)
     over = {} if whole is None else {name: _plain(whole[name], config, origin) for name in whole.column_names}
-    return Half(columns, place, origin, names, over, left)
+    return Half(columns, place, origin, names, over, left, tuple(facts))
 
 
 def class_columns(config: DataConfig, schema: pa.Schema) -> list[str]:
@@ -136,16 +141,17 @@ def _is_unwanted_image(config: DataConfig, schema: pa.Schema, field: pa.Field) -
     return _is_image(field.type) and has_named_image and field.name not in named
 
 
-def _column(
-    values: pa.ChunkedArray, schema: pa.Schema, config: DataConfig, place: Callable[[int], str], origin: str
-) -> Column | None:
+def _images(values: pa.ChunkedArray, config: DataConfig, place: Callable[[int], str]) -> tuple[Column, tuple[str, ...]]:
+    """The column, and notes on what was changed as it was decoded."""
+    encoded = pc.struct_field(values, "bytes").to_pylist()
+    present = np.array([image is not None for image in encoded], dtype=bool)
+    rows, found = np.flatnonzero(present), [image for image in encoded if image is not None]
+    images = stack(found, open_image, config.size, config.source, lambda row: place(int(rows[row])))
+    return _with_gaps("image", images.values, present), images.facts
+
+
+def _column(values: pa.ChunkedArray, schema: pa.Schema, config: DataConfig, origin: str) -> Column | None:
     """None for lists of several lengths."""
-    if _is_image(values.type):
-        encoded = pc.struct_field(values, "bytes").to_pylist()
-        present = np.array([image is not None for image in encoded], dtype=bool)
-        rows, found = np.flatnonzero(present), [image for image in encoded if image is not None]
-        images = stack(found, open_image, config.size, config.source, lambda row: place(int(rows[row])))
-        return _with_gaps("image", images, present)
     if _is_signal(values.type):
         present = values.is_valid().to_numpy()
         samples = signals(values.drop_null(), _shape(config, schema, origin))

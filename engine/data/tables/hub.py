@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from engine.data.config import DataConfig
+from engine.data.folders import WORDS, name_facts
 from engine.data.half import Half, HalfName, rows_of_half
 from engine.data.tables.arrow import class_columns, half_of
 from engine.errors import DataError
-
-TEST_SPLITS = ("test", "validation")
 
 
 def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
@@ -20,7 +21,10 @@ def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     A data set of one split is split as `rows_of_half` says.
     """
     dataset, rows = _choose(config, half)
-    return _half(config, dataset, limit) if rows is None else _half(config, dataset.select(rows), limit)
+    if rows is not None:
+        return _half(config, dataset.select(rows), limit)
+    found, word = _half(config, dataset, limit), str(dataset.split)
+    return replace(found, facts=(*name_facts(Path(config.place, word), word, half), *found.facts))
 
 
 def _half(config: DataConfig, dataset: Any, limit: int | None) -> Half:
@@ -43,11 +47,11 @@ def _choose(config: DataConfig, half: HalfName) -> tuple[Any, Any]:
     """A split, and the numbers of those of its rows that make the half; None for all."""
     splits = _load(config)
     if "train" in splits:
-        wanted = ("train",) if half == "train" else TEST_SPLITS
+        wanted = WORDS[half]
         found = [name for name in wanted if name in splits]
         if found:
             return splits[found[0]], None
-        problem = f"{config.place} has the splits {', '.join(splits)}, and no {' or '.join(wanted)}"
+        problem = f"{config.place} has the splits {', '.join(splits)}, and no {' or '.join(wanted[:2])}"
         raise DataError("data.source", config.source, problem, "hold out training rows by data.validation")
     if len(splits) > 1:
         problem = f"{config.place} has the splits {', '.join(splits)}, and no train"

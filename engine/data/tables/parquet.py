@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,29 +12,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.data.config import DataConfig
-from engine.data.folders import place_of
+from engine.data.contents import few
+from engine.data.folders import WORDS, is_hidden, name_facts, place_of
 from engine.data.half import Half, HalfName, rows_of_half
 from engine.data.tables.arrow import class_columns, class_names, half_of, unread_columns
 from engine.errors import DataError
 
 SUFFIX = ".parquet"
 
-WORDS = {"train": ("train",), "test": ("test", "validation")}
-"""What the names of a half's files begin with; the first that has files is taken."""
-
 
 def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     """The first `limit` rows of a half; no others are decoded.
 
     Of a folder these are the rows of `train.parquet`, or of all `train-*.parquet` by name, there or in its folder
-    `data`; of `test` or else `validation` alike. Of one file they are those of `rows_of_half`.
+    `data`; of `test` or else `validation` alike. A set of several parts has a folder for each, of which one is chosen
+    by the one that is there. Of one file they are those of `rows_of_half`.
     """
     place = place_of(config)
     if place.is_file():
         return _read_rows(config, _Files.open(config, [place]), half, limit)
-    files = _Files.open(config, shards(config, place, half))
+    split = _split(config, place, half)
+    files = _Files.open(config, split.files)
     table, whole = files.first(limit), files.classes(limit)
-    return half_of(table, config, files.place, files.origin, whole, files.unread)
+    found = half_of(table, config, files.place, files.origin, whole, files.unread)
+    return replace(found, facts=(*name_facts(Path(files.origin), split.word, half), *found.facts))
 
 
 def _read_rows(config: DataConfig, files: _Files, half: HalfName, limit: int | None) -> Half:
@@ -49,19 +52,66 @@ def _read_rows(config: DataConfig, files: _Files, half: HalfName, limit: int | N
     )
 
 
-def shards(config: DataConfig, folder: Path, half: HalfName) -> list[Path]:
-    """The files of a half in a folder."""
-    for word in WORDS[half]:
-        for place in (folder, folder / "data"):
-            whole = place / f"{word}{SUFFIX}"
-            found = [whole] if whole.is_file() else sorted(place.glob(f"{word}-*{SUFFIX}"))
-            if found:
-                return found
-    missing = f"there is no file {folder / half}{SUFFIX}, nor {half}-*{SUFFIX} there or in {folder / 'data'}"
+@dataclass(frozen=True)
+class _Split:
+    """The files of a half in a folder, in order, and the word that stands for the half in their names."""
+
+    word: str
+    files: list[Path]
+
+    @classmethod
+    def find(cls, folder: Path, half: HalfName) -> _Split | None:
+        """`WORD.parquet`, `WORD-*.parquet` or `WORD/*.parquet`, there or in the folder `data`; None where none is."""
+        for word in WORDS[half]:
+            for place in (folder, folder / "data"):
+                whole = place / f"{word}{SUFFIX}"
+                several = sorted([*place.glob(f"{word}-*{SUFFIX}"), *place.glob(f"{word}/[!.]*{SUFFIX}")])
+                found = [whole] if whole.is_file() else several
+                if found:
+                    return cls(word, found)
+        return None
+
+
+def _split(config: DataConfig, folder: Path, half: HalfName) -> _Split:
+    """The files of a half in a folder, or in the one folder below that has training files, as the hub lays out the
+    parts of a set.
+
+    Raises:
+        DataError: there are none, some are missing, or several folders have some.
+    """
+    home = folder if _Split.find(folder, "train") else _part(config, folder)
+    found = _Split.find(home, half)
+    if found:
+        _check_complete(config, found.files)
+        return found
+    missing = f"there is no file {home / half}{SUFFIX}, nor {half}-*{SUFFIX} there or in {home / 'data'}"
     remedy = "the folder needs train.parquet and test.parquet, or shards such as train-00000-of-00002.parquet"
     if half == "test":
         remedy += "; data.validation holds out training rows in place of a test file"
     raise DataError("data.source", config.source, missing, remedy)
+
+
+def _part(config: DataConfig, folder: Path) -> Path:
+    """The one folder below with training files; the folder itself where there is none."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    parts = [path for path in below if _Split.find(path, "train")]
+    if len(parts) > 1:
+        problem = f"{folder} has {len(parts)} sets: {few([path.name for path in parts])}"
+        raise DataError("data.source", config.source, problem, f"name one, as {config.source}/{parts[0].name}")
+    return parts[0] if parts else folder
+
+
+def _check_complete(config: DataConfig, files: Sequence[Path]) -> None:
+    """Refuse shards of which some are missing, where their names say how many there are."""
+    numbered = [re.search(r"-(\d+)-of-(\d+)\b", path.name) for path in files]
+    counts = {int(found[2]) for found in numbered if found}
+    there = [int(found[1]) for found in numbered if found]
+    if len(there) != len(files):
+        return
+    if len(counts) != 1 or sorted(there) != list(range(*counts)):
+        wanted, names = " or ".join(map(str, sorted(counts))), few([path.name for path in files])
+        problem = f"{files[0].parent} has {len(files)} shards, of {wanted} by their names: {names}"
+        raise DataError("data.source", config.source, problem, "put all shards of one set there, and no others")
 
 
 @dataclass(frozen=True, eq=False)
