@@ -17,7 +17,7 @@ from algorithms.core.needs import Needs
 from algorithms.core.payload import Memory, Payload
 from algorithms.core.seeds import Seed
 from algorithms.core.states import WeightedMean
-from algorithms.core.task import Task
+from algorithms.core.task import Sums, Task
 from algorithms.core.training import Work
 
 
@@ -113,6 +113,7 @@ class Outcome:
     Attributes:
         payload: None where it was added to others, for `Cohort.means`.
         memory: None where the step kept the memory as it was.
+        sums: of an evaluation; see `Reply`.
         seconds: of computing, CPU time on a CPU; no result depends on it.
         bytes: that the client sent, by kind, where the payload is None.
         group: the means that the payloads were added to, by name; with the last client of its group alone.
@@ -127,6 +128,7 @@ class Outcome:
     seconds: float
     lost: int = 0
     span: Span | None = None
+    sums: Sums = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
     group: Mapping[str, WeightedMean] | None = None
 

@@ -73,7 +73,10 @@ class Worker:
             fault: Fault = "bad_update" if isinstance(error, BadUpdate) else "client_error"
             return Failure(order.client, self._setup.method, order.step, order.seed, reason, text, order, fault)
         span = Span(self._place, since, time.time())
-        return Outcome(order.client, reply.payload, reply.memory, dict(reply.metrics), self.clock() - begun, span=span)
+        seconds = self.clock() - begun
+        return Outcome(
+            order.client, reply.payload, reply.memory, dict(reply.metrics), seconds, span=span, sums=dict(reply.sums)
+        )
 
     def terms(self, name: str) -> Callable[[Update], Terms]:
         """A function of the method, for `Cohort.means`."""

@@ -23,7 +23,7 @@ from algorithms.core.payload import EMPTY, Memory, Payload, Tensors
 from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
 from algorithms.core.states import WeightedMean, snapshot
-from algorithms.core.task import Shard, Task, Trait
+from algorithms.core.task import Shard, Sums, Task, Trait
 from algorithms.core.training import Work
 
 
@@ -56,11 +56,13 @@ class Reply:
         payload: travels to the server, is counted in the ledger, and is all that the method sees.
         memory: stays with the client for its next step; None keeps the memory as it was.
         metrics: numbers for the person watching (mean loss, say); written to rounds.parquet, not seen by the method.
+        sums: of an evaluation, the task's sums, of which the figures of all clients together are made; {} otherwise.
     """
 
     payload: Payload
     memory: Memory | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    sums: Sums = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,12 +209,12 @@ class Method(Generic[StateT]):
 
     @client_side
     def evaluate_own(self, client: Client) -> Reply:
-        """The client's own predictor on `client.test`: metrics are the task's figures and `examples`; nothing travels,
-        and the memory stays as it was."""
+        """The client's own predictor on `client.test`: its sums, and as metrics the task's figures and `examples`; no
+        payload travels, and the memory stays as it was."""
         if client.test is None:
             raise ValueError("there are no examples to evaluate on: evaluate_own is asked with test examples")
         sums = score(self.own_predictor(client), self.kit.task, client.test, self.kit.device)
-        return Reply(EMPTY, metrics={**self.kit.task.report(sums), "examples": len(client.test)})
+        return Reply(EMPTY, metrics={**self.kit.task.report(sums), "examples": len(client.test)}, sums=sums)
 
     @client_side
     def give_own(self, client: Client) -> Reply:

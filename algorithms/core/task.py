@@ -81,7 +81,7 @@ Sums: TypeAlias = Mapping[str, Tensor]
 
 def add(one: Sums, other: Sums) -> Sums:
     """Sums over both sets of examples; {} adds nothing."""
-    return {name: one[name] + value for name, value in other.items()} if one else other
+    return {name: one[name] + value for name, value in other.items()} if one and other else one or other
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class FedNovaState(GlobalModel):
     """The global model and the server's momentum.
 
     Attributes:
-        velocity: u, one tensor for each trainable parameter.
+        velocity: u, one tensor for each trainable parameter, as a change at the rate before any schedule.
     """
 
     velocity: dict[str, Tensor]
@@ -40,8 +40,8 @@ class FedNova(Averaging[FedNovaState]):
     p_i = n_i / sum n: x <- x - tau_eff sum_i p_i d_i, tau_eff = sum_i p_i |a_i|. So a client that takes more steps
     has no larger say in where the model goes. Local momentum and the proximal term of FedProx are allowed
     for in a_i, the latter at the round's rate; weight decay is a part of the local gradient. Of Adam's steps no a_i is
-    known, so it is refused. Buffers are averaged by p_i. Changes enter the server's momentum as they were made, at
-    whatever rate.
+    known, so it is refused. Buffers are averaged by p_i. The server's momentum is of gradients, as in the released code:
+    with s the schedule's factor in a round, u <- rho u + change / s and x <- x - s u.
 
     Travels, per client and round: state dict down; d_i, buffers, n_i and the client's term of tau_eff (8 bytes each)
     up.
@@ -53,7 +53,7 @@ class FedNova(Averaging[FedNovaState]):
     @dataclass(frozen=True, kw_only=True)
     class Config(Averaging.Config):
         mu: float = setting(0.0, "weight of the clients' proximal term; 0 for none", ge=0)
-        server_momentum: float = setting(0.0, "u <- momentum u + change, x <- x - u; 0 for none", ge=0, lt=1)
+        server_momentum: float = setting(0.0, "rho of u <- rho u + change, x <- x - u; 0 for none", ge=0, lt=1)
         effective_steps: Literal["paper", "released"] = setting(
             "paper", "tau_eff: paper: sum p_i |a_i|; released: sum p_i tau_i where mu is not 0"
         )
@@ -80,8 +80,9 @@ class FedNova(Averaging[FedNovaState]):
             return state, {}
         effective = float(means["steps"].result({})["effective"])
         momentum, direction = self.config.server_momentum, means["gradients"].result({})
-        velocity = combine(lambda u, d: momentum * u + effective * d, state.velocity, direction)
-        moved = combine(torch.sub, only(state.model, velocity), velocity)
+        factor = self.kit.work.schedule.at(plan.round)
+        velocity = combine(lambda u, d: momentum * u + effective * d / factor, state.velocity, direction)
+        moved = combine(lambda x, u: x - factor * u, only(state.model, velocity), velocity)
         model = {**state.model, **means["weights"].result({}), **moved}
         return replace(state, model=model, velocity=velocity), {"effective steps": effective}
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 from torch import Tensor, nn
 
 from actors.clock import PhaseClock
@@ -20,8 +19,8 @@ from algorithms.core.distillation import Distillation
 from algorithms.core.kit import Kit
 from algorithms.core.needs import Needs
 from algorithms.core.seeds import Seed
-from algorithms.core.task import Shard
-from engine.records import GLOBAL, Evaluation, RoundRecord, StageRecord, Watcher
+from algorithms.core.task import Shard, Sums, add
+from engine.records import GLOBAL, Evaluation, RoundRecord, StageRecord, Watcher, evaluation_of
 
 
 @dataclass(frozen=True)
@@ -173,22 +172,18 @@ class Rounds:
         self._tell_stage(GLOBAL, evaluation)
 
     def _evaluate_own(self, plan: Plan) -> Evaluation:
-        """Every client's own predictor on its own test examples: the mean, weighted by their numbers."""
+        """Every client's own predictor on its own test examples: the figures of all of these together."""
         everyone = tuple(client.id for client in self._setup.clients)
         request = StepRequest(OWN, everyone, self.method.own_message(self.state), plan.seed)
-        examples, totals = 0.0, dict.fromkeys((figure.name for figure in self._setup.task.figures), 0.0)
+        sums: Sums = {}
         for outcome in self._runner.run(request):
             final = resolve_outcome(self._runner, request, outcome, self._policy, self.book)
             if final is None:
                 continue
-            found = final.metrics
-            for name in (*totals, "examples"):
-                self.book.metrics.append(ClientMetric(plan.round, OWN, final.client, name, float(found[name])))
-            if found["examples"]:
-                examples += found["examples"]
-                totals = {name: total + found[name] * found["examples"] for name, total in totals.items()}
-        examples = examples or np.nan  # all may have been left out
-        return Evaluation({name: total / examples for name, total in totals.items()})
+            for name, value in final.metrics.items():
+                self.book.metrics.append(ClientMetric(plan.round, OWN, final.client, name, float(value)))
+            sums = add(sums, final.sums)
+        return evaluation_of(self._setup.task, sums)
 
     def _show(self, stage: str, predictor: nn.Module) -> None:
         with self.clock.during("evaluate"):

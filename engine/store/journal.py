@@ -129,7 +129,8 @@ class Journal:
                     f"kinds of payload that no client may send: {sorted(payload.parts.keys() - self._kinds)}"
                 )
             refuse_faults(payload, request.message(client))
-            outcome = Outcome(client, payload, None, tree["metrics"], tree["seconds"], tree["lost"])
+            sums = rebuild(dict[str, Tensor], tree["sums"], tensors)
+            outcome = Outcome(client, payload, None, tree["metrics"], tree["seconds"], tree["lost"], sums=sums)
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             log.warning("%s cannot be used (%r); redoing that step", path, error)
             return None

@@ -151,6 +151,14 @@ def test_server_momentum_repeats_a_part_of_the_last_change():
     assert [weight_of(state) for state in states] == pytest.approx([0.4, 0.96])
 
 
+def test_server_momentum_under_a_schedule_repeats_gradients_and_not_changes():
+    """As above at 0.1, 0.05: w = 0.4 by a gradient of 4; then 0.05 (3.6 + 0.5 * 4) = 0.28 on top."""
+    work = sgd(steps=1, lr=0.1, schedule=RateSchedule("step", every=1, factor=0.5))
+    setup, shards = regression("fednova", [[(1, 4)]], work, server_momentum=0.5)
+    states = play(setup, shards=shards, rounds=2).states
+    assert [weight_of(state) for state in states] == pytest.approx([0.4, 0.68])
+
+
 def test_fedavgs_bytes_and_one_number_travel():
     def total(name):
         setup = tiny_setup(name, clients=1, nets=("small_cnn",))

@@ -1,13 +1,17 @@
 """A federation before its first round: who holds what, and test examples for clients with predictors of their own."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from actors.runner import InlineRunner
+from actors.steps.orders import Outcome
+from algorithms.core.payload import EMPTY
 from algorithms.core.records import digest
 from engine.config.loading import resolve
 from engine.errors import ConfigError
@@ -16,6 +20,8 @@ from engine.planning.checking import _labels, check
 from engine.planning.federation import Federation
 from engine.records import GLOBAL
 from engine.run.rounds import Rounds, Schedule
+from tests.algorithms.support_tasks import CASES
+from tests.support import needs_of
 
 
 def gathered(method="fedavg", clients=None, data=None, **partition):
@@ -101,25 +107,66 @@ class Ledger:
         self.entries += record.entries
 
 
-def test_a_personal_method_is_evaluated_client_by_client_and_weighted_by_examples():
+def test_a_personal_method_is_evaluated_client_by_client_on_all_their_test_examples():
     federation = gathered("fedbn")
+    hits = []
 
-    class Known(InlineRunner):
-        """Client k is right on the share k / 10 of its test examples."""
+    class Listening(InlineRunner):
+        """Notes how many of its test examples each client has right."""
 
         def run(self, request):
             for outcome in super().run(request):
                 if request.step == "evaluate_own":
-                    object.__setattr__(outcome, "metrics", {**outcome.metrics, "accuracy": outcome.client / 10})
+                    hits.append(outcome.metrics["accuracy"] * outcome.metrics["examples"])
                 yield outcome
 
-    runner, ledger = Known(federation.setup, federation.shards), Ledger()
+    runner, ledger = Listening(federation.setup, federation.shards), Ledger()
     rounds = Rounds(federation.setup, federation.needs, Schedule(1, 4, 1), runner, federation.evaluate, [ledger])
     rounds.play()
-    sizes = [len(federation.shards.test(k)) for k in range(4)]
-    expected = sum(k / 10 * n for k, n in enumerate(sizes)) / sum(sizes)
-    assert rounds.stages[GLOBAL].headline == pytest.approx(expected)
+    evaluation = rounds.stages[GLOBAL]
+    assert len(hits) == 4
+    assert evaluation.headline == pytest.approx(sum(hits) / len(federation.dataset.test_labels))
+    assert evaluation.confusion.sum() == len(federation.dataset.test_labels)
     assert not [entry for entry in ledger.entries if entry.phase == "evaluate_own"]
+
+
+def own_figures(task, *sums):
+    """The figures of FedBN after a round, where the evaluations of its clients give these sums."""
+    case = CASES[task]
+    setup = case.setup("fedbn")
+
+    class Evaluating(InlineRunner):
+        def run(self, request):
+            if request.step != "evaluate_own":
+                yield from super().run(request)
+                return
+            for client in request.clients:
+                counted = {name: torch.tensor(value) for name, value in sums[client].items()}
+                yield Outcome(client, EMPTY, None, {}, 0.0, sums=counted)
+
+    rounds = Rounds(setup, needs_of(setup), Schedule(1, 3, 1), Evaluating(setup, case.shards), None, ())
+    rounds.play()
+    return rounds.stages[GLOBAL].figures
+
+
+def test_the_error_of_personal_models_is_the_root_of_all_clients_mean_square():
+    """One error of 2 and three of 0: sqrt(4 / 4) = 1, not the mean of 2, 0, 0 and 0. The last client has no test
+    examples."""
+    wrong = {"examples": 1, "squares": 4.0, "absolutes": 2.0, "targets": 1.0, "target_squares": 1.0}
+    right = {"examples": 3, "squares": 0.0, "absolutes": 0.0, "targets": -1.0, "target_squares": 9.0}
+    figures = own_figures("regression", wrong, right, {})
+    assert figures["rmse"] == pytest.approx(CASES["regression"].prepared.task.std)
+    assert figures["loss"] == 1
+    assert figures["r2"] == pytest.approx(1 - 4 / 10)
+
+
+def test_the_perplexity_of_personal_models_is_of_all_clients_tokens():
+    """10 tokens of ln 2 each in one window and 30 of ln 32 in another: exp(mean) = 2^(1/4) 32^(3/4) = 16."""
+    easy = {"examples": 1, "tokens": 10, "hits": 9, "nll": 10 * math.log(2)}
+    hard = {"examples": 1, "tokens": 30, "hits": 1, "nll": 30 * math.log(32)}
+    figures = own_figures("language", easy, {}, hard)
+    assert figures["perplexity"] == pytest.approx(16)
+    assert figures["accuracy"] == pytest.approx(10 / 40)
 
 
 # --- Clients of several widths --------------------------------------------------------------------------------------
