@@ -40,8 +40,8 @@ class FedNova(Averaging[FedNovaState]):
     p_i = n_i / sum n: x <- x - tau_eff sum_i p_i d_i, tau_eff = sum_i p_i |a_i|. So a client that takes more steps
     has no larger say in where the model goes. Local momentum and the proximal term of FedProx are allowed
     for in a_i, the latter at the round's rate; weight decay is a part of the local gradient. Of Adam's steps no a_i is
-    known, so it is refused. Buffers are averaged by p_i. The server's momentum is of gradients, as in the released code:
-    with s the schedule's factor in a round, u <- rho u + change / s and x <- x - s u.
+    known, so it is refused. Buffers are averaged by p_i. The server's momentum is of gradients, as in the released
+    code: with s the schedule's factor in a round, u <- rho u + change / s and x <- x - s u.
 
     Travels, per client and round: state dict down; d_i, buffers, n_i and the client's term of tau_eff (8 bytes each)
     up.
