@@ -4,7 +4,9 @@
 
 Payloads of 1, 10, 100 and 400 MB, 20 clients, a host for each core, each size in a process with a Ray cluster of its
 own. Down, all clients receive one payload; up, each sends one of its own, of which `look_ahead` lets few wait at a
-time. The yardstick copies the payload once for each host. The object store's peak is what Ray says is used in it.
+time. Three yardsticks: the payload copied once for each host, which is what travels down; copied once for each host and
+once for each client, which is all that travels; and plain Ray actors that send the same bytes to this process, which
+reads them where they lie. The object store's peak is what Ray says is used in it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import sys
 import threading
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import ray
@@ -83,11 +86,37 @@ def shards() -> ShardArrays:
     )
 
 
-def copy_seconds(size: int, hosts: int) -> float:
-    """Copy so many bytes once for each host."""
-    block = np.ones(size, np.uint8)
-    copies = [np.ones(size, np.uint8) for _ in range(hosts)]
-    return seconds_of(lambda: [np.copyto(copy, block) for copy in copies])
+def copy_seconds(size: int, times: int) -> float:
+    """Copy so many bytes, in turn, into memory that is there."""
+    block, copy = np.ones(size, np.uint8), np.ones(size, np.uint8)
+    return seconds_of(lambda: [np.copyto(copy, block) for _ in range(times)])
+
+
+class Sender:
+    """A plain actor with an array to send."""
+
+    def __init__(self, size: int) -> None:
+        self._block = np.ones(size, np.uint8)
+
+    def send(self, _: np.ndarray) -> np.ndarray:
+        """The array, whatever comes."""
+        return self._block
+
+
+def plain_seconds(size: int, senders: list[Any]) -> float:
+    """Send one array to actors `CLIENTS` times, in turn, and let each send one back; at most two each under way."""
+
+    def send() -> None:
+        message = ray.put(np.ones(size, np.uint8))
+        under_way: list[ray.ObjectRef] = []
+        for k in range(CLIENTS):
+            if len(under_way) == 2 * len(senders):
+                ray.get(under_way.pop(0))
+            under_way.append(senders[k % len(senders)].send.remote(message))
+        while under_way:
+            ray.get(under_way.pop(0))
+
+    return seconds_of(send)
 
 
 def measure(megabytes: int) -> list[Figure]:
@@ -98,18 +127,27 @@ def measure(megabytes: int) -> list[Figure]:
     with ray_runner(setup, shards(), hosts) as runner, StoreWatch() as store:
         run = Rounds(setup, needs_of(setup), Schedule(10**6, CLIENTS, 10**6), runner, lambda _: unseen, [])
         run.play(until=1)
-        rounds, copies = [], []
+        senders = [ray.remote(Sender).options(num_cpus=0).remote(size) for _ in range(hosts)]
+        plain_seconds(size, senders)
+        rounds, down, all_, plain = [], [], [], []
         for _ in range(TIMES):
-            copies.append(copy_seconds(size, hosts))
+            down.append(copy_seconds(size, hosts))
+            all_.append(copy_seconds(size, hosts + CLIENTS))
+            plain.append(plain_seconds(size, senders))
             rounds.append(seconds_of(lambda: run.play(until=run.next + 1)))
-    times = tuple(mine / theirs for mine, theirs in zip(rounds, copies, strict=True))
     # Down once; up what may be under way, and one call of each host all the same.
     bound = megabytes + max(AHEAD_BYTES / 1e6, 2 * hosts * megabytes) + hosts * megabytes
     return [
-        Figure(f"{name}: a round", "s", tuple(rounds), loops=tuple(copies)),
-        Figure(f"{name}: a round against copying once per host", "times", times),
+        Figure(f"{name}: a round", "s", tuple(rounds), loops=tuple(all_)),
+        Figure(f"{name}: a round against copying once per host", "times", _ratios(rounds, down)),
+        Figure(f"{name}: a round against copying all that travels", "times", _ratios(rounds, all_)),
+        Figure(f"{name}: a round against plain Ray actors", "times", _ratios(rounds, plain)),
         Figure(f"{name}: peak of the object store", "MB", (store.peak_mb,), goal=round(bound)),
     ]
+
+
+def _ratios(ours: list[float], theirs: list[float]) -> tuple[float, ...]:
+    return tuple(mine / other for mine, other in zip(ours, theirs, strict=True))
 
 
 def main() -> int:

@@ -114,7 +114,9 @@ class Host:
         for first in range(0, len(orders), self._crew.size):
             together = orders[first : first + self._crew.size]
             with ending_after(None if self._deadline is None else self._deadline * len(together)):
-                packed += [pack_outcome(outcome) for outcome in self._crew.perform(together)]
+                for outcome in self._crew.perform(together):
+                    # The next step may write into what this one gives; after the last one comes none before it is sent.
+                    packed.append(pack_outcome(outcome, copy=len(packed) + 1 < len(orders)))
         # The driver has all that an order holds.
         heads = [replace(head, order=None) if isinstance(head, Failure) else head for head, _ in packed]
         return self._fold(call, heads), *(memory for _, memory in packed)

@@ -115,10 +115,10 @@ class RayRunner:
         return MemoryLostError(named or clients)
 
     def remember(self, client: int, memory: Memory) -> None:
-        self.memory_refs[client] = ray.put(pack_memory(memory))
+        self.memory_refs[client] = ray.put(pack_memory(memory, copy=False))
 
     def restore(self, memories: Mapping[int, Memory]) -> None:
-        self.memory_refs = {client: ray.put(pack_memory(memory)) for client, memory in memories.items()}
+        self.memory_refs = {client: ray.put(pack_memory(memory, copy=False)) for client, memory in memories.items()}
 
     def peak_rss_mb(self) -> dict[str, float]:
         return self.fleet.peak_rss_mb()
@@ -189,9 +189,9 @@ class _Messages:
 
     def _parcel(self, payload: Payload) -> ray.ObjectRef | PackedParts:
         if self._readers[id(payload)] == 1:
-            return pack_payload(payload)
+            return pack_payload(payload, copy=False)
         if id(payload) not in self._put:
-            self._put[id(payload)] = ray.put(pack_payload(payload))
+            self._put[id(payload)] = ray.put(pack_payload(payload, copy=False))
         return self._put[id(payload)]
 
 
@@ -253,7 +253,8 @@ class _RequestRun:
     def _accept(self, head: Head, memory: ray.ObjectRef | None, lost: int) -> Outcome | Failure:
         if isinstance(head, Failure):
             return head if head.fault == "host_lost" else self._runner.with_order(head, self._request)
-        outcome = unpack_outcome(head)
+        # Summed at once and dropped, it is read where it lies; else a method may keep it for many rounds.
+        outcome = unpack_outcome(head, private=not self._request.terms)
         if not head.keeps and memory is not None:
             self._runner.memory_refs[outcome.client] = memory
         self._runner.note_reply(self._request.step, sum(outcome.nbytes().values()))

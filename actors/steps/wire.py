@@ -1,7 +1,8 @@
 """Payloads and memories in the form in which Ray moves them fast: one block of bytes and a small header.
 
 A tensor pickled by torch is copied and described anew each time. A numpy array leaves pickle (protocol 5) as a buffer
-of its own, which Ray writes once into the object store and every process of the node maps without a copy.
+of its own, which Ray writes once into the object store and every process of the node maps without a copy. Small tensors
+are gathered into one such buffer, since each costs Ray some time; a large one may be a buffer by itself, uncopied.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from algorithms.core.states import Dtypes, WeightedMean
 ALIGNMENT = 64
 """Bytes: every tensor starts at a multiple, as torch's own allocations do."""
 
+LARGE = 2**20
+"""Bytes of a tensor that may travel as a buffer of its own: to copy it costs more than one buffer more."""
+
 Parts: TypeAlias = Mapping[str, Mapping[str, Value]]
 """Tensors and numbers by part, then by name."""
 
@@ -31,11 +35,12 @@ _MEMORY = "memory"
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor's place in the block: dtype, shape, and the offset of its first byte."""
+    """A tensor's place: dtype, shape, which of the buffers, and the offset of its first byte."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     offset: int
+    buffer: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +49,11 @@ class PackedParts:
 
     Attributes:
         header: for each part and name a number itself, or the place of a tensor.
-        block: uint8, (bytes,).
+        buffers: uint8, (bytes,) each: the one of the gathered tensors, then those of single ones.
     """
 
     header: dict[str, dict[str, int | float | Place]]
-    block: np.ndarray
+    buffers: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,50 +84,79 @@ class PackedMeans:
     sums: PackedParts
 
 
-def pack(parts: Parts) -> PackedParts:
-    """Copy parts into one block, detached from any graph and on the CPU."""
+def pack(parts: Parts, *, copy: bool = True) -> PackedParts:
+    """Parts detached from any graph and on the CPU.
+
+    Args:
+        copy: whether to copy every tensor. Otherwise large ones on the CPU are views, for parts that are sent, or
+            dropped, before anything may write into them.
+    """
     header: dict[str, dict[str, int | float | Place]] = {}
-    tensors: list[tuple[Place, Tensor]] = []
+    gathered: list[tuple[Place, Tensor]] = []
+    alone: list[np.ndarray] = []
     end = 0
     for part, contents in parts.items():
         entries = header[part] = {}
         for name, value in contents.items():
             if not isinstance(value, Tensor):
                 entries[name] = value
-                continue
-            place = entries[name] = Place(value.dtype, tuple(value.shape), end)
-            tensors.append((place, value.detach()))
-            end += math.ceil(value.numel() * value.element_size() / ALIGNMENT) * ALIGNMENT
-    block = torch.empty(end, dtype=torch.uint8).numpy()
-    for place, tensor in tensors:
+            elif not copy and _is_buffer(value):
+                alone.append(value.detach().view(-1).view(torch.uint8).numpy())
+                entries[name] = Place(value.dtype, tuple(value.shape), 0, len(alone))
+            else:
+                place = entries[name] = Place(value.dtype, tuple(value.shape), end)
+                gathered.append((place, value.detach()))
+                end += math.ceil(value.numel() * value.element_size() / ALIGNMENT) * ALIGNMENT
+    block = _new_block(end)
+    for place, tensor in gathered:
         _tensor_at(place, block).copy_(tensor)
-    return PackedParts(header, block)
+    return PackedParts(header, (block, *alone))
+
+
+def _is_buffer(tensor: Tensor) -> bool:
+    """Whether a tensor's bytes lie one after the other in this process's memory, and are many."""
+    plain = tensor.device.type == "cpu" and tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+    return plain and tensor.numel() * tensor.element_size() >= LARGE
+
+
+def _new_block(size: int) -> np.ndarray:
+    """Bytes that start at a multiple of `ALIGNMENT`.
+
+    numpy asks the system for huge pages, where torch takes small ones, which cost five times the copy that fills them.
+    """
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size]
 
 
 def unpack(packed: PackedParts, *, private: bool) -> dict[str, dict[str, Value]]:
     """The inverse of `pack`: the same names, dtypes, shapes and bits; numbers stay int or float.
 
     Args:
-        private: copy the block first. Otherwise tensors are views on it, and where the block lies in Ray's object
+        private: copy the buffers first. Otherwise tensors are views on them, and where they lie in Ray's object
             store nobody may write into them: torch does not know read-only memory, so a write would change what
             other processes read.
     """
-    block = packed.block
-    if private:
-        block = torch.empty(len(block), dtype=torch.uint8).numpy()
-        np.copyto(block, packed.block)
+    buffers = [_copy_of(buffer) for buffer in packed.buffers] if private else packed.buffers
     with accept_read_only():
         return {
             part: {
-                name: _tensor_at(value, block) if isinstance(value, Place) else value for name, value in entries.items()
+                name: _tensor_at(value, buffers[value.buffer]) if isinstance(value, Place) else value
+                for name, value in entries.items()
             }
             for part, entries in packed.header.items()
         }
 
 
-def pack_payload(payload: Payload) -> PackedParts:
+def _copy_of(buffer: np.ndarray) -> np.ndarray:
+    block = _new_block(len(buffer))
+    np.copyto(block, buffer)
+    return block
+
+
+def pack_payload(payload: Payload, *, copy: bool = True) -> PackedParts:
     """See `pack`."""
-    return pack(payload.parts)
+    return pack(payload.parts, copy=copy)
 
 
 def unpack_payload(packed: PackedParts, *, private: bool) -> Payload:
@@ -130,9 +164,9 @@ def unpack_payload(packed: PackedParts, *, private: bool) -> Payload:
     return Payload(unpack(packed, private=private))
 
 
-def pack_memory(memory: Memory) -> PackedParts:
+def pack_memory(memory: Memory, *, copy: bool = True) -> PackedParts:
     """See `pack`."""
-    return pack({_MEMORY: memory})
+    return pack({_MEMORY: memory}, copy=copy)
 
 
 def unpack_memory(packed: PackedParts | None, *, private: bool) -> Memory:
@@ -144,12 +178,12 @@ Head: TypeAlias = PackedOutcome | Failure
 """What of a step travels to the driver."""
 
 
-def pack_outcome(outcome: Outcome | Failure) -> tuple[Head, PackedParts | None]:
-    """Split an outcome into what the driver reads, and the memory that it passes on unread."""
+def pack_outcome(outcome: Outcome | Failure, *, copy: bool = True) -> tuple[Head, PackedParts | None]:
+    """Split an outcome into what the driver reads, and the memory that it passes on unread; `copy` as for `pack`."""
     if isinstance(outcome, Failure):
         return outcome, None
-    memory = None if outcome.memory is None else pack_memory(outcome.memory)
-    payload = None if outcome.payload is None else pack_payload(outcome.payload)
+    memory = None if outcome.memory is None else pack_memory(outcome.memory, copy=copy)
+    payload = None if outcome.payload is None else pack_payload(outcome.payload, copy=copy)
     group = None if outcome.group is None else pack_means(outcome.group)
     told = replace(outcome, payload=None, memory=None, group=None)
     return PackedOutcome(told, payload, group, memory is None), memory

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from actors.steps.orders import Failure, Outcome, Span
 from actors.steps.wire import (
     ALIGNMENT,
+    LARGE,
     pack,
     pack_memory,
     pack_outcome,
@@ -90,6 +91,33 @@ def test_all_tensors_leave_pickle_as_one_buffer():
     assert len(stream) < 1000
 
 
+def test_a_large_tensor_leaves_without_a_copy_as_a_buffer_of_its_own():
+    large, small = torch.arange(LARGE // 8), torch.ones(3)
+    packed = pack({"weights": {"large": large, "small": small}}, copy=False)
+    assert [len(buffer) for buffer in packed.buffers] == [64, LARGE]
+    assert packed.buffers[1].ctypes.data == large.data_ptr()
+    for private in (False, True):
+        back = unpack(travelled(packed), private=private)["weights"]
+        assert same(large, back["large"])
+        assert same(small, back["small"])
+    assert len(pack({"weights": {"large": large}}).buffers) == 1
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(LARGE // 4).view(2, -1).t(),
+        torch.ones(LARGE // 4, requires_grad=True),
+        torch.ones(LARGE // 2, dtype=torch.bfloat16),
+        torch.ones(LARGE, dtype=torch.bool),
+        torch.zeros(LARGE // 8, dtype=torch.complex64).conj(),
+    ],
+    ids=["transposed", "part of a graph", "bfloat16", "bool", "conjugate"],
+)
+def test_a_large_tensor_of_any_kind_arrives_as_it_left(tensor):
+    assert same(tensor, unpack(pack({"weights": {"w": tensor}}, copy=False), private=False)["weights"]["w"])
+
+
 def test_tensors_start_at_multiples_of_the_alignment():
     packed = pack({"weights": {str(n): torch.ones(n) for n in (1, 17, 3)}})
     assert [place.offset % ALIGNMENT for place in packed.header["weights"].values()] == [0, 0, 0]
@@ -97,7 +125,7 @@ def test_tensors_start_at_multiples_of_the_alignment():
 
 def test_views_of_read_only_memory_come_without_a_copy_and_without_a_warning():
     packed = travelled(pack({"weights": {"w": torch.arange(5)}}))
-    assert not packed.block.flags.writeable
+    assert not packed.buffers[0].flags.writeable
     torch.set_warn_always(True)
     try:
         with warnings.catch_warnings():
@@ -105,7 +133,7 @@ def test_views_of_read_only_memory_come_without_a_copy_and_without_a_warning():
             view = unpack(packed, private=False)["weights"]["w"]
     finally:
         torch.set_warn_always(False)
-    assert view.data_ptr() == packed.block.ctypes.data
+    assert view.data_ptr() == packed.buffers[0].ctypes.data
 
 
 def test_a_private_copy_may_be_written_to():
@@ -182,4 +210,4 @@ def test_an_empty_block_is_no_special_case():
         "weights": {},
         "examples": {"n": 1},
     }
-    assert pack({}).block.dtype == np.uint8
+    assert pack({}).buffers[0].dtype == np.uint8
