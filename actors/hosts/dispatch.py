@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+import statistics
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 from actors.failures import FailurePolicy
 
@@ -16,8 +17,18 @@ LARGEST_CHUNK = 16
 CHUNK_BYTES = 64 * 2**20
 """The replies of one call together, unless one client alone sends more."""
 
+CALLS_AHEAD = 16
+"""Calls for each host that may be out: enough for others to go on while the first is waited for."""
+
 AHEAD_BYTES = 512 * 2**20
 """Replies under way and not yet asked for, together; each host may have one call all the same."""
+
+LONG = 1.5
+"""Calls that cost more than this many times the median are long, and go out first."""
+
+
+def _equal(_: int) -> float:
+    return 1.0
 
 
 @dataclass(frozen=True)
@@ -28,16 +39,19 @@ class Chunk:
         start: place of the first client in cohort order.
         host: the only host that may perform it, None for any.
         losses: how many hosts have died over it.
+        cost: expected seconds, or anything in proportion to them.
     """
 
     start: int
     clients: tuple[int, ...]
     host: int | None = None
     losses: int = 0
+    cost: float = field(default=1.0, compare=False)
 
     def singles(self) -> list[Chunk]:
-        """The same clients, one a call."""
-        return [replace(self, start=self.start + i, clients=(c,)) for i, c in enumerate(self.clients)]
+        """The same clients, one a call, with equal shares of the cost."""
+        cost = self.cost / len(self.clients)
+        return [replace(self, start=self.start + i, clients=(c,), cost=cost) for i, c in enumerate(self.clients)]
 
 
 @dataclass(frozen=True)
@@ -84,12 +98,13 @@ def chunk_size(clients: int, hosts: int, bytes_each: int) -> int:
 def look_ahead(size: int, hosts: int, bytes_each: int) -> int:
     """The number of clients that may be sent out, or wait finished, before the first of them has been taken."""
     calls = AHEAD_BYTES // max(size * bytes_each, 1)
-    return size * max(hosts, min(calls, 2 * CALLS_PER_HOST * hosts))
+    return size * max(hosts, min(calls, CALLS_AHEAD * hosts))
 
 
-def chunks_for_any(clients: Sequence[int], size: int) -> list[Chunk]:
-    """Clients in cohort order, `size` in a call, for whichever host has room."""
-    return [Chunk(i, tuple(clients[i : i + size])) for i in range(0, len(clients), size)]
+def chunks_for_any(clients: Sequence[int], size: int, cost: Callable[[int], float] = _equal) -> list[Chunk]:
+    """Clients in cohort order, `size` in a call, for whichever host has room; `cost` by client."""
+    parts = [(i, tuple(clients[i : i + size])) for i in range(0, len(clients), size)]
+    return [Chunk(i, part, cost=sum(map(cost, part))) for i, part in parts]
 
 
 def chunks_for_own(clients: Sequence[int]) -> list[Chunk]:
@@ -100,13 +115,17 @@ def chunks_for_own(clients: Sequence[int]) -> list[Chunk]:
 class Dispatch:
     """The state of one request: what waits, what each host has been sent, what has come back out of turn.
 
+    Long calls go out first, the longest before all others, since one that is begun last is waited for alone (Graham,
+    "Bounds on Multiprocessing Timing Anomalies", 1969); the others in cohort order, in which replies are taken.
+
     Attributes:
-        ahead: see `look_ahead`.
+        ahead: see `look_ahead`. Of long calls, half as many clients more may be out.
     """
 
     def __init__(self, step: str, chunks: Sequence[Chunk], hosts: int, ahead: int, policy: FailurePolicy) -> None:
         self._step, self.ahead, self._policy = step, ahead, policy
         self._waiting = sorted(chunks, key=lambda chunk: chunk.start)
+        self._long = LONG * statistics.median(chunk.cost for chunk in chunks) if chunks else 0.0
         self._sent: list[list[Chunk]] = [[] for _ in range(hosts)]
         self._landed: dict[int, Chunk] = {}
         self._turn = 0
@@ -118,23 +137,33 @@ class Dispatch:
         return self._turn == self._end
 
     def send(self, absent: Collection[int] = ()) -> list[tuple[int, Chunk]]:
-        """Chunks to send now, as (host, chunk) in cohort order.
+        """Chunks to send now, as (host, chunk): long ones first, the others in cohort order.
 
         Args:
             absent: hosts that took the place of lost ones and still start, or wait for room to start: what any host can
                 perform goes to others, as long as there are some.
         """
         now: list[tuple[int, Chunk]] = []
-        kept: list[Chunk] = []
-        for chunk in self._waiting:
-            host = self._host_with_room(chunk, absent) if chunk.start < self._turn + self.ahead else None
-            if host is None:
-                kept.append(chunk)
-            else:
+        for chunk in sorted(self._waiting, key=self._precedence):
+            host = self._host_with_room(chunk, absent) if self._may_go(chunk) else None
+            if host is not None:
+                self._waiting.remove(chunk)
                 self._sent[host].append(chunk)
                 now.append((host, chunk))
-        self._waiting = kept
         return now
+
+    def _is_long(self, chunk: Chunk) -> bool:
+        return chunk.cost > self._long
+
+    def _precedence(self, chunk: Chunk) -> tuple[float, int]:
+        return (-chunk.cost if self._is_long(chunk) else 0.0, chunk.start)
+
+    def _may_go(self, chunk: Chunk) -> bool:
+        end = self._turn + self.ahead
+        if chunk.start < end or not self._is_long(chunk):
+            return chunk.start < end
+        beyond = [c for c in (*self._landed.values(), *(c for sent in self._sent for c in sent)) if c.start >= end]
+        return 2 * sum(len(c.clients) for c in (*beyond, chunk)) <= self.ahead
 
     def receive(self, host: int, chunk: Chunk) -> None:
         """Record that a chunk's reply has come."""
@@ -176,18 +205,18 @@ class Dispatch:
         return chunk
 
     def _host_with_room(self, chunk: Chunk, absent: Collection[int]) -> int | None:
-        """The one with the least to do.
+        """The one that will be done first with what it has.
 
         What was lost with a host before is alone on the next one: replies may be lost with a host that dies, so that a
-        loss can be charged to a step which was done, but never twice.
+        loss can be charged to a step which was done, but never twice. Nothing waits behind a long call.
         """
         everyone = range(len(self._sent))
         there = [h for h in everyone if h not in absent] or everyone
         hosts = there if chunk.host is None else (chunk.host,)
         free = [h for h in hosts if self._has_room(h, chunk)]
-        return min(free, key=lambda h: (len(self._sent[h]), h), default=None)
+        return min(free, key=lambda h: (sum(chunk.cost for chunk in self._sent[h]), h), default=None)
 
     def _has_room(self, host: int, chunk: Chunk) -> bool:
         sent = self._sent[host]
-        is_alone = chunk.losses > 0 or any(other.losses for other in sent)
+        is_alone = chunk.losses > 0 or any(other.losses or self._is_long(other) for other in sent)
         return not sent if is_alone else len(sent) < CALLS_PER_HOST

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from actors.distillation.plan import DistilResources
 from actors.failures import FailurePolicy
+from actors.hosts.costs import StepCosts, planned_costs
 from actors.hosts.dispatch import Chunk, Dispatch, chunk_size, chunks_for_any, chunks_for_own, look_ahead
 from actors.hosts.fleet import Call, Fleet, HostStartError
 from actors.hosts.placement import Placement
@@ -75,6 +76,7 @@ class RayRunner:
         self._setup, self._placement = setup, placement
         self._distillation = distillation
         self._reply_bytes: dict[str, int] = {}
+        self._costs = StepCosts(planned_costs(setup, shards))
 
     def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
         run = _RequestRun(self, request)
@@ -134,16 +136,17 @@ class RayRunner:
         else:
             size = chunk_size(len(request.clients), hosts, self._bytes_each(request, message_bytes))
             size = whole_groups(size) if request.terms else size
-            chunks = chunks_for_any(request.clients, size)
+            chunks = chunks_for_any(request.clients, size, lambda client: self._costs.of(request.step, client))
         ahead = look_ahead(size, hosts, self._bytes_each(request, message_bytes))
         return Dispatch(request.step, chunks, hosts, ahead, self.policy)
 
     def _bytes_each(self, request: StepRequest, message_bytes: int) -> int:
         return self._reply_bytes.get(request.step, message_bytes)
 
-    def note_reply(self, step: str, count: int) -> None:
-        """A reply of `count` bytes has come: the largest one sizes the next request's calls."""
-        self._reply_bytes[step] = max(count, self._reply_bytes.get(step, 0))
+    def note_reply(self, step: str, outcome: Outcome) -> None:
+        """A reply has come: the largest one sizes the next request's calls, and their seconds settle which goes first."""
+        self._reply_bytes[step] = max(sum(outcome.nbytes().values()), self._reply_bytes.get(step, 0))
+        self._costs.note(step, outcome.client, outcome.seconds)
 
     def left_out_failure(self, request: StepRequest, client: int, reason: str) -> Failure:
         """The failure of a client that is left out because its host was lost."""
@@ -257,7 +260,7 @@ class _RequestRun:
         outcome = unpack_outcome(head, private=not self._request.terms)
         if not head.keeps and memory is not None:
             self._runner.memory_refs[outcome.client] = memory
-        self._runner.note_reply(self._request.step, sum(outcome.nbytes().values()))
+        self._runner.note_reply(self._request.step, outcome)
         return replace(outcome, lost=lost)
 
     def _wait(self) -> None:

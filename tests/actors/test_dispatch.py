@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from actors.failures import FailurePolicy
 from actors.hosts.dispatch import (
     AHEAD_BYTES,
+    CALLS_AHEAD,
     CALLS_PER_HOST,
     CHUNK_BYTES,
     LARGEST_CHUNK,
@@ -221,6 +222,50 @@ def test_a_call_of_large_replies_carries_fewer_clients():
 
 
 def test_the_look_ahead_is_bounded_in_calls_and_in_bytes_but_keeps_every_host_busy():
-    assert look_ahead(size=5, hosts=2, bytes_each=1000) == 5 * 2 * CALLS_PER_HOST * 2
+    assert look_ahead(size=5, hosts=2, bytes_each=1000) == 5 * CALLS_AHEAD * 2
     assert look_ahead(size=1, hosts=2, bytes_each=AHEAD_BYTES // 3) == 3
     assert look_ahead(size=1, hosts=4, bytes_each=AHEAD_BYTES) == 4
+
+
+def duration(costs, hosts):
+    """When the last call ends if every client takes its cost, and hosts nothing else."""
+    size = chunk_size(len(costs), hosts, 1000)
+    plan = dispatch(chunks_for_any(range(len(costs)), size, costs.__getitem__), hosts, look_ahead(size, hosts, 1000))
+    queues, free_at, now = {host: [] for host in range(hosts)}, [0.0] * hosts, 0.0
+    while not plan.is_finished:
+        for host, chunk in plan.send():
+            free_at[host] = max(free_at[host], now) + chunk.cost
+            queues[host].append((free_at[host], chunk))
+        now, host, chunk = min((queue[0][0], host, queue[0][1]) for host, queue in queues.items() if queue)
+        queues[host].pop(0)
+        plan.receive(host, chunk)
+        while plan.take() is not None:
+            pass
+    return now
+
+
+@pytest.mark.parametrize("place", [0, 7, 19])
+def test_one_client_ten_times_as_large_is_begun_first_wherever_it_stands_in_the_cohort(place):
+    """29 units of work: 14.5 each for 2 hosts, whose calls are of 2 clients; 4 hosts wait for the large one alone."""
+    costs = [10.0 if k == place else 1.0 for k in range(20)]
+    assert duration(costs, hosts=2) == 15
+    assert duration(costs, hosts=4) == 10
+
+
+@given(clients=st.integers(20, 2000), place=st.floats(0, 1, exclude_max=True), hosts=st.integers(2, 8))
+def test_a_cohort_with_one_client_ten_times_as_large_ends_near_the_bound(clients, place, hosts):
+    """The bound: an equal share for each host, or the longest call. Beyond it, one call of the others at most."""
+    costs = [10.0 if k == int(place * clients) else 1.0 for k in range(clients)]
+    size = chunk_size(clients, hosts, 1000)
+    assert duration(costs, hosts) <= max(sum(costs) / hosts, 9 + size) + size
+
+
+def test_long_calls_beyond_the_window_go_first_and_take_half_its_room_at_most():
+    costs = [1.0] * 12 + [5.0, 6.0, 7.0]
+    plan = dispatch(chunks_for_any(range(15), 1, costs.__getitem__), hosts=4, ahead=4)
+    assert [(host, chunk.start) for host, chunk in plan.send()] == [(0, 14), (1, 13), (2, 0), (3, 1), (2, 2), (3, 3)]
+
+
+def test_clients_that_differ_a_little_keep_the_order_of_the_cohort():
+    plan = dispatch(chunks_for_any(range(4), 1, [1.0, 1.2, 0.9, 1.4].__getitem__))
+    assert [chunk.start for _, chunk in plan.send()] == [0, 1, 2, 3]
