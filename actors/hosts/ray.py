@@ -144,7 +144,7 @@ class RayRunner:
         return self._reply_bytes.get(request.step, message_bytes)
 
     def note_reply(self, step: str, outcome: Outcome) -> None:
-        """A reply has come: the largest one sizes the next request's calls, and their seconds settle which goes first."""
+        """A reply has come: the largest one sizes the next request's calls, its seconds settle who goes first."""
         self._reply_bytes[step] = max(sum(outcome.nbytes().values()), self._reply_bytes.get(step, 0))
         self._costs.note(step, outcome.client, outcome.seconds)
 
