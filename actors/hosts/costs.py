@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,8 +22,8 @@ class StepCosts:
     No result depends on them: they settle who goes first, not what is computed.
     """
 
-    def __init__(self, planned: Sequence[float]) -> None:
-        """`planned` by client: larger than 0, in any unit."""
+    def __init__(self, planned: np.ndarray) -> None:
+        """`planned`, float64 (clients,): larger than 0, in any unit."""
         self._planned = planned
         self._seconds: defaultdict[str, dict[int, float]] = defaultdict(dict)
         self._seconds_per_unit: dict[str, float] = {}
@@ -32,17 +31,17 @@ class StepCosts:
     def of(self, step: str, client: int) -> float:
         """The cost of a client's step: the seconds it took last, or what was planned, in the seconds of others."""
         known = self._seconds[step].get(client)
-        return self._planned[client] * self._seconds_per_unit.get(step, 1.0) if known is None else known
+        return float(self._planned[client]) * self._seconds_per_unit.get(step, 1.0) if known is None else known
 
     def note(self, step: str, client: int, seconds: float) -> None:
         """A client's step has taken so long."""
         self._seconds[step][client] = seconds
-        self._seconds_per_unit[step] = seconds / self._planned[client]
+        self._seconds_per_unit[step] = seconds / float(self._planned[client])
 
 
 def planned_costs(setup: WorkerSetup, shards: ShardArrays) -> np.ndarray:
     """float64 (clients,): operations of a round's training, forward passes alone; of equal networks, examples alone."""
-    examples = examples_of(setup.work, np.diff(shards.ends, prepend=0))
+    examples = examples_of(setup.work, np.diff(shards.ends, prepend=0)[: len(setup.clients)])
     kinds = sorted({(client.net, client.width) for client in setup.clients})
     if len(kinds) < 2:
         return examples

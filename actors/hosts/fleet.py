@@ -110,7 +110,7 @@ class Host:
             )
             for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True)
         ]
-        packed = []
+        packed: list[tuple[Head, PackedParts | None]] = []
         for first in range(0, len(orders), self._crew.size):
             together = orders[first : first + self._crew.size]
             with ending_after(None if self._deadline is None else self._deadline * len(together)):

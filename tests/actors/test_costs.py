@@ -46,7 +46,7 @@ def test_operations_are_those_of_products_and_one_for_each_parameter():
 
 
 def test_what_a_step_took_counts_and_others_are_expected_in_its_seconds():
-    costs = StepCosts([10.0, 20.0, 40.0])
+    costs = StepCosts(np.array([10.0, 20.0, 40.0]))
     assert [costs.of("train", k) for k in range(3)] == [10, 20, 40]
     costs.note("train", 0, 2.0)
     assert [costs.of("train", k) for k in range(3)] == pytest.approx([2, 4, 8])
