@@ -36,6 +36,11 @@ def difference_text(amount: float, unit: str = "") -> str:
     return f"{figure_digits(amount, unit)} points" if unit == "%" else figure_text(amount, unit)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 round`, `4 rounds`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """Bytes as `4.3 MB`, in powers of 1,000."""
     for unit in ("B", "kB", "MB"):

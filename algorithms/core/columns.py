@@ -97,7 +97,10 @@ def only_column(columns: Columns, roles: Roles, role: str, contents: tuple[Conte
         if name not in columns:
             raise ColumnError(role, f"there is no column {name!r}", f"there are {', '.join(columns)}")
         if name not in fitting:
-            raise ColumnError(role, f"column {name!r} holds {columns[name].content} values", f"name a {wanted} column")
+            word = first_word(columns[name])
+            example = f" (training row {word[0]} has {word[1]!r})" if word else ""
+            problem = f"column {name!r} holds {columns[name].content} values{example}"
+            raise ColumnError(role, problem, f"name a {wanted} column")
         return name
     taken = {name for names in roles.values() for name in names}
     free = [name for name in fitting if name not in taken]
@@ -105,6 +108,21 @@ def only_column(columns: Columns, roles: Roles, role: str, contents: tuple[Conte
         found = f"columns {', '.join(free)} could be it" if free else f"no column holds {wanted} values"
         raise ColumnError(role, found, f"say which by data.columns: {{{role}: NAME}}; there are {', '.join(columns)}")
     return free[0]
+
+
+def first_word(column: Column) -> tuple[int, str] | None:
+    """The first row of a column of words that holds no number, and at most 40 characters of the word; None where each
+    is a number or missing."""
+    words = enumerate(column.values if column.content in ("text", "category") else ())
+    return next(((row, word[:40]) for row, word in words if word is not None and not _is_number(word)), None)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def inputs_of(columns: Columns, roles: Roles) -> dict[str, tuple[str, ...]]:

@@ -39,7 +39,7 @@ class Signals:
         return torch.linspace(-1, 1, count * math.prod(self.shape)).view(count, *self.shape)
 
     def __str__(self) -> str:
-        return f"signals of {self.shape[0]} channels and {self.shape[1]} samples"
+        return f"signals of {_counted(self.shape[0], 'channel')} and {_counted(self.shape[1], 'sample')}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Tables:
         return {"numbers": values, "categories": codes}
 
     def __str__(self) -> str:
-        return f"rows of {self.numbers} numbers and {len(self.categories)} categories"
+        counts = (self.numbers, "number", ""), (len(self.categories), "category", "categories")
+        return f"rows of {' and '.join(_counted(*count) for count in counts if count[0])}"
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,11 @@ class Modalities:
 
     def __str__(self) -> str:
         return " with ".join(f"{name} ({form})" for name, form in self.parts.items())
+
+
+def _counted(count: int, noun: str, several: str = "") -> str:
+    """`1 number`, `2 numbers`."""
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 Form: TypeAlias = Images | Signals | Texts | Sequences | Tables | Modalities

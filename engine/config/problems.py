@@ -69,7 +69,7 @@ def _reason(found: Any, place: tuple[Any, ...], model: type[BaseModel], tree: An
 def _unknown_key(place: tuple[Any, ...], model: type[BaseModel], tree: Any) -> str:
     known = list(fields_at(model, place[:-1], tree))
     hint = nearest(str(place[-1]), known) or _elsewhere(str(place[-1]), model, tree)
-    return f"unknown key; {hint}known here are {', '.join(known)}"
+    return f"unknown key; {hint}{'known here are ' if known else 'none is known here'}{', '.join(known)}"
 
 
 def _unknown_word(found: Any, expected: str) -> str:

@@ -189,7 +189,8 @@ def _refusal(config: DataConfig, halves: Mapping[str, Half], error: ColumnError)
     train = halves["training"]
     problem, places = re.subn(rf"\b({'|'.join(halves)}) row(?: (\d+)|s)\b", place_text, error.problem)
     problem = problem if places else f"{train.origin}: {problem}"
-    problem += f" ({'; '.join(train.unread.values())})" if train.unread else ""
+    unread = {**halves["test"].unread, **train.unread}
+    problem += f" ({'; '.join(unread.values())})" if unread else ""
     if error.role not in config.columns:
         return DataError("data.source", config.source, problem, error.remedy)
     names = config.columns[error.role]

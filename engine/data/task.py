@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from actors.steps.finding import find_class, module_names
 from algorithms import tasks
+from algorithms.core.columns import Column, first_word
 from algorithms.core.settings import Config
 from algorithms.core.task import Task
 from engine.data.config import DataConfig
@@ -71,10 +72,18 @@ def fitting_task(config: DataConfig, half: Half) -> TaskChoice:
     found = [name for name in task_names() if find_task(name).fits(half.columns, config.columns)]
     if len(found) == 1:
         return TaskChoice(found[0], find_task(found[0]).Settings())
-    contents = ", ".join(f"{name} ({column.content})" for name, column in half.columns.items())
+    contents = ", ".join(f"{name} ({_content(column)})" for name, column in half.columns.items())
     unread = f"; {'; '.join(half.unread.values())}" if half.unread else ""
     problem = (
         f"{' and '.join(found) if found else 'no task'} {'fit' if found else 'fits'} the columns of {half.origin}: "
     )
-    remedy = f"say by task.name which it is ({', '.join(task_names())}) and by data.columns what is what"
+    remedy = (
+        f"say by task.name which it is ({', '.join(task_names())}) and by data.columns what is what, as {{label: NAME}}"
+    )
     raise DataError("data.source", config.source, f"{problem}{contents}{unread}", remedy)
+
+
+def _content(column: Column) -> str:
+    """`number`, or `category, as 'red'`."""
+    word = first_word(column) if column.content == "category" else None
+    return f"{column.content}, as {word[1]!r}" if word else column.content

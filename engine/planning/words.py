@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from engine.planning.report import Part, PlanReport
-from engine.units import size
+from engine.units import counted, size
 
 
 def lines(report: PlanReport) -> Iterator[str]:
     """The plan for a person."""
-    yield f"{report.method}: {report.rounds} rounds, {report.cohort} of {report.clients} clients in each"
+    asked = f"{report.cohort} of {counted(report.clients, 'client')} in each"
+    yield f"{report.method}: {counted(report.rounds, 'round')}, {asked}"
     yield f"task: {report.task}"
     yield from (f"data: {fact}" for fact in report.data)
     yield f"{report.batches:g} mini-batches in a round"

@@ -151,10 +151,10 @@ def test_a_target_that_is_no_number_is_refused():
         "training row 1 holds inf in column 'target'; numbers must be finite, or missing"
     )
     assert refusal("regression", X | {"target": text("a", "b")}) == (
-        "column 'target' holds text values; name a number column"
+        "column 'target' holds text values (training row 0 has 'a'); name a number column"
     )
-    assert refusal("regression", X | {"y": category("a", "b")}, roles={"target": ("y",)}) == (
-        "column 'y' holds category values; name a number column"
+    assert refusal("regression", X | {"y": category("1.5", None, "b")}, roles={"target": ("y",)}) == (
+        "column 'y' holds category values (training row 2 has 'b'); name a number column"
     )
     assert refusal("regression", X) == (
         "no column is said to be what is predicted; say which by data.columns: {target: NAME}; there are x"

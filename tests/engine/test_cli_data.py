@@ -1,5 +1,7 @@
 """Wrong data at the command line: one screen with key, value and way out, exit code 2, nothing written."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -40,7 +42,16 @@ def test_a_table_runs(tmp_path):
         ({"columns": {"label": "height"}}, "data.columns.label = ", "height"),
         ({"columns": {"label": []}}, "data.columns = ", "label must name a column, or a list of columns"),
         ({"columns": "label"}, "data.columns = ", "must be a mapping"),
-        ({"columns": {"target": "colour"}, "task": {"name": "regression"}}, "data.columns.target = ", "colour"),
+        (
+            {"columns": {"target": "colour"}, "task": {"name": "regression"}},
+            "data.columns.target = ",
+            "column 'colour' holds category values (table/train.csv line 2 has 'red'); name a number column",
+        ),
+        (
+            {"text": "x,target\n1,3.5\n2,low\n3,4.5\n"},
+            "data.source = ",
+            "x (number), target (category, as 'low'); say by task.name which it is",
+        ),
         ({"text": CSV + "4.5,red\n"}, "data.source = ", "train.csv line 5 has 2 values, but the header has 3 columns"),
         ({"text": CSV + "4.5,red,\n"}, "data.source = ", "train.csv line 5 has no label"),
         (
@@ -90,6 +101,34 @@ def test_a_method_that_does_not_serve_a_task_names_those_that_do(tmp_path, name,
     found = said.partition("is served by ")[2].split(", ")
     assert {*serving} <= {*found}
     assert not any(word.startswith(other) for word in found for other in not_serving)
+
+
+def parquet(folder, **columns):
+    """A configuration of FedAvg on a Parquet file of ten rows."""
+    name = configuration(folder, source="parquet:ten.parquet", net="linear")
+    pq.write_table(pa.table({**columns, "label": ["a", "b"] * 5}), folder / "ten.parquet")
+    return name
+
+
+def test_lists_of_several_lengths_are_no_signal_and_the_row_is_named(tmp_path):
+    """Of the fixed order, rows 7 and 9 of ten are the test half, in which the short one lies."""
+    file = parquet(tmp_path, signal=[[0.5] * 4] * 9 + [[0.5] * 3])
+    said = " ".join(refusal("run", file, "--out", "here").split())
+    assert 'data.source = "parquet:ten.parquet"' in said
+    assert "of several lengths: ten.parquet row 9 has 3 values, ten.parquet row 7 has 4" in said
+
+
+@pytest.mark.parametrize(
+    ("columns", "key"),
+    [({}, 'data.source = "parquet:ten.parquet"'), ({"x": "x", "sound": "sound"}, 'data.columns.sound = "sound"')],
+)
+def test_a_modality_that_no_client_has_is_refused(tmp_path, columns, key):
+    file = parquet(tmp_path, x=[[0.5]] * 10, sound=pa.array([None] * 10, pa.list_(pa.float32())))
+    tree = yaml.safe_load((tmp_path / file).read_text())
+    tree["data"]["columns"], tree["clients"]["net"] = columns, "two_branch"
+    (tmp_path / file).write_text(yaml.safe_dump(tree))
+    said = " ".join(refusal("run", file, "--out", "here").split())
+    assert f"{key}: ten.parquet: no training row has a value in column 'sound'; leave this modality out" in said
 
 
 def test_numbers_of_many_digits_that_are_classes_are_said_in_the_plan(tmp_path):

@@ -181,6 +181,7 @@ def test_everything_wrong_is_said_together():
         ({"privacy": {"forbid": [1]}}, "privacy.forbid.0", "must be text"),
         ({"data": {"source": "digit"}}, "data.source", "digits"),
         ({"task": {"name": "texts", "lenght": 3}}, "task.lenght", "did you mean length? known here are vocabulary, "),
+        ({"task": {"name": "signals", "rate": 3}}, "task.rate", "unknown key; none is known here"),
         ({"task": {"name": "imags"}}, "task.name", "did you mean images?"),
         ({"task": {"name": "nowhere:Task"}}, "task.name", "ModuleNotFoundError: No module named 'nowhere'"),
         ({"data": 1}, "data", "must be a mapping"),

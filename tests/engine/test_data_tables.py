@@ -75,7 +75,7 @@ def test_lists_of_one_length_are_signals_of_one_channel_and_others_are_not_read(
     assert columns["same"][0] == "signal"
     assert columns["same"][1][0] == [[1.0, 2.0]]
     assert np.isnan(columns["same"][1][1][0][1])
-    assert unread["several"].endswith("of several lengths")
+    assert unread["several"].endswith("of several lengths: row 1 has 2 values, row 0 has 1")
     assert unread["whole"].startswith("whole is list<")
 
 

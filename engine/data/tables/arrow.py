@@ -65,7 +65,7 @@ def half_of(
             continue
         column = _column(values, table.schema, config, origin)
         if column is None:
-            left[field.name] = f"{field.name} is {field.type} of several lengths"
+            left[field.name] = f"{field.name} is {field.type} of several lengths{_odd_length(table[field.name], place)}"
         else:
             columns[field.name] = column
     if not columns:
@@ -211,6 +211,15 @@ def signals(values: pa.ChunkedArray, shape: tuple[int, int] | None) -> np.ndarra
     if len(sizes) == 1:
         sizes = list(shape) if shape and math.prod(shape) == sizes[0] else [1, *sizes]
     return flat.reshape(count, *sizes)
+
+
+def _odd_length(values: pa.ChunkedArray, place: Callable[[int], str]) -> str:
+    """The first row that has another number of values than one before it, as the end of a sentence; "" where the lists
+    inside of the rows differ, or a value is missing."""
+    lengths = pc.list_value_length(values).to_pylist()
+    known = [(row, length) for row, length in enumerate(lengths) if length is not None]
+    odd = next(((row, length) for row, length in known if length != known[0][1]), None)
+    return f": {place(odd[0])} has {odd[1]} values, {place(known[0][0])} has {known[0][1]}" if odd else ""
 
 
 def _common_length(array: Any) -> int | None:
