@@ -36,7 +36,7 @@ def difference_text(amount: float, unit: str = "") -> str:
     return f"{figure_digits(amount, unit)} points" if unit == "%" else figure_text(amount, unit)
 
 
-def counted(count: int, noun: str) -> str:
+def count_text(count: int, noun: str) -> str:
     """`1 round`, `4 rounds`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 

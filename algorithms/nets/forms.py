@@ -39,7 +39,7 @@ class Signals:
         return torch.linspace(-1, 1, count * math.prod(self.shape)).view(count, *self.shape)
 
     def __str__(self) -> str:
-        return f"signals of {_counted(self.shape[0], 'channel')} and {_counted(self.shape[1], 'sample')}"
+        return f"signals of {_count_text(self.shape[0], 'channel')} and {_count_text(self.shape[1], 'sample')}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Tables:
 
     def __str__(self) -> str:
         counts = (self.numbers, "number", ""), (len(self.categories), "category", "categories")
-        return f"rows of {' and '.join(_counted(*count) for count in counts if count[0])}"
+        return f"rows of {' and '.join(_count_text(*count) for count in counts if count[0])}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Modalities:
         return " with ".join(f"{name} ({form})" for name, form in self.parts.items())
 
 
-def _counted(count: int, noun: str, several: str = "") -> str:
+def _count_text(count: int, noun: str, several: str = "") -> str:
     """`1 number`, `2 numbers`."""
     return f"{count} {noun if count == 1 else several or noun + 's'}"
 

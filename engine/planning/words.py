@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from engine.planning.report import Part, PlanReport
-from engine.units import counted, size
+from engine.units import count_text, size
 
 
 def lines(report: PlanReport) -> Iterator[str]:
     """The plan for a person."""
-    asked = f"{report.cohort} of {counted(report.clients, 'client')} in each"
-    yield f"{report.method}: {counted(report.rounds, 'round')}, {asked}"
+    asked = f"{report.cohort} of {count_text(report.clients, 'client')} in each"
+    yield f"{report.method}: {count_text(report.rounds, 'round')}, {asked}"
     yield f"task: {report.task}"
     yield from (f"data: {fact}" for fact in report.data)
     yield f"{report.batches:g} mini-batches in a round"
@@ -47,5 +47,5 @@ def _memory_lines(report: PlanReport) -> Iterator[str]:
         yield f"    of the driver's, {stored.count} {stored.name} of {size(stored.bytes)}"
     if report.placement:
         yield f"    object store: {size(memory.object_store)}"
-    yield f"    total (shared memory counted once): {size(memory.together)}"
+    yield f"    total (shared memory count_text once): {size(memory.together)}"
     yield f"    free on this machine: {size(memory.free)}"

@@ -17,7 +17,7 @@ from actors.cohort.delivery import NOBODY, FaultEntry
 from actors.failures import describe
 from engine.config.own_code import resume_command
 from engine.records import GLOBAL, Evaluation, Result, RoundRecord, RunStart, StageRecord
-from engine.units import counted, duration, figure_text, size
+from engine.units import count_text, duration, figure_text, size
 from engine.views.screen import Screen
 from engine.views.tracking import default_uri, ui_command
 
@@ -181,7 +181,7 @@ def _of(clients: Sequence[int]) -> str:
 
 def summary(values: Mapping[str, Any], start: RunStart) -> Table:
     """The result as a table of two columns."""
-    table = Table(title=f"{start.method}, {counted(start.rounds, 'round')}", show_header=False, title_justify="left")
+    table = Table(title=f"{start.method}, {count_text(start.rounds, 'round')}", show_header=False, title_justify="left")
     table.add_column(justify="left")
     table.add_column(justify="right")
     headline, *others = start.figures
