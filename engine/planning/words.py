@@ -47,5 +47,5 @@ def _memory_lines(report: PlanReport) -> Iterator[str]:
         yield f"    of the driver's, {stored.count} {stored.name} of {size(stored.bytes)}"
     if report.placement:
         yield f"    object store: {size(memory.object_store)}"
-    yield f"    total (shared memory count_text once): {size(memory.together)}"
+    yield f"    total (shared memory counted once): {size(memory.together)}"
     yield f"    free on this machine: {size(memory.free)}"
