@@ -22,6 +22,7 @@ from clusters.chatter import collect, redirect_all_output, redirect_ray_output
 from clusters.environment import variable
 from clusters.nodes import Node, nodes_of
 from clusters.sweeping import scratch_folder
+from tessera_fl import HOME, PACKAGES, worker_setup
 
 STORE_BYTES = 2 * 2**30
 """Of the object store beside the data: room for messages, replies and memories. Ray spills what is more to disk."""
@@ -90,7 +91,19 @@ def _current_cluster(address: str | None, log: Path) -> Cluster:
     if address not in (None, "auto", there):
         _reachable_address(address)
         raise ClusterError(f"{address} cannot be joined: this process is attached to {there} already")
+    _refuse_other_packages(Path.cwd())
     return Cluster(there, False, nodes_of(ray.nodes()), log, "")
+
+
+def _refuse_other_packages(folder: Path) -> None:
+    """Raise ClusterError where a folder of the user's own goes by the name of one of our packages: there the workers of
+    a Ray that others have started look first."""
+    wrong = [folder / name for name in PACKAGES if folder != Path(HOME) and (folder / name).is_dir()]
+    if wrong:
+        raise ClusterError(
+            f"{wrong[0]} would take the place of a package of Tessera in the workers of the Ray that this process has "
+            "started: end it with ray.shutdown(), and the run starts one that knows better; or rename the folder"
+        )
 
 
 @contextmanager
@@ -156,7 +169,9 @@ def _attach(address: str) -> dict[str, Any]:
     found = _reachable_address(address)
     try:
         _check_token(found, here=address == "auto")
-        context: Any = ray.init(address=address, configure_logging=False, log_to_driver=False)
+        context: Any = ray.init(
+            address=address, configure_logging=False, log_to_driver=False, runtime_env=_worker_environment()
+        )
         return dict(context.address_info)
     except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
@@ -195,9 +210,15 @@ def _start(cpus: int | None, gpus: int | None, data_bytes: int, folder: Path) ->
         dashboard_host="127.0.0.1",
         configure_logging=False,
         log_to_driver=False,
+        runtime_env=_worker_environment(),
         _temp_dir=str(folder),
     )
     return dict(context.address_info)
+
+
+def _worker_environment() -> dict[str, Any]:
+    """Ray's description of what its workers do before anything else: find modules as this process does."""
+    return {"worker_process_setup_hook": worker_setup(os.getcwd())}
 
 
 def store_bytes(memory: int, data: int) -> int:

@@ -14,6 +14,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from tessera_fl import put_packages_first
+
 __all__ = [
     "ConfigError",
     "UserError",
@@ -67,3 +69,4 @@ class _Library(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Library
+put_packages_first()

@@ -1,23 +1,6 @@
-"""`python -m engine`, installed as `tessera`."""
+"""`python -m engine`, which does what `tessera` does."""
 
-from __future__ import annotations
-
-import os
-import sys
-
-from engine.commands.cli import cli
-
-
-def main() -> None:
-    """The command line; ends the process.
-
-    Code of the user's own is found in the current folder, as hosts on Ray and submitted jobs find it: last, so that no
-    file there takes the place of a module of ours or of Python's.
-    """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    cli(prog_name="tessera")
-
+from tessera_fl import main
 
 if __name__ == "__main__":
     main()

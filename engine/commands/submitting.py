@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +10,7 @@ from clusters.submission import submit as submit_job
 from engine.config import load, preset_names
 from engine.errors import UserError
 from engine.store.places import PlaceError, fetch, is_uri, refuse_taken
+from tessera_fl import put_own_code_last
 
 
 class SubmitError(UserError):
@@ -25,7 +25,7 @@ def submit(
     fetched: Path | None,
     tell: Callable[[str], None],
 ) -> int:
-    """Run a configuration on a cluster, as `ray job submit --working-dir . -- python -m engine run ...` does.
+    """Run a configuration on a cluster, as `ray job submit --working-dir . -- python -m tessera_fl run ...` does.
 
     Args:
         address: of the cluster's dashboard.
@@ -40,7 +40,7 @@ def submit(
         UserError and its like: before anything is sent, for what a person can put right.
     """
     here = _folder()
-    sys.path.insert(0, str(here))  # where the job, too, finds what the configuration names as pkg.module:function
+    put_own_code_last(str(here))  # where the job, too, finds what the configuration names as pkg.module:function
     load(configuration, overrides)
     if fetched is not None:
         refuse_taken(fetched)
@@ -57,9 +57,9 @@ def submit(
 
 
 def command(configuration: str, overrides: Sequence[str], out: str) -> list[str]:
-    """The job's command, word by word."""
+    """The job's command, word by word; by the name that no folder which travels with it takes."""
     sets = [word for override in overrides for word in ("--set", override)]
-    return ["python", "-m", "engine", "run", *sets, "--out", out, "--", configuration]
+    return ["python", "-m", "tessera_fl", "run", *sets, "--out", out, "--", configuration]
 
 
 def _folder() -> Path:

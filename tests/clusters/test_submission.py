@@ -40,7 +40,7 @@ def test_of_the_repository_its_packages_travel_whole_and_little_else_in_less_tha
     packages = {name.partition("/")[0] for name in sent if "/" in name}
     assert packages == {"algorithms", "actors", "clusters", "engine"}
     tracked = subprocess.run(["git", "ls-files", *packages], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(tracked.stdout.splitlines()) <= set(sent)
+    assert {*tracked.stdout.splitlines(), "tessera_fl.py"} <= set(sent)
 
 
 def test_of_a_users_own_folder_code_and_configurations_travel_and_neither_data_nor_results(tmp_path):
@@ -87,7 +87,7 @@ def test_a_shell_reads_every_word_as_it_was(recorder, tmp_path):
 
 def test_a_configuration_and_settings_stay_what_they_are_whatever_they_look_like():
     words = command("--help", ["a=$(x)", "b=--out"], "s3://bucket/x y")
-    assert words[:4] == ["python", "-m", "engine", "run"]
+    assert words[:4] == ["python", "-m", "tessera_fl", "run"]
     assert words[4:] == ["--set", "a=$(x)", "--set", "b=--out", "--out", "s3://bucket/x y", "--", "--help"]
 
 

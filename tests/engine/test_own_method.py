@@ -80,7 +80,7 @@ def write(folder, method):
 
 def installed(*arguments):
     """The command as it is installed, whose process has not the current folder among those of its modules."""
-    start = "from engine.__main__ import main; main()"
+    start = "from tessera_fl import main; main()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-P", "-c", start, *arguments]
     return subprocess.run(words, env=environment, capture_output=True, text=True)
