@@ -15,6 +15,9 @@ from algorithms.core.needs import network_of
 from algorithms.core.task import Task
 from algorithms.core.training import Work
 
+GRAIN_SECONDS = 0.01
+"""Steps that take less are alike: their seconds are noise, and little is gained by their order."""
+
 
 class StepCosts:
     """Seconds by step and client, or where a step has not run, anything in proportion to them.
@@ -35,8 +38,8 @@ class StepCosts:
 
     def note(self, step: str, client: int, seconds: float) -> None:
         """A client's step has taken so long."""
-        self._seconds[step][client] = seconds
-        self._seconds_per_unit[step] = seconds / float(self._planned[client])
+        self._seconds[step][client] = counted = max(seconds, GRAIN_SECONDS)
+        self._seconds_per_unit[step] = counted / float(self._planned[client])
 
 
 def planned_costs(setup: WorkerSetup, shards: ShardArrays) -> np.ndarray:

@@ -53,3 +53,10 @@ def test_what_a_step_took_counts_and_others_are_expected_in_its_seconds():
     assert costs.of("evaluate", 0) == 10
     costs.note("train", 0, 3.0)
     assert costs.of("train", 0) == 3
+
+
+def test_steps_of_a_moment_are_alike():
+    costs = StepCosts(np.array([10.0, 10.0]))
+    costs.note("train", 0, 0.001)
+    costs.note("train", 1, 0.004)
+    assert costs.of("train", 0) == costs.of("train", 1)
