@@ -270,6 +270,7 @@ def _check_training(net: nn.Module, form: Form) -> None:
     # Any layer and any author may fail in a way of their own.
     except Exception as error:
         raise NetworkError(f"cannot be trained: {reason(error)}") from error
+    now = dict(net.named_buffers())
     with torch.no_grad():
-        for name, buffer in net.named_buffers():
-            buffer.copy_(before[name])
+        for name, value in before.items():
+            now[name].copy_(value)

@@ -12,10 +12,10 @@ import torch
 
 from actors.steps.orders import find_method, method_names
 from algorithms.core.task import LABEL, Trait
-from algorithms.nets import NetworkError
 from engine.config import RunConfig
 from engine.errors import ConfigError, Problem, nearest
 from engine.planning.federation import Federation
+from engine.planning.probing import network_problems
 from engine.planning.report import too_large
 
 
@@ -29,7 +29,7 @@ def check(federation: Federation, free: int | None = None) -> None:
         ConfigError: with every problem found.
     """
     problems = [*_machine(federation.config), *_clients(federation.config, len(federation.partition.rows))]
-    wrong_networks = list(_networks(federation))
+    wrong_networks = list(network_problems(federation))
     problems += [*wrong_networks, *_method(federation), *_rounds(federation), *_forbidden(federation)]
     problems += [*_missing_public_data(federation), *_labels(federation)]
     if not wrong_networks:
@@ -56,15 +56,6 @@ def _machine(config: RunConfig) -> Iterator[Problem]:
         yield Problem("runner.kind", "ray", f"Ray is not installed; {remedy}")
     if config.runner.device == "cuda" and not torch.cuda.is_available():
         yield Problem("runner.device", "cuda", "torch finds no GPU on this machine; set runner.device: cpu")
-
-
-def _networks(federation: Federation) -> Iterator[Problem]:
-    task = federation.setup.task
-    for name in sorted({client.net for client in federation.setup.clients}):
-        try:
-            task.network(name)
-        except NetworkError as error:
-            yield Problem("clients.net", name, str(error))
 
 
 def _method(federation: Federation) -> Iterator[Problem]:

@@ -16,7 +16,9 @@ from algorithms.core import batches
 from algorithms.core.needs import PlannedDistillation, network_of
 from algorithms.core.stacking import LANES, stackable
 from algorithms.core.states import state_bytes
+from algorithms.core.task import Task
 from algorithms.nets.forms import Form
+from engine.data.load import rows_of
 from engine.planning.federation import Federation
 
 MIB = 2**20
@@ -99,10 +101,16 @@ def net_plan(federation: Federation, name: str, width: float, clients: float) ->
     net = network_of(name, task, width)
     state = state_bytes(net)
     together = LANES if federation.config.clients.stack and stackable(net) else 1
+    batch = largest_batch(federation)
     example = together * activation_bytes(net, task.form)
     copies = COPIES + (federation.setup.work.optimiser != "sgd")  # Adam remembers two moments in place of one
-    training = together * copies * state + example * federation.config.clients.batch
+    training = together * copies * state + example * batch
     return NetPlan(name, width, clients, sum(p.numel() for p in net.parameters()), state, training, example)
+
+
+def largest_batch(federation: Federation) -> int:
+    """Examples in the largest mini-batch: no client has more than all of its own in one."""
+    return min(federation.config.clients.batch, int(federation.partition.sizes.max()))
 
 
 def activation_bytes(net: nn.Module, form: Form) -> int:
@@ -158,9 +166,15 @@ def _driver(federation: Federation) -> int:
     """Three of each global model (the state, sums, what is evaluated), what the method stores, and test batches."""
     task = federation.setup.task
     nets = [network_of(name, task) for name in sorted({client.net for client in federation.setup.clients})]
-    tested = max(activation_bytes(net, task.form) // 2 for net in nets) * federation.config.evaluate.batch
+    batch = min(federation.config.evaluate.batch, rows_of(federation.dataset.test))
+    tested = max(activation_bytes(net, task.form) // 2 for net in nets) * batch + confusion_bytes(task)
     stored = sum(stored.total for stored in federation.needs.storage)
     return driver_base(federation) + 3 * sum(map(state_bytes, nets)) + stored + tested
+
+
+def confusion_bytes(task: Task) -> int:
+    """Bytes of the counts by class and predicted class: those so far, and those of a batch."""
+    return 2 * 8 * task.classes**2
 
 
 def _distillation(federation: Federation, planned: PlannedDistillation) -> tuple[int, int, int]:

@@ -21,7 +21,9 @@ from engine.planning.memory import (
     RAY_BYTES,
     NetPlan,
     Sizes,
+    confusion_bytes,
     driver_base,
+    largest_batch,
     net_plan,
     of_process,
     sizes,
@@ -158,7 +160,7 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
     if config.runner.kind == "ray":
         placement = _place(federation, needed, nodes)
     elif needed.driver > free:
-        raise ConfigError([_too_large_batch(config.clients.batch, nets, needed.driver, free)])
+        raise ConfigError([_too_large_batch(federation, nets, needed.driver, free)])
     parts = tuple(_parts(federation, placement, needed))
     shared = len(nodes) * (LIBRARY_BYTES + needed.store) if placement else 0
     return PlanReport(
@@ -208,15 +210,15 @@ def _place(federation: Federation, needed: Sizes, nodes: Sequence[Node]) -> Plac
         raise ConfigError([Problem(key, value, str(error))]) from error
 
 
-def _too_large_batch(batch: int, nets: Sequence[NetPlan], needed: int, free: int) -> Problem:
+def _too_large_batch(federation: Federation, nets: Sequence[NetPlan], needed: int, free: int) -> Problem:
     """Clients that train in this process need more than is free, whatever the data take."""
     largest = max(nets, key=lambda net: net.training_bytes)
     each = largest.example_bytes
-    fitting = max(0, int((free - (needed - each * batch)) / each))
+    fitting = max(0, int((free - (needed - each * largest_batch(federation))) / each))
     reason = (
         f"this process needs {size(needed)} to train {largest.name}, and {size(free)} are free: {fitting} would fit"
     )
-    return Problem("clients.batch", batch, reason)
+    return Problem("clients.batch", federation.config.clients.batch, reason)
 
 
 def request_of(federation: Federation, needed: Sizes) -> Request:
@@ -258,6 +260,8 @@ def _parts(federation: Federation, placement: Placement | None, needed: Sizes) -
 
 def too_large(federation: Federation, free: int) -> list[Problem]:
     """Reasons why the server's side does not fit into memory, with the number that would; empty where it does."""
+    if confusion_bytes(federation.setup.task) > free:
+        return [_too_many_classes(federation, free)]
     storage, room = federation.needs.storage, free - driver_base(federation)
     needed = sum(stored.total for stored in storage)
     if room < 0:
@@ -272,6 +276,15 @@ def too_large(federation: Federation, free: int) -> list[Problem]:
         f"and {size(max(room - others, 0))} of memory are free for them: {fitting} would fit"
     )
     return [Problem("partition.clients", len(federation.setup.clients), reason)]
+
+
+def _too_many_classes(federation: Federation, free: int) -> Problem:
+    task = federation.setup.task
+    reason = (
+        f"has {task.classes:,} classes, and to count them by class and answer needs {size(confusion_bytes(task))}, "
+        f"while {size(free)} are free: name the column of classes by data.columns.label"
+    )
+    return Problem("data.source", federation.config.data.source, reason)
 
 
 def _too_much_data(federation: Federation, free: int) -> Problem:

@@ -354,12 +354,35 @@ def test_a_machine_without_memory_for_a_host_beside_the_driver_is_refused():
 
 
 def test_batches_that_do_not_fit_into_this_process_are_refused_with_the_size_that_fits():
-    federation = gathered(clients={"batch": 1000})
+    federation = gathered(clients={"batch": 300})
     outputs = 2 * 4 * (64 + 64 + 64 + 10)  # and their gradients, of one example
     needed = plan(federation, MACHINE, 8 * GIB).memory.driver
-    with pytest.raises(ConfigError, match=r"clients\.batch = 1000: .* are free: 899 would fit"):
+    with pytest.raises(ConfigError, match=r"clients\.batch = 300: .* are free: 199 would fit"):
         plan(federation, MACHINE, int(needed - 100.5 * outputs))
-    assert plan(gathered(clients={"batch": 899}), MACHINE, int(needed - 100.5 * outputs))
+    assert plan(gathered(clients={"batch": 199}), MACHINE, int(needed - 100.5 * outputs))
+
+
+@pytest.mark.parametrize("kind", ["inline", "ray"])
+def test_batches_larger_than_any_clients_examples_take_no_more_memory_than_all_of_them(kind):
+    runner = {"kind": kind}
+    largest = int(gathered().partition.sizes.max())
+    whole, larger, absurd = (
+        plan(gathered(clients={"batch": batch}, evaluate={"batch": 10 * batch}, runner=runner), MACHINE, 8 * GIB)
+        for batch in (largest, largest + 1, 10**6)
+    )
+    assert whole.memory == larger.memory == absurd.memory
+    smaller = plan(gathered(clients={"batch": largest - 1}, runner=runner), MACHINE, 8 * GIB)
+    outputs = 2 * 4 * (64 + 64 + 64 + 10)
+    assert whole.nets[0].training_bytes - smaller.nets[0].training_bytes == outputs
+
+
+def test_more_classes_than_memory_can_count_by_class_and_answer_are_refused():
+    federation = gathered()
+    classes = tuple(map(str, range(40_000)))
+    setup = replace(federation.setup, task=replace(federation.setup.task, names=classes))
+    reason = refused(replace(federation, setup=setup))["data.source"]
+    assert reason.startswith("has 40,000 classes, and to count them by class and answer needs 25.6 GB")
+    assert "name the column of classes by data.columns.label" in reason
 
 
 def test_data_that_the_driver_cannot_hold_are_refused_with_the_number_of_images_that_fit():
