@@ -154,6 +154,7 @@ class Method(Generic[StateT]):
         paper: citation, with the arXiv number where there is one.
         State: frozen dataclass of what the server carries between rounds; see `algorithms.core.records`.
         Config: frozen dataclass of the method's settings; see `algorithms.core.settings`.
+        budgets: of a method that does much on the server, settings by a budget's name; none where the defaults are it.
         personal: clients have predictors of their own and the server has none: the method gives `own_message` and
             `own_predictor` in the place of `predictor`, and is evaluated through the step `evaluate_own`.
     """
@@ -162,6 +163,7 @@ class Method(Generic[StateT]):
     personal: ClassVar[bool] = False
     State: ClassVar[type]
     Config: ClassVar[type[settings.Config]] = settings.Config
+    budgets: ClassVar[settings.Budgets] = {}
 
     def __init__(self, config: Any, kit: Kit) -> None:
         self.config = config

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+BudgetName: TypeAlias = Literal["paper", "laptop"]
+"""How much a method may do on the server: what its paper takes, or what two cores do in minutes."""
+
+Budgets: TypeAlias = Mapping[BudgetName, Mapping[str, Any]]
+"""The values that a budget gives to a method's settings, by the settings' names; those it leaves out have their
+defaults."""
 
 
 def setting(

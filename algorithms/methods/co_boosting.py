@@ -72,6 +72,19 @@ class CoBoosting(OneShot[CoBoostingState]):
 
     config: Config
 
+    budgets = {
+        "laptop": {
+            "epochs": 15,
+            "generator_steps": 15,
+            "generator_width": 16,
+            "latent": 64,
+            "synthesis_batch": 64,
+            "student_batch": 64,
+            "student_lr": 2e-3,
+            "start": "average",  # from fresh weights so few batches teach the student little
+        }
+    }
+
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
         needs = super().needs(config, task, clients, work, counts)

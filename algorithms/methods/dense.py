@@ -44,6 +44,18 @@ class Dense(OneShot[DenseState]):
 
     paper = "Zhang et al. 2022, arXiv 2112.12371"
     State = DenseState
+    budgets = {
+        "laptop": {
+            "epochs": 8,
+            "generator_steps": 15,
+            "generator_width": 16,
+            "latent": 64,
+            "synthesis_batch": 64,
+            "student_batch": 64,
+            "student_lr": 1e-3,
+            "start": "average",  # from fresh weights so few batches teach the student little
+        }
+    }
 
     def start(self, clients: Sequence[ClientSpec]) -> DenseState:
         return DenseState(*self.initial_groups(clients))

@@ -94,6 +94,8 @@ class DFRD(Averaging[DFRDState]):
 
     config: Config
 
+    budgets = {"laptop": {"generator_steps": 5, "student_steps": 5, "generator_width": 16, "student_lr": 1e-3}}
+
     @classmethod
     def requires(cls, config: Any) -> frozenset[Trait]:
         return frozenset({"classes", "images"})

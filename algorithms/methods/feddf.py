@@ -95,6 +95,18 @@ class FedDF(Ensembling[FedDFState]):
 
     config: Config
 
+    budgets = {
+        "laptop": {
+            "batches": 2,
+            "generator_steps": 10,
+            "generator_width": 16,
+            "latent": 64,
+            "synthesis_batch": 64,
+            "batch": 64,
+            "steps": 20,
+        }
+    }
+
     @classmethod
     def requires(cls, config: Any) -> frozenset[Trait]:
         return frozenset({"classes", "images"})

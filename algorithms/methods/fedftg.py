@@ -87,6 +87,8 @@ class FedFTG(Averaging[FedFTGState]):
 
     config: Config
 
+    budgets = {"laptop": {"server_steps": 2, "generator_width": 16, "student_lr": 1e-3}}
+
     @classmethod
     def requires(cls, config: Any) -> frozenset[Trait]:
         return frozenset({"classes", "images"})

@@ -15,6 +15,7 @@ from actors.jobs.recall import RecallingLoop, RecallingRunner, Store
 from actors.steps.stacking import single_client_loop
 from actors.steps.wire import accept_read_only
 from engine.compare.spec import Cell
+from engine.config.budget import budget_fact
 from engine.data import DataSet
 from engine.planning.federation import Federation
 from engine.records import GLOBAL, Result, RoundRecord, RunStart, StageRecord
@@ -88,7 +89,9 @@ def carry(cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell) -
         folder = Path(place) / cell.name
         federation = Federation.of(cell.config, dataset)
         loop = RecallingLoop(store, dataset.fingerprint, single_client_loop(federation.setup))
-        run = RunContext(federation, RunFolder.create(folder), source, clock, facts=FACTS)
+        run = RunContext(
+            federation, RunFolder.create(folder), source, clock, facts={**FACTS, **budget_fact(cell.config)}
+        )
         simulate(run, RecallingRunner(federation.setup, federation.shards, loop), [_Teller(tell)])
         (folder / TRAINING).write_text(json.dumps({"done": loop.done, "spared": loop.spared}))
         return Files.of(folder)

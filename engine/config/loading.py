@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.config import reading
+from engine.config.budget import with_budget
 from engine.config.problems import problems_of
 from engine.config.rules import Look, violations
 from engine.config.schema import RunConfig
@@ -26,6 +27,7 @@ def load(preset_or_file: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def resolve(tree: dict[str, Any]) -> RunConfig:
     """The configuration that a plain tree of settings describes; see `load`."""
+    tree = with_budget(tree)
     config, problems = _validate(tree)
     problems = [*problems, *violations(Look(RunConfig, tree, problems))]
     if problems or config is None:

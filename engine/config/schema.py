@@ -14,6 +14,7 @@ from actors.failures import Action, FailurePolicy
 from algorithms.core.contract import ClientSpec, drawn_width
 from algorithms.core.schedules import RateSchedule, Shape
 from algorithms.core.seeds import Seed
+from algorithms.core.settings import BudgetName
 from algorithms.core.training import BETAS, EPS, OptimiserName, Work
 from engine.config.method import MethodSection
 from engine.config.task import TaskSection
@@ -327,6 +328,11 @@ class RunConfig(Section):
     )
     clients: ClientsConfig = Field(description="what clients are, and what each does in a round")
     rounds: int = Field(ge=1, description="number of rounds")
+    budget: BudgetName = Field(
+        default="paper",
+        description="settings that are not set here are those of the method's paper, or, where it makes images on the "
+        "server, such that two cores end in minutes",
+    )
     seed: int = Field(default=0, ge=0, description="from which every random number of the run follows")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="when the test set is met")
     runner: RunnerConfig = Field(default_factory=RunnerConfig, description="who carries the clients' steps out")

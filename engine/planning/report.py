@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from actors.distillation.plan import KINDS, shortage
@@ -13,6 +13,7 @@ from actors.hosts.placement import LIBRARY_BYTES, Placement, PlacementError, Req
 from algorithms.core.needs import ServerStorage, Volume
 from algorithms.core.task import Task
 from clusters.nodes import Node
+from engine.config.budget import budget_fact
 from engine.errors import ConfigError, Problem
 from engine.planning.federation import Federation
 from engine.planning.memory import (
@@ -95,6 +96,7 @@ class PlanReport:
         batches: mini-batches of all asked clients in a round, on average.
         parts: all processes.
         data: how values of the data became classes, where that is not plain.
+        budget: see `budget_fact`.
     """
 
     method: str
@@ -111,6 +113,7 @@ class PlanReport:
     memory: Memory
     traffic: tuple[Traffic, ...]
     data: tuple[str, ...] = ()
+    budget: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The plan for a person, as `tessera plan` prints it."""
@@ -125,7 +128,7 @@ class PlanReport:
     def facts(self) -> dict[str, str]:
         """Facts shown when the run starts, in words by name."""
         placement, memory = self.placement, self.memory
-        told = {"task": self.task, **({"data": "; ".join(self.data)} if self.data else {})}
+        told = {"task": self.task, **({"data": "; ".join(self.data)} if self.data else {}), **self.budget}
         if placement:
             told["placement"] = f"{placement.kind}: {placement.reason}"
         workers = [
@@ -187,6 +190,7 @@ def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport
             *(_traffic("down", kind, sent, clients, cohort) for kind, sent in sorted(federation.needs.down.items())),
         ),
         data=federation.dataset.facts,
+        budget=budget_fact(config),
     )
 
 

@@ -14,6 +14,7 @@ def lines(report: PlanReport) -> Iterator[str]:
     yield f"{report.method}: {count_text(report.rounds, 'round')}, {asked}"
     yield f"task: {report.task}"
     yield from (f"data: {fact}" for fact in report.data)
+    yield from (f"{name}: {fact}" for name, fact in report.budget.items())
     yield f"{report.batches:g} mini-batches in a round"
     yield ""
     yield f"runner: {report.runner}"

@@ -16,6 +16,7 @@ from actors.process import peak_rss_mb
 from actors.runner import Runner
 from algorithms.core.records import digest
 from algorithms.core.task import Shard
+from engine.config.budget import values_of_budget
 from engine.planning.federation import Federation
 from engine.records import GLOBAL, GeneratedPictures, Result, Watcher
 from engine.run.context import RunContext
@@ -101,6 +102,7 @@ def _values(run: RunContext, runner: Runner, rounds: Rounds) -> dict[str, Any]:
     return {
         "method": config.method.name,
         "preset": run.preset,
+        "budget": {"name": config.budget, "set": values_of_budget(config)},
         "seed": config.seed,
         "runner": config.runner.kind,
         "placement": run.placement.kind if run.placement else None,

@@ -39,6 +39,7 @@ from engine.store import tables
 RESULT_KEYS = (
     "method",
     "preset",
+    "budget",
     "seed",
     "runner",
     "placement",

@@ -58,6 +58,15 @@ def test_the_plan_says_what_is_learnt_and_by_what_it_is_judged():
     assert "task: image classification, images of 1x8x8, judged by accuracy (higher is better)" in text
 
 
+def test_the_plan_says_what_the_budget_sets():
+    config = resolve(
+        changed(method={"name": "fedftg", "server_steps": 3}, clients={"net": "small_cnn"}, budget="laptop")
+    )
+    text = "\n".join(lines(plan(Federation.gather(config), MACHINE, 8 * GIB)))
+    assert "budget: laptop: generator_width = 16, student_lr = 0.001\n" in text
+    assert "budget" not in "\n".join(lines(plan(gathered(budget="laptop"), MACHINE, 8 * GIB)))  # FedAvg has none
+
+
 def test_the_plan_counts_clients_networks_and_work(inline):
     assert (inline.clients, inline.cohort, inline.rounds, inline.runner) == (4, 2, 3, "inline")
     (net,) = inline.nets

@@ -171,6 +171,24 @@ class Mosaic(Method[MosaicState]):
 
     config: Config
 
+    budgets = {
+        "laptop": {
+            "gan_width": 16,
+            "gan_steps": 200,
+            "gan_batch": 32,
+            "gan_lr": 2e-3,
+            "classifier_steps": 200,
+            "meta_images": 2000,
+            "meta_width": 40,
+            "meta_heads": 4,
+            "meta_feedforward": 128,
+            "distil_steps": 200,
+            "distil_batch": 128,
+            "distinct": 16,
+            "distil_lr": 1e-3,
+        }
+    }
+
     def __init__(self, config: Config, kit: Kit) -> None:
         super().__init__(config, kit)
         self.family = FAMILIES[config.generator](config, kit, config.released_rules)
