@@ -91,12 +91,14 @@ class PreparedTask:
     Attributes:
         rows: int64, (N,), the row of the data set from which each training example was made; None where each row is
             one, in their order.
+        facts: notes for people on how the rows became examples.
     """
 
     task: Task
     train: Mapping[str, np.ndarray]
     test: Mapping[str, np.ndarray]
     rows: np.ndarray | None = None
+    facts: tuple[str, ...] = ()
 
 
 Trait: TypeAlias = Literal["classes", "images", "language", "numbers"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -37,11 +38,13 @@ class _Network:
         about: one sentence.
         makers: by the type of the form that the network serves.
         narrows: whether it has versions of a smaller width.
+        side: least height and width of images.
     """
 
     about: str
     makers: Mapping[type, Maker]
     narrows: bool = True
+    side: int = 1
 
 
 _SMALL = "for small images: a 3x3 stem without max pooling."
@@ -62,10 +65,12 @@ _NETS: dict[str, _Network] = {
         narrows=False,
     ),
     "small_cnn": _Network(
-        "Three 3x3 convolutions of 8, 16 and 32 channels with batch normalisation.", {Images: small_cnn}
+        "Three 3x3 convolutions of 8, 16 and 32 channels with batch normalisation.", {Images: small_cnn}, side=4
     ),
     "cnn2": _Network(
-        "Two 5x5 convolutions of 32 and 64 channels and 128 hidden units, without normalisation.", {Images: cnn2}
+        "Two 5x5 convolutions of 32 and 64 channels and 128 hidden units, without normalisation.",
+        {Images: cnn2},
+        side=4,
     ),
     "resnet8": _Network("Residual network of 8 layers: three stages of 16, 32 and 64 channels.", _residual(RESNET8)),
     "resnet18": _Network(f"ResNet-18 {_SMALL}", _residual(RESNET18)),
@@ -94,6 +99,7 @@ _NETS: dict[str, _Network] = {
         "A small network for each modality, as many as there are, and one linear head.",
         {Modalities: two_branch},
         narrows=False,
+        side=4,
     ),
 }
 
@@ -183,6 +189,10 @@ def _make(name: str, form: Form, outputs: int, width: float) -> nn.Module:
             raise NetworkError(_unserved_reason(form))
         if width != 1 and not net.narrows:
             raise NetworkError(_one_width(form, width))
+        if _least_side(form) < net.side:
+            others = [other for other in names(form) if _NETS[other].side <= _least_side(form)]
+            remedy = f"; networks for these are {', '.join(others)}" if others else ""
+            raise NetworkError(f"takes images of {net.side}x{net.side} and more{remedy}")
         return maker(form, outputs, width)
     if ":" not in name:
         raise NetworkError(_unknown(name, form))
@@ -194,6 +204,17 @@ def _make(name: str, form: Form, outputs: int, width: float) -> nn.Module:
     if not isinstance(form, Images):
         raise NetworkError(_unserved_reason(form))
     return vision_net(wanted, form.shape, outputs)
+
+
+def _least_side(form: Form) -> float:
+    """The height or width of images, whichever is less, of the smallest where there are several; infinite for all
+    else."""
+    match form:
+        case Images(shape):
+            return min(shape[1:])
+        case Modalities(parts):
+            return min(map(_least_side, parts.values()))
+    return math.inf
 
 
 def _kind(form: Form) -> str:

@@ -33,6 +33,13 @@ def codes_of(vocabulary: Sequence[str]) -> dict[str, int]:
     return {token: number for number, token in enumerate(vocabulary, FIRST)}
 
 
+def note_unknown(test: np.ndarray) -> tuple[str, ...]:
+    """A note for people where more than a tenth of the tokens of the test rows, int (N, length), are outside the
+    vocabulary; none otherwise."""
+    share = float((test == UNKNOWN).sum() / (test != PADDING).sum())
+    return (f"{share:.0%} of the tokens in test rows are outside the vocabulary",) if share > 0.1 else ()
+
+
 def encode_tokens(tokens: Iterable[str], codes: Mapping[str, int]) -> np.ndarray:
     """int32 (n,): the numbers of tokens, `UNKNOWN` outside the vocabulary."""
     return np.array([codes.get(token, UNKNOWN) for token in tokens], dtype=np.int32)

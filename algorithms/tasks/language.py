@@ -17,7 +17,7 @@ from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, fu
 from algorithms.core.settings import setting
 from algorithms.core.task import Figure, PreparedTask, Shard, Sums, Task, Trait
 from algorithms.nets.forms import Inputs, Sequences
-from algorithms.tasks._tokens import FIRST, PADDING, codes_of, encode_tokens, most_frequent, words_of
+from algorithms.tasks._tokens import FIRST, PADDING, codes_of, encode_tokens, most_frequent, note_unknown, words_of
 
 TEXT = "text"
 """Role of the column of texts."""
@@ -93,7 +93,8 @@ class LanguageTask(Task):
             found.append(windows)
         rows = np.repeat(np.arange(len(texts)), [len(windows) for windows in found[0]])
         joined = [np.concatenate(windows) for windows in found]
-        return PreparedTask(cls(vocabulary, settings.length), {TOKENS: joined[0]}, {TOKENS: joined[1]}, rows)
+        task, facts = cls(vocabulary, settings.length), note_unknown(joined[1])
+        return PreparedTask(task, {TOKENS: joined[0]}, {TOKENS: joined[1]}, rows, facts)
 
     @property
     def form(self) -> Sequences:

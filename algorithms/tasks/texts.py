@@ -16,7 +16,7 @@ from algorithms.core.columns import Columns, Roles, contents_of, full_column, on
 from algorithms.core.settings import setting
 from algorithms.core.task import LABEL, PreparedTask, Shard
 from algorithms.nets.forms import Inputs, Texts
-from algorithms.tasks._tokens import FIRST, UNKNOWN, codes_of, encode_tokens, most_frequent, words_of
+from algorithms.tasks._tokens import FIRST, UNKNOWN, codes_of, encode_tokens, most_frequent, note_unknown, words_of
 
 TEXT = "text"
 """Role of the column of texts."""
@@ -60,10 +60,12 @@ class TextTask(Classification):
         )
         task = cls(names, most_frequent(texts, settings.vocabulary), settings.length)
         codes = codes_of(task.words)
+        train_words, test_words = (first_words(some, codes, task.length) for some in (texts, test_texts))
         return PreparedTask(
             task,
-            train={**first_words(texts, codes, task.length), LABEL: labels},
-            test={**first_words(test_texts, codes, task.length), LABEL: test_labels},
+            train={**train_words, LABEL: labels},
+            test={**test_words, LABEL: test_labels},
+            facts=note_unknown(test_words[IDS]),
         )
 
     @property

@@ -171,11 +171,20 @@ def data() -> Finding:
         return Finding("data", "warn", "TESSERA_DATA is not set", remedy)
     if not Path(place).is_dir():
         return Finding("data", "fail", f"TESSERA_DATA = {place} is no folder", "name the folder that holds mnist/, ...")
-    sets = sorted(path.parent.name for path in Path(place).glob("*/train.parquet"))
+    sets = data_sets(Path(place))
     if not sets:
-        remedy = "each data set is a folder in it with train.parquet and test.parquet"
+        remedy = "a data set is a folder in it, or further down, with train.parquet and test.parquet, or a Parquet file"
         return Finding("data", "warn", f"TESSERA_DATA = {place} holds no data set", remedy)
     return Finding("data", "ok", f"{', '.join(sets)} in {place}")
+
+
+def data_sets(place: Path) -> list[str]:
+    """Data sets by their path in a folder, at most three levels down: folders with a training half, and Parquet files
+    in others."""
+    patterns = ("*.parquet", "*/*.parquet", "*/*/*.parquet")
+    files = [path.relative_to(place) for pattern in patterns for path in place.glob(pattern)]
+    folders = {path.parent for path in files if path.name == "train.parquet" or path.match("train-*.parquet")}
+    return sorted(path.as_posix() for path in {*folders, *(path for path in files if path.parent not in folders)})
 
 
 def space() -> Finding:

@@ -75,9 +75,10 @@ def comparison_of(
     Raises:
         ConfigError: everything that is wrong for any of the methods, each thing once.
     """
-    tree = reading.override(tree_of(source), overrides)
-    entries = _entries(tree)
     names = {label_of(name): name for name in methods}
+    tree = tree_of(source)
+    tree = reading.override(tree, overrides, dotted=[*names, *_labels(tree)])
+    entries = _entries(tree)
     labels = list(names or entries)
     found: dict[str, RunConfig] = {}
     problems: dict[str, Problem] = {}
@@ -101,6 +102,12 @@ def comparison_of(
 def label_of(name: str) -> str:
     """A method's label where it is given none: its name, and `pkg.module.Class` of one of the user's own."""
     return name.replace(":", ".")
+
+
+def _labels(tree: Mapping[str, Any]) -> list[str]:
+    """The labels that a source's `methods` have; none where it has none, or has them wrong."""
+    entries = tree.get("methods")
+    return [label for label in entries if isinstance(label, str)] if isinstance(entries, Mapping) else []
 
 
 def tree_of(source: str | Mapping[str, Any]) -> dict[str, Any]:

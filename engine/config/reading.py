@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,11 @@ def _file(name: str) -> bytes:
     raise ConfigError([Problem(name, MISSING, reason)])
 
 
-def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def override(tree: dict[str, Any], overrides: Sequence[str], dotted: Collection[str] = ()) -> dict[str, Any]:
     """The tree with `a.b=c` put in, in the order given; each value is read as YAML.
+
+    Args:
+        dotted: keys that have dots of their own.
 
     Raises:
         ConfigError: all overrides that are not of this form.
@@ -166,7 +169,7 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     problems: list[Problem] = []
     for text in overrides:
         try:
-            _put(tree, text)
+            _put(tree, text, dotted)
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
@@ -174,9 +177,9 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def _put(tree: dict[str, Any], text: str) -> None:
+def _put(tree: dict[str, Any], text: str, dotted: Collection[str]) -> None:
     place, equals, value = text.partition("=")
-    *path, last = place.split(".")
+    *path, last = _keys(place, dotted)
     if not equals or not all([*path, last]):
         raise ConfigError([Problem(f"--set {text}", MISSING, "must be of the form section.key=value")])
     parsed = parse(value, f"--set {text}")
@@ -185,3 +188,12 @@ def _put(tree: dict[str, Any], text: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError([Problem(f"--set {text}", MISSING, f"{name} = {one_line(tree)} has no keys below it")])
     tree[last] = parsed
+
+
+def _keys(place: str, dotted: Collection[str]) -> list[str]:
+    """The keys of a place, in which those of `dotted` are one each."""
+    for name in sorted(dotted, key=len, reverse=True):
+        before, found, after = place.partition(f".{name}.")
+        if found:
+            return [*before.split("."), name, *after.split(".")]
+    return place.split(".")

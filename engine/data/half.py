@@ -31,6 +31,7 @@ class Half:
             decides what the classes are.
         unread: columns that are none of the contents there are, and what they are instead.
         facts: notes on what was left out or changed as it was read.
+        ragged: those of `unread` that would be signals if all their lists had one length.
     """
 
     columns: Columns
@@ -40,6 +41,7 @@ class Half:
     whole: Columns = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
     facts: tuple[str, ...] = ()
+    ragged: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0

@@ -118,7 +118,7 @@ def load(config: DataConfig, choice: TaskChoice | None = None) -> DataSet:
         columns=_by_example(plain_columns(train.columns, _label(config, train)), prepared.rows),
         fingerprint=fingerprint(*prepared.train.values(), *prepared.test.values(), *inputs),
         public=public,
-        facts=facts,
+        facts=(*facts, *prepared.facts),
         contents={name: column.content for name, column in whole.columns.items()},
     )
 
@@ -187,6 +187,9 @@ def _refusal(config: DataConfig, halves: Mapping[str, Half], error: ColumnError)
         return half.place(int(row)) if row else f"{found[0]} of {half.origin}"
 
     train = halves["training"]
+    if train.ragged and error.role in ("signal", "table"):
+        remedy = "cut or pad its lists: a signal has as many samples in every row"
+        return DataError("data.source", config.source, "; ".join(train.ragged.values()), remedy)
     problem, places = re.subn(rf"\b({'|'.join(halves)}) row(?: (\d+)|s)\b", place_text, error.problem)
     problem = problem if places else f"{train.origin}: {problem}"
     unread = {**halves["test"].unread, **train.unread}

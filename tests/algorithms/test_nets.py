@@ -14,6 +14,7 @@ from torch import nn
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.states import snapshot
 from algorithms.nets import Classifier, Images, NetworkError, build, names, require_head
+from algorithms.nets.forms import Modalities, Signals
 from algorithms.nets.vision import torchvision
 from algorithms.nets.width import narrow
 
@@ -169,6 +170,26 @@ def test_images_without_pixels_or_channels_are_refused(shape):
 def test_a_problem_without_classes_is_refused():
     with pytest.raises(NetworkError, match="at least 1 output is needed"):
         build("mlp", Images((1, 8, 8)), 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 9), (3, 9, 3), (1, 4, 4)])
+@pytest.mark.parametrize("name", names(Images))
+def test_a_network_takes_images_of_any_size_or_says_how_large_they_must_be_and_which_networks_take_them(name, shape):
+    form = Images(shape)
+    if name in ("small_cnn", "cnn2") and min(shape[1:]) < 4:
+        with pytest.raises(NetworkError) as refusal:
+            build(name, form, 2)
+        others = [other for other in names(Images) if other not in ("small_cnn", "cnn2")]
+        expected = f"takes images of 4x4 and more; networks for these are {', '.join(others)}"
+        assert str(refusal.value).endswith(expected)
+    else:
+        assert build(name, form, 2).eval()(torch.zeros(2, *shape)).shape == (2, 2)
+
+
+def test_small_images_among_the_modalities_are_refused():
+    form = Modalities({"picture": Images((1, 2, 2)), "sound": Signals((1, 8))})
+    with pytest.raises(NetworkError, match=r"takes images of 4x4 and more$"):
+        build("two_branch", form, 2)
 
 
 def test_a_network_too_deep_for_the_images_is_refused_with_name_size_and_cause():

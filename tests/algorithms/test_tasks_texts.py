@@ -47,6 +47,19 @@ def test_texts_become_numbers_of_their_first_words():
     assert prepared.rows is None
 
 
+@pytest.mark.parametrize(
+    ("unknown", "facts"), [(1, ()), (2, ("18% of the tokens in test rows are outside the vocabulary",))]
+)
+@pytest.mark.parametrize("task", ["texts", "language"])
+def test_many_unknown_tokens_in_test_rows_are_said(task, unknown, facts):
+    """1 of 10 and 2 of 11 tokens; of a language the first of a row counts once, and the end of a text not at all."""
+    said = text(" ".join(["a"] * 9 + ["x"] * unknown))
+    labels = {"label": classes(0)} if task == "texts" else {}
+    options = {"tokens": "words"} if task == "language" else {}
+    prepared = prepare(task, {"text": text("a a"), **labels}, {"text": said, **labels}, length=20, **options)
+    assert prepared.facts == facts
+
+
 # --- Windows ------------------------------------------------------------------------------------------------------
 
 

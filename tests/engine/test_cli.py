@@ -255,6 +255,18 @@ def test_each_check_of_the_doctor_says_what_is_there_and_what_to_do(monkeypatch)
     assert "TESSERA_DATA = /no/such/folder is no folder" in result.output
 
 
+def test_the_doctor_finds_data_sets_in_folders_of_folders_and_in_single_files(monkeypatch, tmp_path):
+    from engine.commands import doctor
+
+    for name in ("mnist/train.parquet", "mnist/test.parquet", "audio/spoken/train-00000-of-00002.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "audio" / "notes.parquet").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("TESSERA_DATA", str(tmp_path))
+    assert doctor.data().found == f"audio/notes.parquet, audio/spoken, mnist in {tmp_path}"
+
+
 @pytest.mark.parametrize(
     ("there", "state", "found"),
     [

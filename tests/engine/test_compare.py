@@ -20,7 +20,7 @@ from engine.compare.page import write_page
 from engine.compare.spec import differences
 from engine.compare.table import Row, Spread, as_csv, best, markdown, rows_of
 from engine.config import load
-from engine.config.reading import comparison_names
+from engine.config.reading import comparison_names, preset_text
 from engine.errors import ConfigError
 from engine.run.launch import launch
 from engine.store.folder import FolderError, read
@@ -77,6 +77,23 @@ def test_a_method_may_stand_under_several_labels(tmp_path):
     comparison = comparison_of([], str(file), [], 1)
     assert [cell.config.method.settings.mu for cell in comparison.cells] == [0.1, 1.0]
     assert [cell.name for cell in comparison.cells] == ["weak-seed-0", "strong-seed-0"]
+
+
+def test_a_label_with_dots_is_one_key(tmp_path):
+    file = tmp_path / "comparison.yaml"
+    tree = yaml.safe_load(preset_text("fedavg-digits"))
+    del tree["method"]
+    tree["methods"] = {"fedprox": {"name": "fedprox"}, "fedprox.1": {"name": "fedprox", "mu": 0.1}}
+    file.write_text(yaml.safe_dump(tree))
+    own = "algorithms.methods.fedprox:FedProx"
+    changes = [
+        "methods.fedprox.1.mu=0.2",
+        "methods.fedprox.mu=0.3",
+        "methods.algorithms.methods.fedprox.FedProx.mu=0.4",
+    ]
+    comparison = comparison_of(["fedprox", "fedprox.1", own], str(file), changes, 1)
+    found = {cell.label: cell.config.method.settings.mu for cell in comparison.cells}
+    assert found == {"fedprox": 0.3, "fedprox.1": 0.2, "algorithms.methods.fedprox.FedProx": 0.4}
 
 
 def test_seeds_are_counted_up_from_the_configurations_own():

@@ -79,6 +79,19 @@ def test_lists_of_one_length_are_signals_of_one_channel_and_others_are_not_read(
     assert unread["whole"].startswith("whole is list<")
 
 
+@pytest.mark.parametrize("task", [None, "signals"])
+def test_signals_of_several_lengths_are_refused_as_signals_with_two_rows(tmp_path, task):
+    folder = parquet(tmp_path, {"signal": [[1.0, 2.0], [3.0, 4.0], [5.0]] * 4, "label": [0, 1, 0] * 4})
+    choice = None if task is None else TaskChoice(task, find_task(task).Settings())
+    with pytest.raises(DataError) as caught:
+        load(DataConfig(source=f"parquet:{folder}"), choice)
+    file = folder / "train.parquet"
+    assert str(caught.value).endswith(
+        f"signal is list<element: double> of several lengths: {file} row 2 has 1 values, {file} row 0 has 2; "
+        "cut or pad its lists: a signal has as many samples in every row"
+    )
+
+
 def test_the_shape_in_the_metadata_cuts_a_list_into_channels():
     values = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(12, dtype=np.float32)), 6)
     table = pa.table({"signal": values}).replace_schema_metadata({"shape": json.dumps([2, 3])})

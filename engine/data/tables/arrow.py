@@ -54,7 +54,7 @@ def half_of(
     """
     left = {**(unread or {}), **unread_columns(config, table.schema, origin)}
     names = class_names(config, table.schema, origin)
-    columns, facts = {}, []
+    columns, ragged, facts = {}, {}, []
     for field in table.schema:
         if field.name in left or _is_unwanted_image(config, table.schema, field):
             continue
@@ -65,7 +65,8 @@ def half_of(
             continue
         column = _column(values, table.schema, config, origin)
         if column is None:
-            left[field.name] = f"{field.name} is {field.type} of several lengths{_odd_length(table[field.name], place)}"
+            reason = f"{field.name} is {field.type} of several lengths{_odd_length(values, place)}"
+            left[field.name] = ragged[field.name] = reason
         else:
             columns[field.name] = column
     if not columns:
@@ -73,7 +74,7 @@ def half_of(
         remedy = "it needs columns of images (struct<bytes, path>), signals, words or numbers"
         raise DataError("data.source", config.source, f"{origin} has no column that can be read: {has}", remedy)
     over = {} if whole is None else {name: _plain(whole[name], config, origin) for name in whole.column_names}
-    return Half(columns, place, origin, names, over, left, tuple(facts))
+    return Half(columns, place, origin, names, over, left, tuple(facts), ragged)
 
 
 def class_columns(config: DataConfig, schema: pa.Schema) -> list[str]:
