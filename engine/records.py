@@ -16,6 +16,9 @@ from algorithms.core.task import Figure, Sums, Task
 GLOBAL = "global"
 """Name of the stage that is the method's own predictor after a round."""
 
+VALIDATION = "validation"
+"""Name of the stage that is the same predictor on validation rows, where the configuration has a section `stop`."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -49,7 +52,8 @@ def evaluation_of(task: Task, sums: Sums) -> Evaluation:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A stage of a round as a method showed it; `global` is what `evaluate.every` asks for."""
+    """A stage of a round as a method showed it, on test rows; `global` is what `evaluate.every` asks for, and
+    `validation` the same on validation rows."""
 
     round: int
     stage: str

@@ -23,12 +23,14 @@ class ShardArrays:
         rows: int64, (total,), the rows of client 0, then those of client 1, and so on.
         ends: int64, (clients,), where each client's rows end in `rows`.
         tests: test examples by client, for methods whose clients have predictors of their own.
+        validations: validation examples by client, for the same; of the same columns.
     """
 
     columns: Mapping[str, np.ndarray]
     rows: np.ndarray
     ends: np.ndarray
     tests: ShardArrays | None = None
+    validations: ShardArrays | None = None
 
     @classmethod
     def of(cls, columns: Mapping[str, np.ndarray], rows: Sequence[np.ndarray]) -> ShardArrays:
@@ -58,14 +60,19 @@ class ShardArrays:
             return Shard(columns, torch.from_numpy(self.rows))
 
     def __reduce__(self) -> tuple[type[ShardArrays], tuple[Any, ...]]:
-        return ShardArrays, (dict(self.columns), self.rows, self.ends, self.tests)
+        return ShardArrays, (dict(self.columns), self.rows, self.ends, self.tests, self.validations)
 
     def test(self, client: int) -> Shard | None:
         """The client's test examples, None where clients have none of their own."""
         return None if self.tests is None else self.tests(client)
 
+    def validation(self, client: int) -> Shard | None:
+        """The client's validation examples, None where clients have none of their own."""
+        return None if self.validations is None else self.validations(client)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         own = sum(values.nbytes for values in self.columns.values()) + self.rows.nbytes + self.ends.nbytes
-        return own + (self.tests.nbytes if self.tests is not None else 0)
+        held = 0 if self.validations is None else self.validations.rows.nbytes + self.validations.ends.nbytes
+        return own + held + (self.tests.nbytes if self.tests is not None else 0)

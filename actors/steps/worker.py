@@ -26,6 +26,9 @@ from algorithms.core.training import TrainingLoop, fit
 OWN = "evaluate_own"
 """The step that alone sees test examples."""
 
+OWN_VALIDATION = "validate_own"
+"""The same on validation rows, which it alone sees."""
+
 
 class Shards(Protocol):
     """Access to the clients' examples."""
@@ -36,6 +39,10 @@ class Shards(Protocol):
 
     def test(self, client: int) -> Shard | None:
         """Test examples of the client's own, None where it has none."""
+        ...
+
+    def validation(self, client: int) -> Shard | None:
+        """Validation examples of the client's own, None where it has none."""
         ...
 
 
@@ -91,7 +98,7 @@ class Worker:
             received=order.received,
             memory=MappingProxyType(dict(order.memory)),
             seed=order.seed,
-            test=self._shards.test(order.client) if order.step == OWN else None,
+            test=self._examples_to_score(order),
         )
         before = _versions(order)
         with one_thread(), torch_seeded(order.seed.number("global generator")):
@@ -99,6 +106,11 @@ class Worker:
         _refuse_writes(before, _versions(order))
         refuse_faults(reply.payload, order.received)
         return reply
+
+    def _examples_to_score(self, order: Order) -> Shard | None:
+        if order.step == OWN:
+            return self._shards.test(order.client)
+        return self._shards.validation(order.client) if order.step == OWN_VALIDATION else None
 
 
 def _versions(order: Order) -> dict[str, int]:

@@ -37,7 +37,8 @@ class Client:
         received: what the server sent; must not be written into.
         memory: what this client's last step returned as memory, {} before the first; the server never sees it.
         seed: of (run, round, step, client).
-        test: examples to evaluate the client's own predictor on; given to the step `evaluate_own` alone.
+        test: examples to evaluate the client's own predictor on; given to the steps `evaluate_own` and `validate_own`
+            alone.
     """
 
     spec: ClientSpec
@@ -223,6 +224,11 @@ class Method(Generic[StateT]):
         """The client's own predictor for the run's folder, every entry of its state dict under the kind `model`, which
         no federation's server would see; the memory stays as it was."""
         return Reply(Payload.of(model=snapshot(self.own_predictor(client))))
+
+    @client_side
+    def validate_own(self, client: Client) -> Reply:
+        """The same on validation rows, which then are `client.test`."""
+        return self.evaluate_own(client)
 
     def sources(self, state: StateT) -> Mapping[int, Source]:
         """The clients' generators, for pictures that a person can look at; empty where there are none."""

@@ -256,6 +256,23 @@ class DistillationConfig(Section):
         )
 
 
+class StopConfig(Section):
+    """When a run ends before its last round: as soon as its model, or its clients' own models, have not become better
+    on validation rows for some rounds. Test rows have no part in it.
+
+    Validation rows are a share of each client's training rows, drawn by the run's seed, on which no client trains. The
+    model is judged on them after the rounds that `evaluate.every` names. Rounds before a method's own least number (the
+    warm-up of one that distils) do not count.
+    """
+
+    metric: str | None = Field(
+        default=None, description="figure of the task by which rounds are judged; null: the headline figure"
+    )
+    patience: int = Field(default=5, ge=1, description="rounds after the best one, at the last of which the run ends")
+    change: float = Field(default=0.0, ge=0, description="least difference from the best value that counts as better")
+    share: float = Field(default=0.1, gt=0, lt=1, description="of each client's training rows that are validation rows")
+
+
 class RunnerConfig(Section):
     """Who carries the clients' steps out. No result depends on it."""
 
@@ -335,6 +352,9 @@ class RunConfig(Section):
     )
     seed: int = Field(default=0, ge=0, description="from which every random number of the run follows")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="when the test set is met")
+    stop: StopConfig | None = Field(
+        default=None, description="end early, judged on validation rows; null: all rounds are played"
+    )
     runner: RunnerConfig = Field(default_factory=RunnerConfig, description="who carries the clients' steps out")
     privacy: PrivacyConfig = Field(default_factory=PrivacyConfig, description="what may be seen of the clients")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="which checkpoints stay")

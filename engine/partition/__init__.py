@@ -6,5 +6,15 @@ from engine.partition.config import PartitionConfig, ShiftConfig
 from engine.partition.divide import divide, divide_tests
 from engine.partition.partition import Partition, PartitionError
 from engine.partition.shift import shift_columns
+from engine.partition.validation import hold_out
 
-__all__ = ["Partition", "PartitionConfig", "PartitionError", "ShiftConfig", "divide", "divide_tests", "shift_columns"]
+__all__ = [
+    "Partition",
+    "PartitionConfig",
+    "PartitionError",
+    "ShiftConfig",
+    "divide",
+    "divide_tests",
+    "hold_out",
+    "shift_columns",
+]

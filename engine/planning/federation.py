@@ -20,7 +20,7 @@ from engine.config.own_code import is_own
 from engine.data import DataSet, load
 from engine.data.load import rows_of
 from engine.errors import ConfigError, Problem
-from engine.partition import Partition, divide, divide_tests, shift_columns
+from engine.partition import Partition, divide, divide_tests, hold_out, shift_columns
 from engine.records import Evaluation, evaluation_of
 
 
@@ -57,6 +57,8 @@ class Federation:
     Attributes:
         config: complete and resolved.
         dataset: its training half is shifted as `config.shift` says; its test half is as it was read.
+        partition: of the rows that clients train on.
+        held: int64 (m_k,), each client's validation rows, of the training half; () where the run has none.
         setup: what a worker is told.
         shards: every client's examples, without copies.
         needs: what the method answers, which is asked once, here.
@@ -65,6 +67,7 @@ class Federation:
     config: RunConfig
     dataset: DataSet
     partition: Partition
+    held: tuple[np.ndarray, ...]
     setup: WorkerSetup
     shards: ShardArrays
     needs: Needs
@@ -102,13 +105,17 @@ class Federation:
             widths=config.clients.redrawn(),
             stack=config.clients.stack,
         )
-        tests = _own_tests(config, dataset, partition) if config.method.type.personal else None
+        personal = config.method.type.personal
+        tests = _own_tests(config, dataset, partition) if personal else None
         dataset = _shift_training(config, dataset, partition)
-        shards = ShardArrays.of(dataset.train, partition.rows)
+        held: tuple[np.ndarray, ...] = ()
+        if config.stop is not None:
+            partition, held = hold_out(partition, config.stop.share, Seed(config.seed))
+        validations = ShardArrays.of(dataset.train, held) if personal and held else None
         # The method is asked about the examples as clients have them.
         counts = torch.from_numpy(partition.counts(dataset.train_labels, dataset.task.classes))
-        held = replace(shards, tests=tests)
-        return cls(config, dataset, partition, setup, held, needs=_ask_needs(setup, counts))
+        shards = replace(ShardArrays.of(dataset.train, partition.rows), tests=tests, validations=validations)
+        return cls(config, dataset, partition, held, setup, shards, needs=_ask_needs(setup, counts))
 
     @property
     def public(self) -> Shard | None:
@@ -127,6 +134,15 @@ class Federation:
         """A predictor on the test set."""
         task, device = self.dataset.task, self.setup.torch_device
         return evaluation_of(task, score(predictor, task, self._test, device, self.config.evaluate.batch))
+
+    def validate(self, predictor: torch.nn.Module) -> Evaluation:
+        """A predictor on all clients' validation rows, as clients have them."""
+        task, device = self.dataset.task, self.setup.torch_device
+        return evaluation_of(task, score(predictor, task, self._validation, device, self.config.evaluate.batch))
+
+    @cached_property
+    def _validation(self) -> Shard:
+        return ShardArrays.of(self.dataset.train, [np.concatenate(self.held)])(0)
 
     @cached_property
     def _test(self) -> Shard:
