@@ -16,6 +16,8 @@ from typing import Any, ParamSpec, TypeVar
 from engine.api.results import Comparison, DealtData, Run
 from engine.api.settings import Configuration, config_of, name_of, overrides_of, tree_of
 from engine.api.watching import OnRound, listening, open_screen
+from engine.config import to_tree
+from engine.config.own_code import named_modules
 from engine.errors import UserError, mistakes
 from engine.planning.report import PlanReport
 
@@ -65,7 +67,7 @@ def run(
     folder = Path(out) if out is not None else free_folder(name_of(configuration), config.seed)
     with listening(progress, on_round) as watcher:
         launch(config, name_of(configuration), folder, watcher)
-    return open(folder)
+    return open(folder, code=set(named_modules(to_tree(config)).values()))
 
 
 @_telling_mistakes
@@ -89,15 +91,19 @@ def resume(
 
     with listening(progress, on_round) as watcher:
         go_on(Path(folder), overrides_of(keys, {}), watcher, code)
-    return open(folder)
+    return open(folder, code=code)
 
 
 @_telling_mistakes
-def open(folder: str | Path) -> Run:
-    """A finished run, from its folder. Nothing of one's own is imported."""
+def open(folder: str | Path, *, code: Collection[str] = ()) -> Run:
+    """A finished run, from its folder.
+
+    Args:
+        code: modules of one's own that the run's `model` may import; nothing is imported before.
+    """
     from engine.store.folder import read
 
-    return Run(read(Path(folder)))
+    return Run(read(Path(folder)), tuple(code))
 
 
 @_telling_mistakes

@@ -16,6 +16,7 @@ from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import Seed
 from engine.compare import ComparisonResult
 from engine.config import ClientsConfig
+from engine.models import LoadedModel, load
 from engine.partition import Partition
 from engine.planning.federation import Federation
 from engine.records import GLOBAL
@@ -30,9 +31,11 @@ class Run:
 
     Attributes:
         stored: the whole of the folder.
+        code: modules of one's own that `model` may import.
     """
 
     stored: StoredRun
+    code: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -91,6 +94,14 @@ class Run:
     def report(self) -> Path:
         """The run's page, which needs no network."""
         return self.folder / "report.html"
+
+    def model(self, client: int | None = None) -> LoadedModel:
+        """The model that the run ended with, which predicts; of a method with personal models that of a client.
+
+        Raises:
+            UserError: there is none, a client must be named, or it is of code that was not named.
+        """
+        return load(self.folder, client, self.code)
 
     def __repr__(self) -> str:
         head = self.stored.headline

@@ -31,7 +31,7 @@ def check(federation: Federation, free: int | None = None) -> None:
     problems = [*_machine(federation.config), *_clients(federation.config, len(federation.partition.rows))]
     wrong_networks = list(network_problems(federation))
     problems += [*wrong_networks, *_method(federation), *_rounds(federation), *_forbidden(federation)]
-    problems += [*_missing_public_data(federation), *_labels(federation)]
+    problems += [*_missing_public_data(federation), *_labels(federation), *_stop(federation)]
     if not wrong_networks:
         problems += too_large(federation, psutil.virtual_memory().available if free is None else free)
     if problems:
@@ -126,6 +126,21 @@ def _labels(federation: Federation) -> Iterator[Problem]:
     if share and not federation.setup.task.classes:
         reason = "is for tasks with classes, and this one has none; leave it 0"
         yield Problem("clients.label_smoothing", share, reason)
+
+
+def _stop(federation: Federation) -> Iterator[Problem]:
+    """A run that may end early is judged by a figure that its task has, on one row at least."""
+    stop, figures = federation.config.stop, [figure.name for figure in federation.setup.task.figures]
+    if stop is None:
+        return
+    if stop.metric is not None and stop.metric not in figures:
+        title = federation.setup.task.title
+        reason = f"{title} has no such figure; {nearest(stop.metric, figures)}it has {', '.join(figures)}"
+        yield Problem("stop.metric", stop.metric, reason)
+    if not any(map(len, federation.held)):
+        largest = max(map(len, federation.partition.rows))
+        reason = f"leaves no client a validation row, of {largest} rows at most; raise it to {1 / largest:.2g} or more"
+        yield Problem("stop.share", stop.share, reason)
 
 
 def _missing_public_data(federation: Federation) -> Iterator[Problem]:

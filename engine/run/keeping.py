@@ -76,6 +76,7 @@ def checkpoint_of(rounds: Rounds, journal: Journal) -> Checkpoint[Any]:
         "client_seconds": rounds.book.client_seconds,
         "bytes": rounds.book.bytes,
         "metrics": rounds.metrics,
+        "stop": rounds.stopping and rounds.stopping.tree(),
         "stages": {
             name: {"figures": dict(e.figures), "by_class": {figure: v.tolist() for figure, v in e.by_class.items()}}
             for name, e in rounds.stages.items()
@@ -93,6 +94,8 @@ def apply_checkpoint(rounds: Rounds, checkpoint: Checkpoint[Any]) -> None:
     rounds.book.client_seconds.update(extra["client_seconds"])
     rounds.book.bytes.update({way: Counter(counts) for way, counts in extra["bytes"].items()})
     rounds.metrics.update(extra["metrics"])
+    if rounds.stopping is not None and extra.get("stop") is not None:
+        rounds.stopping = rounds.stopping.restore(extra["stop"])
     rounds.stages.update(
         {
             name: Evaluation(e["figures"], {f: np.array(v, dtype=np.float64) for f, v in e["by_class"].items()})

@@ -89,7 +89,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Co
     with files.lock():
         config, changes = apply_overrides(files, overrides, code)
         finished = files.rounds_finished()
-        if finished is not None and finished >= config.rounds:
+        if finished is not None and (finished >= config.rounds or files.is_stopped()):
             _finish_cleanup(files)
             return None
         federation = Federation.gather(config)

@@ -18,11 +18,12 @@ from algorithms.core.records import digest
 from algorithms.core.task import Shard
 from engine.config.budget import values_of_budget
 from engine.planning.federation import Federation
-from engine.records import GLOBAL, GeneratedPictures, Result, Watcher
+from engine.records import GLOBAL, VALIDATION, GeneratedPictures, Result, Watcher
 from engine.run.context import RunContext
 from engine.run.keeping import Keeper
 from engine.run.models import write_models
-from engine.run.rounds import Rounds, Schedule
+from engine.run.rounds import Rounds, Schedule, Validation
+from engine.run.stopping import Stopping
 from engine.store.folder import FolderWatcher
 from engine.views.report import ReportWatcher
 
@@ -87,7 +88,18 @@ def _rounds(run: RunContext, runner: Runner, watchers: Sequence[Watcher], keeper
         public=federation.public,
         policy=config.failures.policy(),
         clock=run.clock,
+        validation=_validation(federation),
     )
+
+
+def _validation(federation: Federation) -> Validation | None:
+    """The rule by which the run may end early; None where its configuration has none."""
+    stop, figures, least = federation.config.stop, federation.dataset.task.figures, federation.needs.least_rounds
+    if stop is None:
+        return None
+    figure = next(figure for figure in figures if stop.metric in (None, figure.name))
+    first = 0 if least is None else least.rounds - 1
+    return Validation(federation.validate, Stopping(figure, stop.patience, stop.change, first))
 
 
 def _refusals(keeper: Keeper) -> dict[str, str]:
@@ -97,6 +109,7 @@ def _refusals(keeper: Keeper) -> dict[str, str]:
 def _values(run: RunContext, runner: Runner, rounds: Rounds) -> dict[str, Any]:
     """The contents of result.json; its keys are those of the design, section 8."""
     config, last = run.config, rounds.stages[GLOBAL]
+    shown = {stage: e.headline for stage, e in rounds.stages.items() if stage not in (GLOBAL, VALIDATION)}
     up, down = rounds.book.bytes["up"], rounds.book.bytes["down"]
     hosts = runner.peak_rss_mb()
     return {
@@ -107,13 +120,14 @@ def _values(run: RunContext, runner: Runner, rounds: Rounds) -> dict[str, Any]:
         "runner": config.runner.kind,
         "placement": run.placement.kind if run.placement else None,
         "hosts": run.placement.hosts if run.placement else 0,
-        "rounds": config.rounds,
+        "rounds": rounds.next,
+        "stop": rounds.stopping and rounds.stopping.summary(rounds.next),
         "headline": {**dataclasses.asdict(run.federation.dataset.task.headline), "value": last.headline},
         "figures": dict(last.figures),
         "accuracy": last.figures.get("accuracy"),
         "loss": last.figures.get("loss"),
         "metrics": dict(rounds.metrics),
-        "stages": {**{s: e.headline for s, e in rounds.stages.items() if s != GLOBAL}, "final": last.headline},
+        "stages": {**shown, "final": last.headline},
         "bytes_up": sum(up.values()),
         "bytes_down": sum(down.values()),
         "bytes_by_kind": {kind: {"up": up[kind], "down": down[kind]} for kind in sorted(up.keys() | down.keys())},

@@ -45,6 +45,7 @@ RESULT_KEYS = (
     "placement",
     "hosts",
     "rounds",
+    "stop",
     "headline",
     "figures",
     "accuracy",
@@ -222,6 +223,11 @@ class RunFolder:
         """The number of rounds of a finished run; None where it has not finished."""
         result = self.path / "result.json"
         return int(_read_json(result)["rounds"]) if result.exists() else None
+
+    def is_stopped(self) -> bool:
+        """Whether the run has ended before its last round, since its section `stop` asked for that."""
+        result = self.path / "result.json"
+        return result.exists() and bool((_read_json(result).get("stop") or {}).get("early"))
 
     def reopen(self, done: int) -> None:
         """Let the tables end before round `done`, for a run that goes on with it.

@@ -43,12 +43,13 @@ ROUNDS = pa.schema(
         ("value", pa.float64()),
     ]
 )
-"""One row for each number, in four families.
+"""One row for each number, in five families.
 
 - of a client's step: `phase` is the step, `client` its number from 0;
 - of what went wrong in one: the same, `name` begins with `FAULT`, and the value is how often; `client` is -1 where it
   was in the server's own work, and `phase` names that;
 - of the server's side: `phase` is `server`, `client` -1;
+- of the same model on validation rows, where the run has some: the same, `phase` is `validation`;
 - of a stage on the global test set: `phase` is the stage (`global` is the model after the round), `client` -1, `name`
   is one of the task's figures, as `accuracy` in [0, 1] or `loss`, or `accuracy[c]` for class c from 0 (NaN where the
   test set has none).

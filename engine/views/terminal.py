@@ -97,6 +97,8 @@ class Terminal:
         self.screen.stop()
         if self._start:
             self.screen.console.print(summary(result.values, self._start))
+            if result.values.get("stop"):
+                self.screen.print(f"stop: {result.values['stop']['reason']}")
             self.screen.print(closing(self._start))
 
     def failed(self, error: BaseException) -> None:
@@ -181,7 +183,9 @@ def _of(clients: Sequence[int]) -> str:
 
 def summary(values: Mapping[str, Any], start: RunStart) -> Table:
     """The result as a table of two columns."""
-    table = Table(title=f"{start.method}, {count_text(start.rounds, 'round')}", show_header=False, title_justify="left")
+    played = f"{values['rounds']} of " if values["rounds"] < start.rounds else ""
+    rounds = played + count_text(start.rounds, "round")
+    table = Table(title=f"{start.method}, {rounds}", show_header=False, title_justify="left")
     table.add_column(justify="left")
     table.add_column(justify="right")
     headline, *others = start.figures

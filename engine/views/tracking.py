@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image
 
 from engine.errors import UserError
-from engine.records import Result, RoundRecord, RunStart, StageRecord
+from engine.records import VALIDATION, Result, RoundRecord, RunStart, StageRecord
 from engine.store.folder import replacing
 from engine.views.report.pictures import grid
 from engine.views.report.words import settings
@@ -178,7 +178,8 @@ class MlflowWatcher:
 
     def stage(self, record: StageRecord) -> None:
         for name, value in record.evaluation.figures.items():
-            self._stages[f"test/{record.stage}/{name}"] = value
+            place = record.stage if record.stage == VALIDATION else f"test/{record.stage}"
+            self._stages[f"{place}/{name}"] = value
 
     def round(self, record: RoundRecord) -> None:
         values, self._stages = {**round_metrics(record), **self._stages}, {}

@@ -14,13 +14,16 @@ import nbclient
 import nbformat
 import pyarrow as pa
 import pytest
+import torch
 import yaml
 from torch import nn
 
 import engine as tessera
+from actors.steps.shards import ShardArrays
 from algorithms.methods.fedavg import FedAvg
 from engine.api.settings import overrides_of
-from engine.config import load, to_tree
+from engine.config import load, resolve, to_tree
+from engine.planning.federation import Federation
 from engine.store.folder import read
 
 ROOT = Path(__file__).parent.parent.parent
@@ -132,6 +135,23 @@ def test_a_class_and_a_function_are_named_by_their_module():
     assert runs[0].config["method"]["name"] == f"{__name__}:HalfAvg"
     assert runs[0].config["clients"]["net"] == f"{__name__}:net"
     assert runs[0].result["digest"] == runs[1].result["digest"]
+
+
+def test_the_model_of_a_run_has_the_accuracy_that_the_result_says(run):
+    model = run.model()
+    data = Federation.gather(resolve(dict(run.config))).dataset
+    inputs, labels = model.task.batch(ShardArrays.whole(data.test), torch.arange(len(data.test_labels)))
+    hits = (model(inputs).argmax(dim=1) == labels).sum().item()
+    assert hits / len(labels) == pytest.approx(run.result["accuracy"])
+
+
+def test_the_model_of_ones_own_network_needs_its_module_to_be_named_where_the_folder_is_opened():
+    keys = {**SMALL, "clients": {"steps": 1, "net": net}}
+    own = tessera.run("fedavg-digits", rounds=1, out="net", progress=False, **keys)
+    assert own.model().network == f"{__name__}:net"
+    with pytest.raises(tessera.UserError, match=f"--code {__name__}"):
+        tessera.open("net").model()
+    assert tessera.open("net", code=[__name__]).model().network == f"{__name__}:net"
 
 
 def test_what_cannot_be_found_by_name_is_refused_and_so_is_what_is_no_value():

@@ -15,7 +15,7 @@ from actors.cohort.delivery import NOBODY
 from actors.failures import describe
 from algorithms.core.task import Figure
 from engine.config.reading import dump
-from engine.records import GLOBAL, GeneratedPictures
+from engine.records import GLOBAL, VALIDATION, GeneratedPictures
 from engine.store.folder import StoredRun
 from engine.store.tables import faults_of
 from engine.units import figure_text, size
@@ -78,7 +78,8 @@ def by_round(runs: Runs) -> Element | None:
 
 def _curve(name: str, run: StoredRun) -> Curve:
     own = [(r.round + 1, r.evaluation.headline) for r in run.stages if r.stage == GLOBAL]
-    marks = [Mark(r.round + 1, r.evaluation.headline, r.stage) for r in run.stages if r.stage != GLOBAL]
+    staged = [r for r in run.stages if r.stage not in (GLOBAL, VALIDATION)]
+    marks = [Mark(r.round + 1, r.evaluation.headline, r.stage) for r in staged]
     return Curve(name, own, marks)
 
 

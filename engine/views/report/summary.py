@@ -47,7 +47,9 @@ def _sentence(run: StoredRun) -> str:
     earlier = [
         f"{name} {figure_text(value, headline.unit)}" for name, value in result["stages"].items() if name != FINAL
     ]
-    return f"{text}; on the way there: {', '.join(earlier)}." if earlier else f"{text}."
+    text = f"{text}; on the way there: {', '.join(earlier)}." if earlier else f"{text}."
+    stop = result.get("stop")
+    return f"{text} It was {stop['reason']}." if stop and stop["early"] else text
 
 
 def round_seconds(run: StoredRun) -> float | None:

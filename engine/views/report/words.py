@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.records import GLOBAL, Evaluation
+from engine.records import GLOBAL, VALIDATION, Evaluation
 from engine.store.folder import StoredRun
 
 FINAL = "final"
@@ -41,7 +41,7 @@ def labels(runs: Sequence[StoredRun]) -> list[str]:
 
 def stages(run: StoredRun) -> dict[str, Evaluation]:
     """The last evaluation of each stage, in the order in which stages first came; the last global one is `final`."""
-    shown = {record.stage: record.evaluation for record in run.stages}
+    shown = {record.stage: record.evaluation for record in run.stages if record.stage != VALIDATION}
     if GLOBAL in shown:
         shown[FINAL] = shown.pop(GLOBAL)
     return shown
