@@ -331,6 +331,11 @@ class MlflowConfig(Section):
     tracking_uri: str | None = Field(
         default=None, description="of an MLflow server or store; null keeps mlflow.db beside the run's folder"
     )
+    system_metrics: bool | None = Field(
+        default=None,
+        description="log CPU, memory, disk, network and GPU of the driver's machine, as `mlflow.start_run("
+        "log_system_metrics=)` does; null: where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING says so",
+    )
 
 
 class RunConfig(Section):

@@ -34,6 +34,7 @@ from engine.views.report.words import settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 EXPERIMENT = "tessera"
 """Name of the experiment that all runs belong to."""
@@ -168,10 +169,12 @@ class MlflowWatcher:
         self._folder: Path | None = None
         self._heard: frozenset[int] = frozenset()
         self._lost = False
+        self._machine: SystemMetricsMonitor | None = None
 
     def started(self, start: RunStart) -> None:
         self._folder = start.folder
         self._attempt(lambda: self._start(start))
+        self._attempt(lambda: self._watch_machine(start))
 
     def step(self, round: int, step: str, done: int, asked: int) -> None:
         """A store is told of whole rounds only."""
@@ -187,12 +190,34 @@ class MlflowWatcher:
             self._attempt(lambda: self._log_metrics(values, record.round))
 
     def finished(self, result: Result) -> None:
+        self._attempt(self._leave_machine)
         self._attempt(lambda: self._finish(result))
 
     def failed(self, error: BaseException) -> None:
+        self._attempt(self._leave_machine)
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         if self.run_id is not None:
             self._attempt(lambda: self._client.set_terminated(self._id, status))
+
+    def _watch_machine(self, start: RunStart) -> None:
+        """Let a thread of MLflow's own log what the machine does, every 10 seconds, where the run asks for it."""
+        from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        asked = (start.config.get("mlflow") or {}).get("system_metrics")
+        if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() if asked is None else asked:
+            self._machine = SystemMetricsMonitor(self._id, resume_logging=start.done > 0, tracking_uri=self.uri)
+            self._machine.start()
+
+    def _leave_machine(self) -> None:
+        """End that thread, with a last sample, so that a run of a few seconds has one too. Where the store is lost the
+        thread is left to end by itself: it may still wait for an answer."""
+        machine, self._machine = self._machine, None
+        if machine is not None:
+            machine.finish()
+            machine.collect_metrics()
+            machine.publish_metrics(machine.aggregate_metrics())
+            machine.mlflow_logger.flush()
 
     @property
     def _id(self) -> str:

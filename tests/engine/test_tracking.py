@@ -5,6 +5,7 @@ import math
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,3 +307,29 @@ def test_files_in_the_making_are_not_kept(tmp_path):
 def test_a_person_is_told_what_to_type():
     assert ui_command("sqlite:////my runs/mlflow.db") == "mlflow ui --backend-store-uri 'sqlite:////my runs/mlflow.db'"
     assert ui_command("http://server:5000") == "http://server:5000"
+
+
+@pytest.mark.parametrize(
+    ("asked", "by_environment", "are_logged"),
+    [(True, "", True), (None, "true", True), (None, "", False), (False, "true", False)],
+)
+def test_what_the_machine_does_is_logged_where_the_run_or_mlflows_own_variable_says_so(
+    runs, monkeypatch, asked, by_environment, are_logged
+):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", by_environment or "false")
+    name = f"machine-{asked}-{by_environment}"
+    watcher, start = connect(None, runs / name), start_in(runs / name)
+    watcher.started(replace(start, config={**start.config, "mlflow": {"system_metrics": asked}}))
+    threads = [thread.name for thread in threading.enumerate()]
+    watcher.finished(Result(result_values(), Book()))
+    metrics = watcher._client.get_run(watcher.run_id).data.metrics
+    assert ("SystemMetricsMonitor" in threads) == are_logged
+    assert any(name.startswith("system/cpu") for name in metrics) == are_logged
+    assert "SystemMetricsMonitor" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_run_that_fails_leaves_no_thread_of_mlflows(runs):
+    watcher, start = connect(None, runs / "machine"), start_in(runs / "machine")
+    watcher.started(replace(start, config={**start.config, "mlflow": {"system_metrics": True}}))
+    watcher.failed(RuntimeError("no more"))
+    assert "SystemMetricsMonitor" not in [thread.name for thread in threading.enumerate()]
