@@ -103,6 +103,16 @@ def test_every_file_and_folder_that_a_page_names_is_there(page):
     assert missing == []
 
 
+def test_the_map_of_the_code_has_every_room():
+    shown = set(re.findall(r"`((?:algorithms|actors|engine)/\w+)/`", PAGES["docs/writing-a-method.md"]))
+    rooms = {
+        str(file.parent.relative_to(ROOT))
+        for top in ("algorithms", "actors", "engine")
+        for file in [*ROOT.glob(f"{top}/*/__init__.py"), *ROOT.glob(f"{top}/*/*.yaml")]
+    }
+    assert shown == rooms
+
+
 @pytest.mark.parametrize("page", TOP)
 def test_every_link_leads_to_a_page_and_a_heading_that_are_there(page):
     prose = re.sub(r"^```.*?^```$", "", TOP[page], flags=re.DOTALL | re.MULTILINE)

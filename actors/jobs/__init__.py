@@ -1,0 +1,1 @@
+"""Whole runs as Ray tasks, side by side."""

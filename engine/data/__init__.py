@@ -1,4 +1,4 @@
-"""Data sets: where images come from, decoded once to bytes."""
+"""Data sets: sources, their columns, and what a task makes of them."""
 
 from __future__ import annotations
 
