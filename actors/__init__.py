@@ -1,1 +1,1 @@
-"""Who carries the steps out: workers, runners, hosts, the distillation pipeline and trainer."""
+"""Execution of steps: workers, runners, hosts, the distillation pipeline and trainer."""

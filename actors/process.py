@@ -11,7 +11,7 @@ KEPT_MB = 256
 """Freed memory at the end of its heap that a process keeps at most, in MiB."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Of malloc.h."""
+"""Parameters of mallopt, by their numbers in malloc.h."""
 
 _LARGEST_IN_HEAP = 2**25
 """Bytes of a block that is still taken from the heap: the most that glibc allows."""
@@ -31,7 +31,7 @@ def keep_freed_memory() -> None:
 
 
 def peak_rss_mb() -> float:
-    """Of this process so far, in MiB; pages of the object store that it maps included."""
+    """Peak memory of this process so far, in MiB; pages of the object store that it maps included."""
     status = Path("/proc/self/status")
     if status.exists():
         # What `getrusage` says has been handed down from the process that started this one, where that was larger.

@@ -1,4 +1,4 @@
-"""How much of sampling and labelling the distillation pipeline hides behind the student.
+"""Benchmark of the distillation pipeline: how much of sampling and labelling it hides behind the student.
 
     python -m benchmarks.distillation [--steps 300] [--batch 128] [--times 2]
 
@@ -143,7 +143,7 @@ def on_ray(job: Distillation, told: Callable[[int], None]) -> object:
 
 
 def figures(plain: Sequence[Pace], threaded: Sequence[Pace], piped: Sequence[Pace]) -> list[Figure]:
-    """How a step of the pipeline compares with one of the loop, and what setting up costs."""
+    """Figures of a step of the pipeline beside one of the loop, and of the time to set up."""
 
     def steps(paces: Sequence[Pace]) -> tuple[float, ...]:
         return tuple(pace.step_ms for pace in paces)

@@ -38,12 +38,12 @@ KINDS = {"process killed": 0.76, "host stopped": 0.04, "driver killed": 0.15, "c
 ALONE = ("driver killed", "checkpoint cut")
 
 PROCESSES = {"ray::Host": "host", "ray::RayTrainWorker": "train worker", "ray::MapWorker": "actor of the pipeline"}
-"""What may be hit, by the beginning of its command line."""
+"""Processes that may be hit, by the beginning of their command line."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens, so many signs of progress after the fault before it.
+    """A fault, so many signs of progress after the one before it.
 
     Attributes:
         victim: which of the processes that may be hit, from 0 for the first to 1 for the last.

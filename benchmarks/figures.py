@@ -1,4 +1,4 @@
-"""What a benchmark gives: figures with every repeat's value, each beside a calibration loop of plain PyTorch."""
+"""Figures of benchmarks with every repeat's value, each beside a calibration loop of plain PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Mosaic gains over FedAvg: at equal rounds, at equal client seconds, and beside its controls, paired by seed.
+"""Mosaic's gain over FedAvg: at equal rounds, at equal client seconds, and beside its controls, paired by seed.
 
     python -m benchmarks.gain run SETTING PRESETS --seeds 101,102,103 --out FILE.jsonl
     python -m benchmarks.gain table FILE.jsonl ...
@@ -50,7 +50,7 @@ class Curve:
         self.stages: dict[str, float] = {}
 
     def step(self, *_: Any) -> None:
-        """Of no interest here."""
+        """Ignored here."""
 
     def stage(self, record: StageRecord) -> None:
         """An accuracy."""
@@ -60,7 +60,7 @@ class Curve:
             self.points.append((record.round + 1, record.evaluation.headline, self.seconds))
 
     def round(self, record: RoundRecord) -> None:
-        """Of no interest here."""
+        """Ignored here."""
 
     @property
     def seconds(self) -> float:

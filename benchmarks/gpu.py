@@ -74,7 +74,7 @@ class Row:
         return tuple(mine / theirs for mine, theirs in zip(self.seconds, self.plain, strict=True))
 
     def figures(self) -> Iterator[Figure]:
-        """What was timed, for machines."""
+        """The timings, for machines."""
         if self.seconds:
             yield Figure(f"{self.work}, {self.case}", "s", self.seconds, loops=self.plain)
             yield Figure(f"{self.work}, {self.case} against the plain loop", "times", self.ratios)
@@ -110,7 +110,7 @@ def plainly(problem: Problem, device: str, variant: Variant) -> Callable[[], obj
 
 
 def makings(problem: Problem, device: str) -> dict[str, Making]:
-    """What this device can do of Tessera's loop and the variants, by name."""
+    """Tessera's loop and those variants that this device can run, by name."""
     ways = {name: way for name, way in VARIANTS.items() if device == "cuda" or not way.needs_card}
     return {
         "training.fit": partial(own_fit, problem, device),
@@ -188,7 +188,7 @@ def measure_all(device: str, times: int) -> Iterator[Row]:
 
 
 def facts(device: str) -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Facts on which the figures depend besides the code."""
     versions = {"torch": torch.__version__, "Ray": ray.__version__, "Python": platform.python_version()}
     if device == "cpu":
         return {"card": "none, the processor", **versions}

@@ -26,7 +26,7 @@ from engine.records import Evaluation
 from engine.run.rounds import Rounds, Schedule
 
 SHARE, TOO_MUCH, LITTLE = 0.25, 0.5, 0.1
-"""Of a card: a host's share, what it must be refused, and what it must get."""
+"""Shares of a card: a host's own, what it must be refused, and what it must get."""
 
 
 def setup_of(problem: Problem, device: str) -> WorkerSetup:

@@ -43,7 +43,7 @@ class Last:
     figures: dict[str, float]
 
     def step(self, *_: Any) -> None:
-        """Of no interest here."""
+        """Ignored here."""
 
     def stage(self, record: StageRecord) -> None:
         """Figures by name."""
@@ -51,7 +51,7 @@ class Last:
             self.figures = dict(record.evaluation.figures)
 
     def round(self, record: RoundRecord) -> None:
-        """Of no interest here."""
+        """Ignored here."""
 
 
 def measure(preset: str, method: str, seed: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ CASES = {
 """Presets, and what is changed of them: a few rounds show the whole of a run's memory."""
 
 OFF = 0.3
-"""How far a prediction may be off, as a share of what is measured."""
+"""Error that a prediction may have, as a share of what is measured."""
 
 MIB = 2**20
 
@@ -94,7 +94,7 @@ def measure(preset: str, overrides: list[str]) -> dict[str, float]:
 
 
 def predict(preset: str, overrides: list[str]) -> dict[str, float]:
-    """What the plan says: MiB by part."""
+    """The plan's prediction: MiB by part."""
     memory = predicted_plan(load(preset, overrides)).memory
     return {part: getattr(memory, part.replace(" ", "_")) / MIB for part in ("driver", "host", "object store")}
 

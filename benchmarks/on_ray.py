@@ -45,5 +45,5 @@ def ray_runner(setup: WorkerSetup, shards: ShardArrays, hosts: int, gpus: float 
 
 
 def needs_of(setup: WorkerSetup) -> Needs:
-    """What the method answers, where every client has one example of each class."""
+    """The method's needs, where every client has one example of each class."""
     return setup.needs(torch.ones(len(setup.clients), setup.task.classes, dtype=torch.int64))

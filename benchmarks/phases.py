@@ -67,7 +67,7 @@ AVERAGINGS = 10
 
 @dataclass(frozen=True)
 class Stage:
-    """What both sides work on.
+    """Inputs of both sides.
 
     Attributes:
         states: of the clients' networks.
@@ -83,7 +83,7 @@ class Stage:
 
     @property
     def kit(self) -> Kit:
-        """Of the method."""
+        """The method's kit."""
         return self.method.kit
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained, for the yardstick and for Tessera alike.
+    """The training problem, for the yardstick and for Tessera alike.
 
     Attributes:
         images: float32 (N, C, H, W), normalised.

@@ -65,10 +65,10 @@ class Stopwatch:
         self.seconds.append(sum(s for phase, s in record.seconds.items() if phase != "evaluate"))
 
     def step(self, *_: Any) -> None:
-        """Of no interest here."""
+        """Ignored here."""
 
     def stage(self, *_: Any) -> None:
-        """Of no interest here."""
+        """Ignored here."""
 
 
 def deal(case: Case) -> list[np.ndarray]:
@@ -78,7 +78,7 @@ def deal(case: Case) -> list[np.ndarray]:
 
 
 def cohorts(case: Case, rounds: int) -> list[list[int]]:
-    """Who is asked by the yardstick; Tessera draws its own cohorts of the same size."""
+    """Clients that the yardstick asks, by round; Tessera draws its own cohorts of the same size."""
     rng = np.random.default_rng(1)
     return [sorted(rng.choice(case.clients, case.cohort, replace=False).tolist()) for _ in range(rounds)]
 

@@ -14,7 +14,7 @@ from benchmarks.figures import Figure, tell
 Measure = Callable[[int], Sequence[Figure]]
 
 _WORDS = ("MemoryError", "OutOfMemoryError", "ObjectStoreFullError", "OutOfDiskError", "can't allocate memory")
-"""How Python, Ray and torch name it in a traceback."""
+"""Words of Python, Ray and torch for it in a traceback."""
 
 
 class TooLarge(RuntimeError):
@@ -43,7 +43,7 @@ def grow(module: str, doc: str | None, sizes: Sequence[int], words: Callable[[in
 
 
 def run_each(module: str, sizes: Sequence[int], words: Callable[[int], str]) -> Iterator[str]:
-    """What `python -m MODULE --size SIZE` prints, for one size after the other.
+    """Run `python -m MODULE --size SIZE` for one size after the other, and yield what it prints.
 
     Args:
         words: a size for people, as `1,000 clients`.

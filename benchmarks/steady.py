@@ -32,7 +32,7 @@ SETTLED = 50
 """Rounds after which memory must not grow."""
 
 TENTHS = 10
-"""Of the later rounds: the last three are held against the first, so that the noise is known."""
+"""Parts of the later rounds: the last three are held against the first, so that the noise is known."""
 
 
 def configuration(rounds: int, hosts: int) -> RunConfig:
@@ -101,7 +101,7 @@ def slope(weights: Sequence[float]) -> float:
 
 
 def figures(who: str, weights: Sequence[float]) -> list[Figure]:
-    """What a process weighed over the rounds."""
+    """A process's memory over the rounds."""
     return [
         Figure(f"steady: growth of the {who} after round {SETTLED}", "%", growth(weights), goal=2.0),
         Figure(f"steady: slope of the {who}", "KiB a round", (slope(weights),)),

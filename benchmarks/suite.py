@@ -79,7 +79,7 @@ SUITE = (
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of the suite gave.
+    """The outcome of a run of the suite.
 
     Attributes:
         seconds: by benchmark.
@@ -103,7 +103,7 @@ class Run:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Facts on which the figures depend besides the code."""
     packages = ("torch", "ray", "numpy")
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     return {
@@ -127,7 +127,7 @@ def _processor() -> str:
 
 @dataclass(frozen=True)
 class Output:
-    """What a benchmark's runs have printed, and why they ended too early; "" where they did not."""
+    """The output of a benchmark's runs, and why they ended too early; "" where they did not."""
 
     output: str
     failure: str = ""

@@ -6,10 +6,10 @@ import os
 import socket
 
 SECONDS = 4.0
-"""How long the other side has for a connection, and again for its first bytes."""
+"""Seconds that the other side has for a connection, and again for its first bytes."""
 
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""How every gRPC connection begins: the preface of HTTP/2 (RFC 9113, section 3.4) and an empty settings frame."""
+"""The beginning of every gRPC connection: the preface of HTTP/2 (RFC 9113, section 3.4) and an empty settings frame."""
 
 _SETTINGS = 4
 

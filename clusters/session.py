@@ -25,10 +25,11 @@ from clusters.sweeping import scratch_folder
 from tessera_fl import HOME, PACKAGES, worker_setup
 
 STORE_BYTES = 2 * 2**30
-"""Of the object store beside the data: room for messages, replies and memories. Ray spills what is more to disk."""
+"""Size of the object store beside the data: room for messages, replies and memories. Ray spills what is more to
+disk."""
 
 STORE_SHARE = 0.3
-"""Of the machine's memory, which the object store never exceeds."""
+"""Share of the machine's memory that the object store never exceeds."""
 
 _START_ONE = (
     "Start one with `ray start --head` and give the address it prints, or leave the address empty to run on a cluster "

@@ -35,8 +35,8 @@ EXCLUDES = (
     "/tests/",
     "/benchmarks/",
 )
-"""What does not travel with the working directory, as gitignore has it; the repository's .rayignore says the same to
-`ray job submit`. What a .rayignore or .gitignore of the user's own names does not travel either."""
+"""Patterns of what does not travel with the working directory, as gitignore has them; the repository's .rayignore says
+the same to `ray job submit`. What a .rayignore or .gitignore of the user's own names does not travel either."""
 
 STOP_SECONDS = 60
 """A job that is stopped has this long to write down where it is; then it is killed."""

@@ -22,7 +22,7 @@ LONGEST = 24
 """Characters of the folder that holds ours: Ray's sockets lie 81 below it, and a socket's path has at most 107."""
 
 _LOOKS = 200
-"""How often processes are looked for, 0.05 s apart. One that hangs in the kernel is left to it."""
+"""Looks for processes, 0.05 s apart. One that hangs in the kernel is left to it."""
 
 
 @contextmanager

@@ -188,7 +188,8 @@ def write_files(page: str, folder: Path) -> None:
 
 
 def _run(command: str) -> str:
-    """What a command prints, on both streams, or what a file holds; modules run in the root of the repository."""
+    """The output of a command, on both streams, or the contents of a file; modules run in the root of the
+    repository."""
     program, *arguments = shlex.split(command)
     if not arguments:
         return (ROOT / program).read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 NO_NUMBER = "not a number"
-"""What is said of NaN, and of the null that result.json has for it."""
+"""Words for NaN, and for the null that result.json has for it."""
 
 
 def figure_digits(value: float | None, unit: str = "") -> str:

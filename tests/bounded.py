@@ -29,7 +29,7 @@ class Group:
         (self.folder / "cgroup.procs").write_text(str(os.getpid()))
 
     def killed(self) -> int:
-        """How many of its processes the kernel has killed."""
+        """The number of its processes that the kernel has killed."""
         file = next(file for _, name in (FIRST, SECOND) if (file := self.folder / name).exists())
         counts = dict(line.split() for line in file.read_text().splitlines())
         return int(counts["oom_kill"])
@@ -53,7 +53,7 @@ def bounded() -> Iterator[Group]:
 
 
 def why_not() -> str:
-    """Why no group can be made here; empty where it can."""
+    """The reason why no group can be made here; empty where it can."""
     if sys.platform != "linux":
         return "groups with a bound on memory are Linux's"
     try:

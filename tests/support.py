@@ -81,7 +81,8 @@ def tiny_setup(
 
 @dataclass(frozen=True)
 class Played:
-    """What a short run gave: the method and its state after each round, the states' digests, metrics and the book."""
+    """The outcome of a short run: the method and its state after each round, the states' digests, metrics and the
+    book."""
 
     method: Method[Any]
     states: tuple[Any, ...]
@@ -145,7 +146,7 @@ def play(
 
 
 def needs_of(setup: WorkerSetup, each: int = 20) -> Needs:
-    """What the method answers, where every client has so many examples of each class."""
+    """The method's needs, where every client has so many examples of each class."""
     return setup.needs(torch.full((len(setup.clients), setup.task.classes), each))
 
 

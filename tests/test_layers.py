@@ -112,7 +112,7 @@ def code_of(path: Path) -> Iterator[ast.AST]:
 
 
 def names_in(path: Path) -> Iterator[str]:
-    """What a file defines, takes, assigns or looks up by name."""
+    """Names that a file defines, takes, assigns or looks up."""
     for node in code_of(path):
         for kind, attribute in NAMED.items():
             if isinstance(node, kind):

@@ -1,4 +1,5 @@
-"""Names of functions and classes: a noun for a value, a verb for an effect, never a bare participle."""
+"""Names of functions and classes: a noun for a value, a verb for an effect, never a bare participle. Docstrings say what
+a thing is or does, and do not begin with a question or a bare genitive."""
 
 import ast
 import re
@@ -22,7 +23,7 @@ IRREGULAR = {
 NOT_PARTICIPLES = ("embed", "feed", "need", "proceed", "seed", "shed", "speed")
 
 EVENTS = ("started", "finished", "failed", "replaced")
-"""What observers hear of, as methods of theirs."""
+"""Events that observers hear of, as methods of theirs."""
 
 
 def is_bare_participle(name: str) -> bool:
@@ -70,5 +71,33 @@ def test_no_function_or_class_is_named_by_a_bare_participle():
         for path in sorted((ROOT / room).rglob("*.py"))
         for line, name in names(path.read_text(encoding="utf-8"))
         if is_bare_participle(name)
+    ]
+    assert not found, "\n".join(found)
+
+
+OPENERS = re.compile(r"(What|Which|Who|Whose|How|Where|When|Why|That|Of)\b")
+
+
+def docstrings(source: str) -> Iterator[tuple[int, str]]:
+    """Docstrings by line: of modules, classes and functions, and those below a value."""
+    for node in ast.walk(ast.parse(source)):
+        for statement in getattr(node, "body", None) or () if not isinstance(node, ast.Lambda | ast.IfExp) else ():
+            value = statement.value if isinstance(statement, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield statement.lineno, value.value
+
+
+def test_docstrings_are_found_wherever_they_stand():
+    source = '"""One."""\nA = 1\n"""Two."""\ndef f():\n    """Three."""\nclass B:\n    c: int = 1\n    """Four."""\n'
+    assert sorted(docstrings(source)) == [(1, "One."), (3, "Two."), (5, "Three."), (8, "Four.")]
+
+
+def test_no_docstring_begins_with_a_question():
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}"
+        for room in ROOMS
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for line, text in docstrings(path.read_text(encoding="utf-8"))
+        if OPENERS.match(text)
     ]
     assert not found, "\n".join(found)

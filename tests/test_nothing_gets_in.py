@@ -105,7 +105,7 @@ def dotted(node):
 
 
 def breaches(source, file):
-    """What a file does that is promised not to be done."""
+    """Promises that a file breaks."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef):
             for base in map(dotted, node.bases):

@@ -129,7 +129,8 @@ def leads_somewhere(page, link):
 
 
 def anchors(text):
-    """What GitHub makes of headings: lower case, hyphens for spaces, nothing but letters, digits, - and _."""
+    """The anchors that GitHub makes of headings: lower case, hyphens for spaces, nothing but letters, digits, - and
+    _."""
     titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles}
 

@@ -95,7 +95,7 @@ def gated_wide(shape: tuple[int, int, int], classes: int) -> Classifier:
 
 @dataclass(frozen=True)
 class Trace:
-    """What came back: one row per client in the order of arrival, and the sum of the tensors."""
+    """The answers: one row per client in the order of arrival, and the sum of the tensors."""
 
     rows: tuple[tuple[float, ...], ...]
     total: Tensor
@@ -173,7 +173,7 @@ class Toy(Method[Trace]):
 
     @client_side
     def look_at_data(self, client: Client) -> Reply:
-        """Where the images lie in the object store that all processes of a machine map."""
+        """The address of the images in the object store that all processes of a machine map."""
         place = place_in_store(client.shard.columns["image"])
         return Reply(Payload.of(weights=client.received.tensors("weights"), examples={"place": place}))
 

@@ -74,7 +74,7 @@ KINDS = {"samplers": "sampler", "teachers": "teacher", "trainers": "train worker
 """The actors of a distillation by field of DistilResources, and what one of them is called."""
 
 Room = Mapping[str, float]
-"""What one node has free, as Ray counts it: {"CPU": 1.5, "GPU": 1.0, ...}."""
+"""Free resources of one node, as Ray counts them: {"CPU": 1.5, "GPU": 1.0, ...}."""
 
 
 def shortage(resources: DistilResources, nodes: Sequence[Room], beside: str = " beside what hosts hold") -> str | None:
@@ -118,7 +118,7 @@ class RemainingRoom:
 
     @classmethod
     def of(cls, node: Room) -> RemainingRoom:
-        """All that is free on a node."""
+        """Everything that is free on a node."""
         whole, rest = divmod(node.get("GPU", 0.0), 1)
         return cls(node.get("CPU", 0.0), [1.0] * int(whole) + [rest])
 

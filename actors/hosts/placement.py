@@ -10,13 +10,13 @@ from actors.distillation.plan import DistilResources, RemainingRoom, Room, place
 from clusters.nodes import Node
 
 PROCESS_BYTES = 200 * 2**20
-"""What a host has to itself before it holds any network, measured: Python, Ray and torch without its optimisers."""
+"""A host's own memory before it holds any network, measured: Python, Ray and torch without its optimisers."""
 
 LIBRARY_BYTES = 180 * 2**20
 """Pages of compiled libraries that a host maps, measured; all processes of a machine have them in common."""
 
 SMALLEST_SHARE = 0.25
-"""Of a CPU: with less than this for each client, `auto` does not give every client a process of its own."""
+"""Share of a CPU: with less than this for each client, `auto` does not give every client a process of its own."""
 
 _GRAIN = 10_000
 """Ray counts resources in ten-thousandths."""

@@ -175,7 +175,7 @@ def unpack_memory(packed: PackedParts | None, *, private: bool) -> Memory:
 
 
 Head: TypeAlias = PackedOutcome | Failure
-"""What of a step travels to the driver."""
+"""The part of a step's outcome that travels to the driver."""
 
 
 def pack_outcome(outcome: Outcome | Failure, *, copy: bool = True) -> tuple[Head, PackedParts | None]:

@@ -119,7 +119,8 @@ def _versions(order: Order) -> dict[str, int]:
 
 
 def _refuse_writes(before: dict[str, int], after: dict[str, int]) -> None:
-    """What a step is given is shared with other clients, here or in Ray's object store, and a retry reads it again."""
+    """Refuse a step that changed its inputs: other clients share them, here or in Ray's object store, and a retry reads
+    them again."""
     written = [name for name, count in before.items() if after[name] != count]
     if written:
         raise PayloadError(f"the step wrote into what it was given ({', '.join(written)}); it must work on a copy")

@@ -1,1 +1,1 @@
-"""What methods share: the contract, payloads, arithmetic on state dicts, local training, distillation."""
+"""Shared parts of all methods: the contract, payloads, arithmetic on state dicts, local training, distillation."""

@@ -1,4 +1,4 @@
-"""What tasks with classes have in common: cross-entropy, and figures from a confusion matrix."""
+"""Base of tasks with classes: cross-entropy, and figures from a confusion matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server knows about a client before any contact."""
+"""Facts about a client that the server knows before any contact."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ClientSpec:
-    """What the server knows about a client before any contact.
+    """Facts about a client that the server knows before any contact.
 
     Attributes:
         id: number from 0.

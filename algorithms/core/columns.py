@@ -62,7 +62,7 @@ Columns: TypeAlias = Mapping[str, Column]
 """One half of a data set: columns of equal length by name."""
 
 Roles: TypeAlias = Mapping[str, tuple[str, ...]]
-"""Which columns play which part for a task, as {"image": ("img",), "label": ("fine_label",)}."""
+"""Columns by the part that they play for a task, as {"image": ("img",), "label": ("fine_label",)}."""
 
 
 class ColumnError(ValueError):
@@ -135,7 +135,7 @@ def inputs_of(columns: Columns, roles: Roles) -> dict[str, tuple[str, ...]]:
 
 
 def contents_of(columns: Columns, roles: Roles) -> list[Content]:
-    """What each of the inputs holds; of one of several columns, `number`. Columns that are not there hold nothing."""
+    """The content of each input; `number` for one of several columns. Columns that are not there are passed over."""
     inputs = inputs_of(columns, roles).values()
     found = [[columns[name].content for name in names if name in columns] for names in inputs]
     return [contents[0] if len(contents) == 1 and contents[0] in MEDIA else "number" for contents in found]

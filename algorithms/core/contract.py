@@ -101,7 +101,7 @@ def client_side(step: Step) -> Step:
 
 
 Terms = Mapping[str, tuple[Tensors, float]]
-"""What of an update enters which mean, by the mean's name: a state and its weight, at least 0."""
+"""Contributions of an update to means, by the mean's name: a state and its weight, at least 0."""
 
 
 class Cohort(Protocol):
@@ -177,7 +177,7 @@ class Method(Generic[StateT]):
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
-        """All that must be known before a run starts; asked once. A method adds what is its own.
+        """Everything that must be known before a run starts; asked once. A method adds what is its own.
 
         Unless it does, each client receives its network whole and sends it back, and all have the same one.
 

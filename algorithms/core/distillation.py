@@ -171,7 +171,7 @@ def freeze_norm(net: nn.Module) -> None:
 BatchT = TypeVar("BatchT")
 
 TELLINGS = 50
-"""How often a job that runs here tells of its progress, if it has so many steps."""
+"""Reports of progress by a job that runs in this process, if it has so many steps."""
 
 
 class BatchCache(Generic[BatchT]):

@@ -109,7 +109,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Needs:
-    """All that must be known of a method before a run starts.
+    """Everything that must be known of a method before a run starts.
 
     A kind of which a client receives tensors and sends some back holds the same names both ways, each tensor in the
     same shape and type. One may come back under a kind that was not received instead: a change in the place of a

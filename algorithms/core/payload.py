@@ -14,7 +14,7 @@ Tensors: TypeAlias = Mapping[str, Tensor]
 Value: TypeAlias = Tensor | int | float
 
 Memory: TypeAlias = Mapping[str, Value]
-"""What a client keeps between rounds: named tensors and numbers, a value in and a value out."""
+"""A client's own state between rounds: named tensors and numbers, a value in and a value out."""
 
 KINDS: Mapping[str, str] = {
     "weights": "the weights of a network after training on the client's data",

@@ -13,7 +13,8 @@ def cosine(step: int, steps: int) -> float:
 
 
 Shape: TypeAlias = Literal["constant", "step", "cosine"]
-"""What follows the warm-up: always the whole rate, a fall every so many rounds, or half a cosine down to 0."""
+"""The course of the rate after the warm-up: always the whole rate, a fall every so many rounds, or half a cosine down
+to 0."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 BudgetName: TypeAlias = Literal["paper", "laptop"]
-"""How much a method may do on the server: what its paper takes, or what two cores do in minutes."""
+"""The amount of work that a method may do on the server: what its paper takes, or what two cores do in minutes."""
 
 Budgets: TypeAlias = Mapping[BudgetName, Mapping[str, Any]]
 """The values that a budget gives to a method's settings, by the settings' names; those it leaves out have their

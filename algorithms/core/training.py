@@ -36,7 +36,7 @@ OptimiserName: TypeAlias = Literal["sgd", "adam", "adamw"]
 
 
 BETAS, EPS = (0.9, 0.999), 1e-8
-"""Of Adam and AdamW where nothing else is said, as in torch."""
+"""Settings of Adam and AdamW where nothing else is said, as in torch."""
 
 
 @dataclass(frozen=True)

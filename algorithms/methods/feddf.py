@@ -217,7 +217,7 @@ class SoftenedKL:
 
 
 def _refusals(config: FedDF.Config, task: Task, clients: Sequence[ClientSpec]) -> list[str]:
-    """Of images that cannot be made, and of settings that do not fit each other."""
+    """Reasons to refuse images that cannot be made, and settings that do not fit each other."""
     reasons = []
     if config.unlabelled == "generated":
         reasons += image_refusals(task) + norm_refusal("norm", config.norm, clients, task)
@@ -237,7 +237,7 @@ def _public(config: FedDF.Config) -> PublicData:
 def _distillation(
     config: FedDF.Config, task: Task, clients: Sequence[ClientSpec], teacher: int
 ) -> PlannedDistillation | None:
-    """Of every network, by a teacher of so many bytes."""
+    """The distillation of every network, by a teacher of so many bytes."""
     if config.steps == 0:
         return None
     again = config.distinct is not None and config.distinct < config.steps

@@ -28,7 +28,7 @@ from algorithms.parts.losses import distances, kl, sameness
 HEAD = ("head.weight", "head.bias")
 
 LEAST = 1e-4
-"""What the decaying weights of the clients' terms do not fall below, as in the released code."""
+"""Lower bound of the decaying weights of the clients' terms, as in the released code."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ class FedGen(Ensembling[FedGenState]):
 
 
 def _refusals(config: FedGen.Config, task: Task, clients: Sequence[ClientSpec]) -> list[str]:
-    """Of students that nobody trains, and of networks that cannot share a generator."""
+    """Reasons to refuse students that nobody trains, and networks that cannot share a generator."""
     nets, reasons = sorted({client.net for client in clients}), []
     if config.student is not None and config.student not in nets:
         reasons.append(f"student: {config.student} is trained by no client; the clients have {', '.join(nets)}")
@@ -260,7 +260,7 @@ def _refusals(config: FedGen.Config, task: Task, clients: Sequence[ClientSpec]) 
 
 
 def _generator_bytes(config: FedGen.Config, task: Task, net: nn.Module) -> int:
-    """Of a generator of a network's features."""
+    """Bytes of a generator of a network's features."""
     features = require_head(net).head.in_features
     # A network on the device `meta` has shapes and no memory.
     with torch.device("meta"):

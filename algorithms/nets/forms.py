@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Inputs: TypeAlias = Tensor | Mapping[str, Tensor]
-"""What a network takes for a batch of B examples: a tensor (B, ...), or tensors (B, ...) by name."""
+"""A network's inputs for a batch of B examples: a tensor (B, ...), or tensors (B, ...) by name."""
 
 
 @dataclass(frozen=True)
@@ -131,4 +131,5 @@ def _count_text(count: int, noun: str, several: str = "") -> str:
 
 
 Form: TypeAlias = Images | Signals | Texts | Sequences | Tables | Modalities
-"""What a network takes. Every form has `probe(count)`, inputs of so many examples, and says itself in words."""
+"""The form of a network's inputs. Every form has `probe(count)`, inputs of so many examples, and says itself in
+words."""

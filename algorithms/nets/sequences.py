@@ -12,7 +12,7 @@ SIZE = 64
 """Entries of a token's embedding, and of what attention passes on."""
 
 UNITS = 128
-"""Of the LSTM."""
+"""Hidden units of the LSTM."""
 
 
 class Reader(nn.Module):

@@ -22,7 +22,7 @@ SIZE = 64
 WINDOWS = (3, 4, 5)
 
 FILTERS = 32
-"""Of each window."""
+"""Filters of each window."""
 
 
 def _mask(texts: Mapping[str, Tensor]) -> Tensor:

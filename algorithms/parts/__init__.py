@@ -1,1 +1,1 @@
-"""What several methods share: averages, ensembles, sub-models, losses."""
+"""Shared parts of several methods: averages, ensembles, sub-models, losses."""

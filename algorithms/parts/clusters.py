@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
 LIBRARY_BYTES = 80 * 10**6
-"""What scikit-learn's k-means takes of a process that forms groups, measured."""
+"""Memory that scikit-learn's k-means takes in a process that forms groups, measured."""
 
 
 def groups(points: np.ndarray, most: int, least: int, random_state: int) -> np.ndarray | None:

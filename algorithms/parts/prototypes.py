@@ -16,7 +16,7 @@ RELEASED_STATE = 42
 """The random state of k-means in the released code."""
 
 RELEASED_CENTRES = 10
-"""How many centres the released code reads, however many there are."""
+"""Centres that the released code reads, however many there are."""
 
 
 def prototypes(features: Tensor, labels: Tensor, most: int, least: int, random_state: int) -> dict[int, Tensor]:

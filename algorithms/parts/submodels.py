@@ -25,7 +25,7 @@ from algorithms.nets import Inputs, NetworkError, require_head
 from algorithms.nets.width import HiddenEmbedding
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, HiddenEmbedding)
-"""That have hidden channels, unless they are a head."""
+"""Layers that have hidden channels, unless they are a head."""
 
 Index = tuple[Tensor, ...]
 """One int64 vector for each of an entry's first two axes: where in the full entry the narrow one lies."""

@@ -1,1 +1,1 @@
-"""What is learnt: one file a task, found by file name."""
+"""Tasks, the learning problems: one file each, found by file name."""

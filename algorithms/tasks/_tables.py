@@ -132,8 +132,8 @@ def refuse_infinite(name: str, values: np.ndarray, role: str, half: str) -> None
 
 
 def mean_and_std(values: np.ndarray) -> tuple[float, float]:
-    """Of float64 (N,): 0 and 1 where there is none, and a deviation of 1 of one single value, so that it can be divided
-    by."""
+    """Mean and standard deviation of float64 (N,): 0 and 1 where there is none, and a deviation of 1 of one single
+    value, so that it can be divided by."""
     return (float(values.mean()), float(values.std()) or 1.0) if len(values) else (0.0, 1.0)
 
 

@@ -26,7 +26,7 @@ PRESENT = "present"
 """Name of the column of which modalities an example has, bool (N, modalities)."""
 
 _CLASS = "(class)"
-"""What a part's task finds the classes under; no name that a column is likely to have."""
+"""Name of the column of classes for a part's task; no name that a column is likely to have."""
 
 Part = ImageTask | SignalTask | TextTask | TableTask
 

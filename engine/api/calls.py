@@ -108,8 +108,8 @@ def open(folder: str | Path, *, code: Collection[str] = ()) -> Run:
 
 @_telling_mistakes
 def plan(configuration: Configuration, **keys: Any) -> PlanReport:
-    """What would run where, what it would need, and what would be sent. Nothing is trained. Printed, it is the text of
-    `tessera plan`."""
+    """Plan a run: what would run where, what it would need, and what would be sent. Nothing is trained. Printed, it is
+    the text of `tessera plan`."""
     from engine.run.hosting import predicted_plan
 
     return predicted_plan(config_of(configuration, keys))

@@ -49,7 +49,7 @@ class Run:
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """What result.json holds: final figures, bytes, seconds, the digest."""
+        """The contents of result.json: final figures, bytes, seconds, the digest."""
         return self.stored.result
 
     @property

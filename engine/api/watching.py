@@ -1,4 +1,4 @@
-"""What a Python caller hears of a run as it goes: lines in a script, a notebook's cell, a call after each round."""
+"""Progress of a run for a Python caller: lines in a script, a notebook's cell, a call after each round."""
 
 from __future__ import annotations
 

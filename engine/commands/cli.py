@@ -18,7 +18,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SHOW_CURSOR = "\033[?25h"
-"""What terminals take for it (DEC private mode 25)."""
+"""Escape sequence that shows the cursor (DEC private mode 25)."""
 
 
 class Commands(click.Group):

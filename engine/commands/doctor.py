@@ -19,7 +19,7 @@ State = Literal["ok", "warn", "fail"]
 
 GIB = 1024**3
 RAY_SECONDS = 120
-"""How long Ray may take to start before the doctor gives it up; 5 to 7 s are usual."""
+"""Seconds that Ray may take to start before the doctor gives it up; 5 to 7 are usual."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of the run's folder, and for people."""
+        """Name of the run's folder, which people see too."""
         return f"{self.label}-seed-{self.seed}"
 
 

@@ -1,4 +1,4 @@
-"""What a run's configuration holds: its sections, and a sentence for every key."""
+"""A run's configuration: its sections, and a sentence for every key."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class RateScheduleConfig(Section):
 
 
 class ClientsConfig(Section):
-    """What clients are, and what each does in a round."""
+    """Clients, and the work of each in a round."""
 
     net: Annotated[
         Nets,
@@ -196,7 +196,7 @@ class ClientsConfig(Section):
         )
 
     def specs(self, clients: int, seed: Seed) -> tuple[ClientSpec, ...]:
-        """What the server knows of each of so many clients: its number, its network and the width it has of it.
+        """Specifications of so many clients: of each its number, its network and the width it has of it.
 
         Args:
             seed: of the run. Widths that are drawn anew in every round are those of `redrawn`, and 1 here.
@@ -233,14 +233,14 @@ def deal(nets: Nets, clients: int) -> list[str]:
 
 
 class EvaluateConfig(Section):
-    """When and how the global model meets the test set. Nothing is chosen by what comes out."""
+    """Evaluation of the global model on the test set. Nothing is chosen by what comes out."""
 
     every: int = Field(default=1, ge=1, description="rounds between evaluations; the last round is always evaluated")
     batch: int = Field(default=256, ge=1, description="test examples in a batch")
 
 
 class DistillationConfig(Section):
-    """Who performs a distillation on Ray, beside the hosts. With one trainer no result depends on it."""
+    """Processes of a distillation on Ray, beside the hosts. With one trainer no result depends on it."""
 
     samplers: int = Field(default=1, ge=1, description="actors that draw latents and generate inputs")
     teachers: int = Field(default=1, ge=1, description="actors that label inputs with the teacher's logits")
@@ -274,7 +274,7 @@ class StopConfig(Section):
 
 
 class RunnerConfig(Section):
-    """Who carries the clients' steps out. No result depends on it."""
+    """Execution of the clients' steps. No result depends on it."""
 
     kind: Literal["inline", "ray"] = Field(default="inline", description="this process alone, or actors of Ray")
     placement: Literal["auto", "dedicated", "pooled"] = Field(
@@ -292,14 +292,14 @@ class RunnerConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """What may be seen of the clients."""
+    """Limits on what may be seen of the clients."""
 
     forbid: tuple[str, ...] = Field(default=(), description="kinds of content that must not leave a client")
     images: bool = Field(default=False, description="let the report show generated images beside clients' real ones")
 
 
 class CheckpointConfig(Section):
-    """Which checkpoints of a run stay. They are written as rounds pass, in 3 % of the run's time at most."""
+    """Checkpoints of a run that are kept. They are written as rounds pass, in 3 % of the run's time at most."""
 
     last: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
     every: int | None = Field(
@@ -308,7 +308,7 @@ class CheckpointConfig(Section):
 
 
 class FailuresConfig(Section):
-    """What is done where something fails: retry (a retried step gives the same bits), leave out (the client, of this
+    """Actions where something fails: retry (a retried step gives the same bits), leave out (the client, of this
     step), or stop."""
 
     on_host_lost: Action = Field(default="retry", description="where a host's process dies, or does not answer")
@@ -325,7 +325,7 @@ class FailuresConfig(Section):
 
 
 class MlflowConfig(Section):
-    """Where MLflow keeps its view of the run."""
+    """MLflow's view of the run, and its place."""
 
     enabled: bool = Field(default=True, description="whether MLflow is told of the run")
     tracking_uri: str | None = Field(

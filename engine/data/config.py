@@ -19,7 +19,7 @@ NEEDS = {
     "parquet": "folder or file",
     "imagefolder": "folder",
 }
-"""What follows the colon of each source, "" for nothing."""
+"""The text after the colon of each source, "" for none."""
 
 SOURCES = tuple(NEEDS)
 SPELLINGS = (
@@ -62,7 +62,7 @@ def _read_public(value: Any, info: ValidationInfo) -> float | str | None:
 
 
 class DataConfig(BaseModel):
-    """Which examples to learn from.
+    """The examples to learn from.
 
     `source` is one of
 
@@ -119,7 +119,7 @@ class DataConfig(BaseModel):
 
     @property
     def place(self) -> str:
-        """What follows the first colon of `source`: a name or a folder."""
+        """The text after the first colon of `source`: a name or a folder."""
         return self.source.partition(":")[2]
 
     @field_validator("source")

@@ -14,7 +14,7 @@ from algorithms.core.seeds import Seed
 HalfName = Literal["train", "test"]
 
 TEST_SHARE = 0.2
-"""Of the rows of a source that does not come as two halves."""
+"""Share of the test half in a source that does not come as two."""
 
 
 @dataclass(frozen=True, eq=False)

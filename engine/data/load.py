@@ -179,7 +179,7 @@ def _place_in(file: str, error: Exception) -> str:
 
 
 def _refusal(config: DataConfig, halves: Mapping[str, Half], error: ColumnError) -> DataError:
-    """What a task says of columns, at the key that chose them; a row of a half, and all of them, by their place in the
+    """A task's error about columns, at the key that chose them; a row of a half, and all of them, by their place in the
     source."""
 
     def place_text(found: re.Match[str]) -> str:

@@ -17,12 +17,12 @@ from engine.data.task import find_task, name_of
 from engine.planning.federation import Federation
 
 FORMAT = 1
-"""Of model.json."""
+"""Version of model.json's layout."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the source's columns were read, for rows of the same kind.
+    """The reading of the source's columns, for rows of the same kind.
 
     Attributes:
         contents: of the columns of the training rows, by name.
@@ -102,7 +102,7 @@ def task_of(facts: Mapping[str, Any], code: Collection[str]) -> Task:
 
 
 def reading_of(facts: Mapping[str, Any]) -> Reading:
-    """How columns were read."""
+    """The reading of a data set's columns."""
     roles = {str(role): tuple(map(str, names)) for role, names in facts["roles"].items()}
     return Reading(dict(facts["columns"]), roles, facts["size"])
 

@@ -49,7 +49,7 @@ _RIGHT = {
 
 
 class PartitionConfig(BaseModel):
-    """How the training rows are dealt to clients; every row goes to exactly one.
+    """The division of training rows among clients; every row goes to exactly one.
 
     The kinds:
 
@@ -112,7 +112,7 @@ class PartitionConfig(BaseModel):
 
 
 class ShiftConfig(BaseModel):
-    """How the examples of clients differ beyond what they were dealt; 0 leaves them as they are.
+    """Changes to the examples by which clients differ beyond what they were dealt; 0 leaves them as they are.
 
     Client k of K (from 0) gets its own:
 

@@ -15,7 +15,7 @@ import numpy as np
 from algorithms.core.seeds import Seed
 
 DRAWS = 100
-"""How often shares are drawn in the hope of `least` examples for every client; the last draw is then `repair`."""
+"""Draws of shares in the hope of `least` examples for every client; the last draw is then `repair`."""
 
 Rounding: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """Numbers to whole numbers, as `np.rint` or `np.floor`."""

@@ -96,7 +96,7 @@ def _forbidden(federation: Federation) -> Iterator[Problem]:
 
 
 def _wrong_task(federation: Federation, missing: frozenset[Trait]) -> str:
-    """That the method does not serve the task, and which methods do."""
+    """The reason that a method does not serve the task, and the methods that do."""
     title, traits = federation.setup.task.title, federation.setup.task.traits
     serving = [words for name in method_names() if (words := _methods_serving(name, traits))]
     needed = " and ".join(sorted(missing))

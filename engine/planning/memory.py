@@ -27,18 +27,18 @@ COPIES = 5
 """States of a network that a process has at once while it trains: received, trained, gradients, momentum, sent."""
 
 DRIVER_BYTES = 500 * MIB
-"""What the driver takes before it holds any data, measured, pages in common with others included: Python with torch,
+"""Memory of the driver before it holds any data, measured, pages in common with others included: Python with torch,
 Ray and matplotlib."""
 
 MLFLOW_BYTES = 120 * MIB
-"""What MLflow adds to the driver, measured."""
+"""Memory that MLflow adds to the driver, measured."""
 
 RAY_BYTES = 570 * MIB
-"""What the processes of a Ray cluster take that is started for one run, measured: head, node manager, dashboard."""
+"""Memory of the processes of a Ray cluster that is started for one run, measured: head, node manager, dashboard."""
 
 OPTIMISER_BYTES = 80 * MIB
-"""What torch's optimisers take of a process that uses them, measured: those of a distillation, the driver, which trains
-what labels the images, and hosts whose clients train by Adam."""
+"""Memory that torch's optimisers take in a process that uses them, measured: those of a distillation, the driver, which
+trains what labels the images, and hosts whose clients train by Adam."""
 
 DIRECT_BYTES = 100 * 1024
 """Replies up to this size do not pass through the object store; Ray's own limit."""
@@ -50,7 +50,7 @@ JOB_PROCESSES = 8
 """Processes of a distillation job that compute nothing: Ray Train's controller, Ray Data's, and others."""
 
 JOB_BYTES = 1130 * MIB
-"""What all of these have to themselves, measured."""
+"""Memory of all of these that they do not share, measured."""
 
 
 @dataclass(frozen=True)

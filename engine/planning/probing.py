@@ -36,7 +36,7 @@ def network_problems(federation: Federation) -> Iterator[Problem]:
 
 
 def _failure(federation: Federation, name: str, client: int) -> str:
-    """What is wrong with a network, of a client that has it; "" where nothing is."""
+    """The fault of a network, of a client that has it; "" where there is none."""
     setup, shard = federation.setup, federation.shards(client)
     few = Shard(shard.columns, shard.rows[:EXAMPLES])
     work = replace(setup.work, steps=1, epochs=None, batch=EXAMPLES)

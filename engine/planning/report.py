@@ -312,7 +312,7 @@ def _variants(federation: Federation) -> dict[tuple[str, float], float]:
 
 
 def _task(task: Task) -> str:
-    """What is learnt, from what, and by which figure it is judged."""
+    """The task, its data, and the figure by which it is judged."""
     headline = task.headline
     return f"{task.title}, {task.form}, judged by {headline.name.replace('_', ' ')} ({headline.better} is better)"
 

@@ -49,7 +49,7 @@ class RunContext:
 
     @property
     def way_on(self) -> str:
-        """How to resume the run once it has ended, as the end of a sentence."""
+        """The command that resumes the run once it has ended, as the end of a sentence."""
         return f"then go on with `{resume_command(self.folder, to_tree(self.config))}`"
 
     def start(self) -> RunStart:

@@ -16,8 +16,8 @@ from engine.store.checkpoint import Checkpoint, Keep, latest, save
 from engine.store.journal import Journal
 
 SHARE = 0.03
-"""Of a run's time, which its checkpoints take at most: after fast rounds not each has one. A run that is killed does
-the rounds since the last one again."""
+"""Share of a run's time that its checkpoints take at most: after fast rounds not each has one. A run that is killed
+does the rounds since the last one again."""
 
 
 class Keeper:

@@ -58,7 +58,7 @@ def write_description(files: RunFolder, entries: Sequence[ModelEntry], facts: Ma
 
 
 def read_description(files: RunFolder) -> tuple[dict[str, Any], tuple[ModelEntry, ...]]:
-    """What `write_description` wrote.
+    """Read the file of `write_description`.
 
     Raises:
         FolderError: there is none, or it is damaged.

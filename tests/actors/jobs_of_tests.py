@@ -6,7 +6,7 @@ import os
 
 
 def fetch(shared, store, tell):
-    """What another job of the group kept, and what all share."""
+    """Fetch what another job of the group kept, and what all share."""
     tell("looking")
     kept = store.get("key")
     return shared["number"], None if kept is None else kept.decode()

@@ -228,7 +228,7 @@ def test_the_look_ahead_is_bounded_in_calls_and_in_bytes_but_keeps_every_host_bu
 
 
 def duration(costs, hosts):
-    """When the last call ends if every client takes its cost, and hosts nothing else."""
+    """The time at which the last call ends if every client takes its cost, and hosts nothing else."""
     size = chunk_size(len(costs), hosts, 1000)
     plan = dispatch(chunks_for_any(range(len(costs)), size, costs.__getitem__), hosts, look_ahead(size, hosts, 1000))
     queues, free_at, now = {host: [] for host in range(hosts)}, [0.0] * hosts, 0.0

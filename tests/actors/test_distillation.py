@@ -117,7 +117,7 @@ class SixthCallFails:
         return toy_loss(student, teacher, labels)
 
     def calls(self):
-        """How often each process called, in the order of their first calls."""
+        """Calls by each process, in the order of their first calls."""
         callers = self.note.read_text().split()
         return [callers.count(pid) for pid in dict.fromkeys(callers)]
 

@@ -190,7 +190,7 @@ def clusters(draw):
 
 @st.composite
 def requests(draw):
-    """What a run may ask for, whether it can be had or not."""
+    """Requests that a run may make, whether they can be met or not."""
     actors = st.builds(Actors, st.integers(1, 6), st.sampled_from([0.25, 0.5, 1.0]), st.sampled_from([0.0, 0.1, 0.5]))
     return Request(
         clients=draw(st.integers(1, 100)),

@@ -315,7 +315,7 @@ def test_after_a_failure_the_hosts_go_on(two_hosts_afresh):
 
 
 def ended(setup, runner, policy):
-    """How two rounds ended: digests, or the error's first line; and what the book says of faults."""
+    """The end of two rounds: digests, or the error's first line; and what the book says of faults."""
     book = Book()
     try:
         played = play(setup, runner, rounds=2, policy=policy, book=book)

@@ -25,7 +25,7 @@ def setup(stack, method="fedavg", **config):
 
 
 def digest(setup, group):
-    """Of a run whose clients meet in groups of this size."""
+    """The digest of a run whose clients meet in groups of this size."""
     runner = InlineRunner(setup, SHARDS)
     runner._crew.size = group
     return play(setup, runner).digest

@@ -44,5 +44,5 @@ def tiny_inputs(count: int = 12, seed: int = 5) -> Tensor:
 
 
 def hooks_on(net: nn.Module) -> int:
-    """How many forward hooks a network's layers carry."""
+    """The number of forward hooks that a network's layers carry."""
     return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in net.modules())

@@ -270,7 +270,7 @@ class WatchfulRunner(InlineRunner):
             )
 
     def changed(self) -> list[str]:
-        """Where something is no longer what it was when it was seen."""
+        """Places of what is no longer as it was when it was seen."""
         return [where for where, value, seen in self.seen if digest(value) != seen]
 
 

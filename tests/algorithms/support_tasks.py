@@ -80,7 +80,7 @@ class Case:
 
 
 def prepare(task: str, train: Columns, test: Columns | None = None, roles: Roles | None = None, **settings: Any) -> Any:
-    """What a task makes of columns; the training rows are the test rows too where None are given."""
+    """Prepare a task's examples of columns; the training rows are the test rows too where None are given."""
     kind = find_task(task)
     return kind.prepare(train, train if test is None else test, roles or {}, kind.Settings(**settings))
 

@@ -56,7 +56,7 @@ A method's own test file, `test_NAME.py`, may give them as its `SMALLEST`, and t
 
 
 def given(constant: str) -> dict[str, typing.Any]:
-    """What the methods' own test files hold under a name."""
+    """Values that the methods' own test files have under a name."""
     paths = {name: f"tests.algorithms.test_{name}" for name in method_names()}
     files = {name: import_module(path) for name, path in paths.items() if find_spec(path)}
     return {name: getattr(file, constant) for name, file in files.items() if hasattr(file, constant)}
@@ -204,7 +204,8 @@ def test_what_is_sent_is_what_was_declared(name):
 
 
 GUESSED = {"mosaic": ("up", "statistics")}
-"""What depends on how a client's examples form groups, of which their numbers tell no more than how many fit."""
+"""Kinds whose size depends on how a client's examples form groups, of which their numbers tell no more than how many
+fit."""
 
 
 @METHODS
@@ -420,7 +421,7 @@ ON_DIGITS |= given("ON_DIGITS")
 
 
 def accuracy(federation: Federation, shards: ShardArrays, test: int) -> float:
-    """Of the method's predictor, or the mean of the clients' own, on the examples of shard `test`."""
+    """Accuracy of the method's predictor, or the mean of the clients' own, on the examples of shard `test`."""
     kit = federation.method.kit
     with one_thread():
         if not federation.method.personal:
@@ -430,7 +431,7 @@ def accuracy(federation: Federation, shards: ShardArrays, test: int) -> float:
 
 
 def own_scores(federation, shards, test):
-    """What `evaluate_own` says for every client."""
+    """Replies of `evaluate_own`, client by client."""
     message = federation.method.own_message(federation.state)
     memories = federation.runner.memories()
     for client in federation.setup.clients:

@@ -108,7 +108,7 @@ def test_noise_is_normal_or_uniform_as_released():
 
 
 def received(setup, available: tuple[int, ...] = (1, 1, 1)) -> Payload:
-    """What a client receives from the second round on."""
+    """A client's message from the second round on."""
     method = method_of(setup)
     state = method.start(setup.clients)
     return Payload.of(weights=state.model, generator=state.generator, label_counts={"counts": torch.tensor(available)})

@@ -55,7 +55,7 @@ def test_no_label_can_be_asked_where_none_was_counted():
 
 
 def counted(examples: int, batch: int, position: int, steps: int) -> list[int]:
-    """What a client that holds the first tiny images has seen after so many steps from a position on."""
+    """The classes that a client that holds the first tiny images has seen after so many steps from a position on."""
     shards = ShardArrays.of(tiny_columns(), [np.arange(examples)])
     setup = tiny_setup(clients=1)
     work = Work(steps=steps, epochs=None, batch=batch, lr=0.1)

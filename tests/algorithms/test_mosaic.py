@@ -353,7 +353,7 @@ def test_an_expert_of_narrow_clients_is_made_by_hand():
 
 
 def updates(method, settings, before: MosaicState, shards) -> dict[int, Payload]:
-    """What clients send in round 1, from a state after round 0."""
+    """The clients' updates of round 1, from a state after round 0."""
     runner = InlineRunner(settings, shards)
     for number, state in ((0, method.start(settings.clients)), (1, before)):
         parts = {c.id: part_of(method.kit, c.net, c.width, number) for c in settings.clients}

@@ -433,7 +433,7 @@ def test_a_module_that_does_not_exist_is_named():
 
 
 def python(code: str, *folders: Path) -> str:
-    """What a fresh interpreter prints, with these folders before all others on its path."""
+    """The output of a fresh interpreter, with these folders before all others on its path."""
     path = os.pathsep.join(map(str, [*folders, ROOT]))
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False

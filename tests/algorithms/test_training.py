@@ -146,7 +146,7 @@ def test_the_gradients_norm_is_clipped():
 
 
 def moved(gradients, start=1.0, **changes):
-    """Where a weight ends that starts at 1, by steps with these gradients."""
+    """The end of a weight that starts at 1, after steps with these gradients."""
     net, coming = linear(), iter(gradients)
     nn.init.constant_(net[1].weight, start)
 

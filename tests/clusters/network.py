@@ -93,7 +93,7 @@ def network() -> Iterator[Network]:
 
 
 def why_not() -> str:
-    """Why no network can be made here; empty where it can."""
+    """The reason why no network can be made here; empty where it can."""
     if sys.platform != "linux":
         return "namespaces are Linux's"
     try:

@@ -65,7 +65,7 @@ class Place:
         return self.process
 
     def ctrl_c(self) -> None:
-        """What a terminal does: all processes of the group hear of it, Ray's too."""
+        """Interrupt as a terminal does: all processes of the group hear of it, Ray's too."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def processes(self) -> dict[int, str]:

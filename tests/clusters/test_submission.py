@@ -160,7 +160,7 @@ def test_what_listens_but_never_answers_is_not_waited_for(tmp_path, monkeypatch)
 
 
 def refused(**changes) -> str:
-    """What is said of a run that is not sent."""
+    """The message for a run that is not sent."""
     asked = {"configuration": "fedavg-digits", "overrides": (), "out": "/shared/x", "fetched": None, **changes}
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (whose words are looked at)
         submit_run(address="http://127.0.0.1:1", tell=print, **asked)

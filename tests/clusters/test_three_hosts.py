@@ -41,7 +41,7 @@ HEARTBEAT = {
     "RAY_health_check_timeout_ms": "4000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""How soon a head holds a host for lost: in 15 s, where Ray by itself takes about a minute."""
+"""Settings by which a head takes a host for lost in 15 s, where Ray by itself takes about a minute."""
 
 WHERE = """
 import json, ray
@@ -111,7 +111,7 @@ class Cluster:
         )
 
     def drive(self, code: str) -> str:
-        """What a driver on the head prints."""
+        """The output of a driver on the head."""
         address = {"RAY_ADDRESS": f"{self.head.address}:6379"}
         return self.head.call(sys.executable, "-c", code, env={**self._env, **address})
 

@@ -77,7 +77,7 @@ def _go_on(folder: Path, overrides: tuple[str, ...], where: Where | None, writte
 
 
 def _ended(target: Callable[..., None], *arguments: Any) -> tuple[int, int]:
-    """How a process ended that performed a function, and how many files got their names in it."""
+    """The end of a process that performed a function, and the number of files that got their names in it."""
     written = _START.Value("i", 0)
     process = _START.Process(target=target, args=(*arguments, written))
     process.start()

@@ -38,7 +38,7 @@ def tessera(*arguments):
 
 
 def refusal(*arguments):
-    """What a refused command says; it leaves exit code 2, one screen, no traceback and no file."""
+    """The message of a refused command; it leaves exit code 2, one screen, no traceback and no file."""
     before = sorted(Path.cwd().rglob("*"))
     result = tessera(*arguments)
     assert result.exit_code == 2, result.output

@@ -35,7 +35,7 @@ failing.__name__ = "train"
 
 @pytest.fixture
 def failed(tmp_path, monkeypatch):
-    """What a run said whose step failed; its folder is `here`."""
+    """The message of a run whose step failed; its folder is `here`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(FedAvg, "train", failing)
     return CliRunner().invoke(cli, RUN)

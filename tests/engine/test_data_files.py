@@ -51,7 +51,7 @@ def read(folder, kind="parquet", **fields):
 
 
 def refusal(folder, kind="parquet", **fields):
-    """What a refusal says, remedy included."""
+    """The text of a refusal, remedy included."""
     with pytest.raises(DataError) as caught:
         read(folder, kind, **fields)
     assert caught.value.remedy

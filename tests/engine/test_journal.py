@@ -48,7 +48,7 @@ def request(step="walk", clients=range(CLIENTS), round=0):
 
 
 def told(outcomes):
-    """What outcomes hold but for their time."""
+    """The contents of outcomes but for their time."""
     return [(o.client, digest(dict(o.payload.parts)), dict(o.metrics)) for o in outcomes]
 
 

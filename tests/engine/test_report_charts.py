@@ -206,7 +206,7 @@ def test_three_channels_are_colours_and_two_are_grey():
 
 
 class Paragraph(HTMLParser):
-    """What a reader finds in the page's only paragraph."""
+    """The text of the page's only paragraph."""
 
     def __init__(self, markup: str) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from tests.engine.runs import round_record, start_of
 
 @pytest.fixture(scope="module")
 def events(tmp_path_factory):
-    """Of a run of two rounds with ten clients, inline."""
+    """Events of a run of two rounds with ten clients, inline."""
     folder = tmp_path_factory.mktemp("profiled") / "run"
     overrides = ("rounds=2", "runner.kind=inline", "clients.steps=1", "mlflow.enabled=false")
     words = [word for one in overrides for word in ("--set", one)]

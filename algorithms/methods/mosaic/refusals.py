@@ -37,7 +37,8 @@ def refusals(config: Any, task: Task, clients: Sequence[ClientSpec]) -> list[str
 
 
 def _about_classes(config: Any) -> Iterator[str]:
-    """Where generated samples must come with a class, which an unconditional DCGAN does not give."""
+    """Reasons to refuse settings that need a class with each generated sample, which an unconditional DCGAN does not
+    give."""
     if config.generator != "dcgan" or config.conditional:
         return
     needs = {

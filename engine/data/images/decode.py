@@ -22,7 +22,7 @@ _GREY = ("1", "L", "LA")
 _COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 
 DIM = 64
-"""Where the brightest pixel of images of 16 bits is below this after their reduction, most of them is lost."""
+"""Brightest pixel of 16-bit images after their reduction, below which most of them is lost."""
 
 Item = TypeVar("Item")
 

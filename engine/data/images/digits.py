@@ -9,7 +9,7 @@ from engine.data.half import Half, HalfName, fixed_order, image_half
 from engine.data.images.decode import rescale
 
 TRAIN_ROWS = 1297
-"""Of 1,797 images; the other 500 are the test half."""
+"""Rows of the training half, of 1,797 images; the other 500 are the test half."""
 
 
 def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:

@@ -26,7 +26,7 @@ UNREAD_SUFFIXES = (
     *(".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jpx", ".jxl", ".pbm", ".pgm"),
     *(".pnm", ".ppm", ".svg", ".tga", ".tif", ".tiff"),
 )
-"""Of images that are not read."""
+"""Suffixes of images that are not read."""
 
 LAYOUT = "lay images out as train/CLASS/*.png and test/CLASS/*.png"
 
