@@ -1,5 +1,5 @@
-"""Names of functions and classes: a noun for a value, a verb for an effect, never a bare participle. Docstrings say what
-a thing is or does, and do not begin with a question or a bare genitive."""
+"""Names of functions and classes: a noun for a value, a verb for an effect, never a bare participle. Docstrings begin
+with what a thing is or does, not with a question or a bare genitive."""
 
 import ast
 import re
