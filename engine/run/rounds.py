@@ -63,7 +63,7 @@ def _drain(rows: list[RowT]) -> tuple[RowT, ...]:
 
 @dataclass(frozen=True)
 class Validation:
-    """What a run's model is judged by as the run goes.
+    """The evaluation of a run's model as the run goes.
 
     Attributes:
         evaluate: a predictor on validation rows; clients' own predictors are asked of the clients.

@@ -70,7 +70,7 @@ class Stopping:
         return self.best is not None and self.last - self.best.round >= self.patience
 
     def tree(self) -> dict[str, Any]:
-        """What has been seen, as JSON has it."""
+        """The figures seen so far, as JSON has them."""
         return {"best": None if self.best is None else asdict(self.best), "last": self.last}
 
     def restore(self, tree: Mapping[str, Any]) -> Stopping:
@@ -79,7 +79,7 @@ class Stopping:
         return replace(self, best=None if best is None else Best(**best), last=tree["last"])
 
     def summary(self, rounds: int) -> dict[str, Any] | None:
-        """What result.json says of it, after a run of so many rounds; None where nothing was judged."""
+        """The entry of result.json after a run of so many rounds; None where nothing was judged."""
         if self.best is None:
             return None
         return {
