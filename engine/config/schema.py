@@ -257,7 +257,7 @@ class DistillationConfig(Section):
 
 
 class StopConfig(Section):
-    """When a run ends before its last round: as soon as its model, or its clients' own models, have not become better
+    """An early end of a run: as soon as its model, or its clients' own models, have not become better
     on validation rows for some rounds. Test rows have no part in it.
 
     Validation rows are a share of each client's training rows, drawn by the run's seed, on which no client trains. The
