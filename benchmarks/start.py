@@ -74,7 +74,7 @@ def main() -> None:
         starts.append(measure())
     for part in starts[0]:
         values = tuple(start[part] for start in starts)
-        goal = 12.0 if part == "to first step" else None
+        goal = 8.0 if part == "to first step" else None
         tell([Figure(f"start: {part}", "s", values, loops=tuple(loops), goal=goal)])
 
 

@@ -62,7 +62,13 @@ class Cluster:
 
 @contextmanager
 def attach_or_start(
-    address: str | None, *, log: Path, cpus: int | None = None, gpus: int | None = None, data_bytes: int = 0
+    address: str | None,
+    *,
+    log: Path,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    data_bytes: int = 0,
+    dashboard: bool = True,
 ) -> Iterator[Cluster]:
     """Attach to a cluster, or start one on this machine and end it afterwards, leaving no process and no file.
 
@@ -72,6 +78,8 @@ def attach_or_start(
         log: file for Ray's own output, which is kept out of the terminal.
         cpus, gpus: that a started cluster counts; what the machine has where None.
         data_bytes: what will lie in the object store all the time.
+        dashboard: whether a started cluster has one. Ray Train's controller prints a failure every second where there
+            is none, and a cluster starts a second sooner without.
 
     Raises:
         ClusterError: within seconds, where no cluster answers at the address, or it cannot be joined.
@@ -82,7 +90,7 @@ def attach_or_start(
         if ray.is_initialized():
             yield _current_cluster(address, log)
         else:
-            with _join(address, log) if address else _start_own(cpus, gpus, data_bytes, log) as cluster:
+            with _join(address, log) if address else _start_own(cpus, gpus, data_bytes, dashboard, log) as cluster:
                 yield cluster
 
 
@@ -120,7 +128,7 @@ def _join(address: str, log: Path) -> Iterator[Cluster]:
 
 
 @contextmanager
-def _start_own(cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -> Iterator[Cluster]:
+def _start_own(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: bool, log: Path) -> Iterator[Cluster]:
     """Start a cluster for this process alone, and end it afterwards."""
     with scratch_folder() as folder:
         try:
@@ -128,7 +136,7 @@ def _start_own(cpus: int | None, gpus: int | None, data_bytes: int, log: Path) -
                 redirect_all_output(log),
                 variable("TMPDIR", str(folder)),
             ):  # Ray's processes and theirs keep what they write there
-                info = _start(cpus, gpus, data_bytes, folder)
+                info = _start(cpus, gpus, data_bytes, dashboard, folder)
             yield _cluster(info, True, log)
         finally:
             with redirect_all_output(log):
@@ -199,15 +207,14 @@ def _check_token(found: str, here: bool) -> None:
     GcsClient(address=found)
 
 
-def _start(cpus: int | None, gpus: int | None, data_bytes: int, folder: Path) -> dict[str, Any]:
+def _start(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: bool, folder: Path) -> dict[str, Any]:
     """Ray asks everyone who connects for the token in ~/.ray/auth_token, which it makes where there is none."""
     context: Any = ray.init(
         address="local",
         num_cpus=cpus,
         num_gpus=gpus,
         object_store_memory=store_bytes(_memory_bytes(), data_bytes),
-        # Ray Train's controller prints a failure every second where there is no dashboard.
-        include_dashboard=True,
+        include_dashboard=dashboard,
         dashboard_host="127.0.0.1",
         configure_logging=False,
         log_to_driver=False,

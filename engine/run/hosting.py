@@ -72,7 +72,12 @@ def _on_cluster(run: RunContext) -> Iterator[tuple[Cluster, PlanReport]]:
     if _starts_its_own(address):
         report, machine = _plan_here(run.federation), this_machine()
         with attach_or_start(
-            address, log=log, cpus=int(machine.cpus), gpus=int(machine.gpus), data_bytes=data_bytes
+            address,
+            log=log,
+            cpus=int(machine.cpus),
+            gpus=int(machine.gpus),
+            data_bytes=data_bytes,
+            dashboard=run.federation.needs.distillation is not None,
         ) as cluster:
             run.clock.switch("start:hosts")
             yield cluster, report

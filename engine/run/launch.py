@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from threading import Thread
 
 from actors.clock import PhaseClock
 from actors.runner import MemoryLostError
@@ -134,13 +135,16 @@ def _attempt(run: RunContext, watchers: list[Watcher], lost: Sequence[tuple[int,
         lost: whose memories were lost, for each attempt that ended so.
     """
     config, checkpoints = run.config, run.files.checkpoints
-    _fetch_mlflow(config)
-    with logging_to(run.folder / "run.log"), open_runner(run) as (run, runner):
+    with (
+        logging_to(run.folder / "run.log"),
+        _connecting_mlflow(run) as mlflow_watcher,
+        open_runner(run) as (run, runner),
+    ):
         if lost:
             log.warning("%s; the run goes on from its last checkpoint", MemoryLostError(lost[-1]))
         if config.mlflow.enabled:
             run.clock.switch("start:mlflow")
-            watchers.insert(-1, tracking.connect(config.mlflow.tracking_uri, run.folder))
+            watchers.insert(-1, mlflow_watcher())
         journal = Journal(runner, checkpoints, run.federation.needs.up)
         if "rounds" in run.changes:
             journal.drop()  # what a round asks for may depend on how many there are
@@ -165,12 +169,20 @@ def _explaining(run: RunContext) -> Iterator[None]:
         ) from error
 
 
-def _fetch_mlflow(config: RunConfig) -> None:
-    """Import MLflow in a thread of its own: it takes seconds, in which Ray starts."""
-    if config.runner.kind == "ray" and config.mlflow.enabled:
-        import actors.hosts.ray  # noqa: F401  # modules that two threads import at once may meet half made
+@contextmanager
+def _connecting_mlflow(run: RunContext) -> Iterator[Callable[[], Watcher]]:
+    """A block in which MLflow comes up, and a function that waits for its watcher.
 
-        Thread(target=tracking.fetch, name="mlflow").start()
+    MLflow's modules and the tables of a new store take seconds, in which Ray starts, whose processes do that.
+    """
+    connect = partial(tracking.connect, run.config.mlflow.tracking_uri, run.folder)
+    if run.config.runner.kind != "ray" or not run.config.mlflow.enabled:
+        yield connect
+        return
+    import actors.hosts.ray  # noqa: F401  # modules that two threads import at once may meet half made
+
+    with ThreadPoolExecutor(1, thread_name_prefix="mlflow") as thread:
+        yield thread.submit(connect).result
 
 
 def is_full(error: Exception) -> bool:

@@ -104,8 +104,8 @@ class Doomed:
     def say(self): print("hello from a worker")
     def die(self): os.kill(os.getpid(), signal.SIGKILL)
 
-with attach_or_start(None, log=Path(sys.argv[1]), cpus=1) as cluster:
-    print("started", cluster.started, [node.cpus for node in cluster.nodes])
+with attach_or_start(None, log=Path(sys.argv[1]), cpus=1, dashboard=False) as cluster:
+    print("started", cluster.started, [node.cpus for node in cluster.nodes], repr(cluster.dashboard))
     doomed = Doomed.remote()
     ray.get(doomed.say.remote())
     try:
@@ -121,7 +121,7 @@ def test_a_started_cluster_is_silent_and_keeps_what_its_workers_printed_even_aft
     done = run(START, log)
     assert done.returncode == 7
     first, second = done.stdout.splitlines()
-    assert first == "started True [1.0]"
+    assert first == "started True [1.0] ''"
     assert second == "died"
     assert done.stderr == ""
     assert "hello from a worker" in log.read_text()
