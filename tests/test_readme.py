@@ -97,6 +97,20 @@ def test_the_readme_lists_every_command():
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_every_command_and_option_that_a_page_names_is_there(page):
+    """Those whose output is shown run besides, in tests/test_docs.py."""
+    from engine.commands.cli import cli
+
+    for name, words in re.findall(r"(?:`|^\$ )tessera ([a-z]+)([^`\n]*)", PAGES[page], flags=re.MULTILINE):
+        assert name in cli.commands, name
+        known = {option for parameter in cli.commands[name].params for option in parameter.opts}
+        assert {*re.findall(r"--[\w-]+", words)} <= known, (name, words)
+    for name, words in re.findall(r"(?:`|^\$ )python -m benchmarks\.(\w+)([^`\n]*)", PAGES[page], flags=re.MULTILINE):
+        parser = (ROOT / "benchmarks" / f"{name}.py").read_text()
+        assert all(f'"{option}"' in parser for option in re.findall(r"--[\w-]+", words)), (name, words)
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_file_and_folder_that_a_page_names_is_there(page):
     named = re.findall(r"`((?:algorithms|actors|clusters|engine|docs|tests|benchmarks)/[\w./-]*)`", PAGES[page])
     missing = [path for path in named if not (ROOT / path).exists()]
