@@ -42,11 +42,15 @@ class CoBoosting(OneShot[CoBoostingState]):
     1. makes a batch of images by a new generator, which minimises with its noise, for labels y drawn alike,
        label mean[(1 - p_y)^hardness CE(A_w(x), y)] + norm L_BN - adversarial t^2 KL(A_w(x) / t || s(x) / t), where p_y
        is the constant probability that A_w gives to y, t is `adversarial_temperature`, and L_BN is DENSE's;
-    2. from e = 1 on takes, for each batch of `weight_passes` passes over all images so far, a signed step of the
-       ensemble, w <- clip(w - weight_step weight_decay^e sign(grad_w CE(A_w(x), y)), 0, 1);
-    3. takes one pass of SGD of the student s over all images, each moved to where the ensemble's answer changes in a
-       random direction, x <- x + eta sign(grad_x <u, softmax(A_w(x) / tau)>), u uniform in [-1, 1], eta in units of
-       pixels in [0, 1], minimising tau^2 KL(A_w(x) / tau || s(x) / tau). Its rate falls along half a cosine.
+    2. from e = 1 on takes, for each batch of `weight_passes` passes over the images of the epochs before, a signed step
+       of the ensemble, w <- clip(w - weight_step weight_decay^e sign(grad_w CE(A_w(x), y)), 0, 1);
+    3. takes one pass of SGD of the student s over all images, the new ones included, each moved to where the ensemble's
+       answer changes in a random direction, x <- x + eta sign(grad_x <u, softmax(A_w(x) / tau)>), u uniform in [-1, 1],
+       eta in units of pixels in [0, 1], minimising tau^2 KL(A_w(x) / tau || s(x) / tau). Its rate falls along half a
+       cosine.
+
+    The generator is judged by its images as they are; ensemble and student see them augmented as the run's training
+    images are.
 
     Weights that have all fallen to 0 begin again alike. See `algorithms.parts.one_shot` for runs of several rounds and
     clients of several networks. Travels: as in FedAvg.
@@ -105,9 +109,10 @@ class CoBoosting(OneShot[CoBoostingState]):
         )
         for epoch in range(config.epochs):
             judge = self.image_loss(ensemble, ensemble.norm_gap(), weights, student.eval())
-            pool.add(*synthesise_batch(config, self.kit, seed, epoch, judge, clip=CLIP))
+            fresh = synthesise_batch(config, self.kit, seed, epoch, judge, augmented=False, clip=CLIP)
             if epoch:
                 weights = self.boost_weights(weights, ensemble, pool, seed, epoch)
+            pool.add(*fresh)
             optimiser.param_groups[0]["lr"] = config.student_lr * cosine(epoch, config.epochs)
             loss = self.train_epoch(student, optimiser, ensemble, weights, pool, seed, epoch)
             self.kit.tell("distillation", epoch + 1, config.epochs)

@@ -65,7 +65,7 @@ class Dense(OneShot[DenseState]):
         optimiser = torch.optim.SGD(student.parameters(), lr=config.student_lr, momentum=config.student_momentum)
         for epoch in range(config.epochs):
             judge = self.image_loss(ensemble, ensemble.norm_gap(), student.eval())
-            pool.add(*synthesise_batch(config, self.kit, seed, epoch, judge))
+            pool.add(*synthesise_batch(config, self.kit, seed, epoch, judge, augmented=True))
             loss = self.train_epoch(student, optimiser, ensemble, pool, seed, epoch)
             self.kit.tell("distillation", epoch + 1, config.epochs)
         return {"distillation_loss": loss, "pool": len(pool)}

@@ -36,7 +36,7 @@ from algorithms.parts.synthesis import Pool, SynthesisConfig, as_inputs, image_r
 from algorithms.parts.unlabelled import GivenInputs, Noise
 from algorithms.tasks.images import IMAGE, images_of
 
-Average = Literal["logits", "probabilities"]
+Average = Literal["logits", "probabilities", "losses"]
 
 CLIP = 5.0
 """Largest 2-norm of the student's gradient, as in the released code."""
@@ -56,9 +56,11 @@ class FedDF(Ensembling[FedDFState]):
 
         KL(softmax(mean_k f_k(x) / tau) || softmax(s(x) / tau)),
 
-    without the factor tau^2, at a rate that falls along half a cosine. `average: probabilities` takes the mean of the
-    softmaxes for the mean of the logits; the mean of the clients' separate losses, a third scheme of the released code,
-    has the same gradient. There is no early stopping, which needs labelled examples: `steps` is how many there are.
+    without the factor tau^2, at a rate that falls along half a cosine. There is no early stopping, which needs labelled
+    examples: `steps` is how many there are. The released code has two more schemes. `average: probabilities` puts
+    mean_k softmax(f_k(x)), which tau does not soften, in the place of the first softmax (avg_probs in the code).
+    `average: losses` puts mean_k softmax(f_k(x) / tau) there, which has the gradient of the mean of the clients'
+    separate losses (avg_losses). The two are one at tau = 1.
 
     The images are `generated`: synthesised in each round against the clients' networks, as in DENSE, by label
     CE(mean_k f_k(x), y) + norm L_BN; or `public`: those that the server owns; or `noise`. `teachers: accuracy` weighs
@@ -79,7 +81,7 @@ class FedDF(Ensembling[FedDFState]):
         batches: int = setting(40, "generated: batches of images synthesised in each round", ge=1)
         label: float = setting(1.0, "generated: weight of the cross-entropy of the label asked", ge=0)
         norm: float = setting(1.0, "generated: weight of the gap to the clients' batch statistics", ge=0)
-        average: Average = setting("logits", "what of the clients' answers is averaged")
+        average: Average = setting("logits", "what of the clients' answers is averaged; losses: softened probabilities")
         teachers: Literal["alike", "accuracy"] = setting(
             "alike", "a client's share in the teacher: the same for all, or by its accuracy on the server's examples"
         )
@@ -147,7 +149,8 @@ class FedDF(Ensembling[FedDFState]):
         """The clients' networks as one, by shares (K,) which sum to 1."""
         if self.config.average == "logits":
             return WeightedLogits(bank, weights)
-        return WeightedProbabilities(bank, weights, self.config.temperature)
+        softening = self.config.temperature if self.config.average == "losses" else 1.0
+        return WeightedProbabilities(bank, weights, self.config.temperature, softening)
 
     def job(self, source: Source, teacher: nn.Module, net: str, model: dict[str, Tensor], seed: Seed) -> Distillation:
         """The distillation into one network."""
@@ -187,7 +190,7 @@ class FedDF(Ensembling[FedDFState]):
             return self.config.label * F.cross_entropy(teacher, labels) + self.config.norm * gap.value()
 
         for index in range(self.config.batches):
-            pool.add(*synthesise_batch(self.config, self.kit, seed, index, loss))
+            pool.add(*synthesise_batch(self.config, self.kit, seed, index, loss, augmented=True))
             self.kit.tell("synthesis", index + 1, self.config.batches)
         return as_inputs(images_of(self.kit.task), pool.images, None).cpu()
 

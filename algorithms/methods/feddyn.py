@@ -51,7 +51,9 @@ class FedDyn(Averaging[FedDynState]):
     rate, and g_i is made of where it ended, not of steps. (The code takes SGD, with the quadratic as weight decay.)
 
     Evaluated is the mean of the theta_i of the last round; `evaluated: sent` evaluates theta itself, whose norm can be
-    large. Bound the clients' gradients (the code clips their norm at 10). Buffers are averaged.
+    large. Bound the clients' gradients (the code clips their norm at 10). What `clients.clip` bounds is the gradient of
+    all three terms, alpha (w - theta + h_i) included; the code clips that of f_i and alpha (h_i - theta), and adds
+    alpha w afterwards, as weight decay, unbounded. Without a clip the two are one. Buffers are averaged.
 
     `scale: released` is the authors' code: alpha_i = alpha / w_i, w_i = n_i / mean n, for which all clients are asked
     for their number of examples before the first round. Its server averages uniformly all the same, as here.

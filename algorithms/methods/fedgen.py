@@ -60,10 +60,11 @@ class FedGen(Ensembling[FedGenState]):
         fidelity sum_k mean_b a_k^(y_b) CE(head_k(G(e_b, y_b)), y_b) + diversity L_div,   a_k^y = n_k^y / sum_j n_j^y,
         L_div = exp(-mean_ij mean|G_i - G_j| mean (e_i - e_j)^2),
 
-    and averages the networks. These are the losses of the released code; its term against the student, of weight 0
-    there, is left out, its counts begin at 1 for every class, its noise is uniform where the paper's is normal, and
-    its Adam goes on from round to round, where this begins anew. Label smoothing of the clients is that of real
-    batches.
+    and averages the networks. These are the losses of the paper. In the released code those of the server's (B,)
+    examples are multiplied by weights (B, 1), so that the a_k^y act through their mean alone. Its term against the
+    student, of weight 0 there, is left out here, its counts begin at 1 for every class, its noise is uniform where the
+    paper's is normal, and its Adam goes on from round to round, where this begins anew. Label smoothing of the clients
+    is that of real batches.
 
     Clients' networks may differ where their features are of one size: heads are averaged over all clients, bodies over
     those of one network.

@@ -37,7 +37,8 @@ class HeteroFL(Averaging[HeteroFLState]):
     - `mask`: the logits of classes that the client does not hold are 0 (not minus infinity: they keep their share of
       the softmax), and the classifier's rows of these classes are not averaged;
     - `norm: static`: batch normalisation keeps no running statistics. The global model's are measured afterwards: the
-      clients of the round receive it whole, pass over their examples, and send the statistics.
+      clients of the round receive it whole, pass over their examples, and send the statistics. The code measures them
+      on the images of all clients, cropped and flipped as for training; here images are as they are.
 
     `norm: running` averages running statistics like weights, which costs no pass, no whole model at narrow clients and
     no statistics of theirs, but they are those of narrow networks.

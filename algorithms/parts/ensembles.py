@@ -95,15 +95,21 @@ class WeightedLogits(nn.Module):
 
 
 class WeightedProbabilities(WeightedLogits):
-    """tau log sum_k w_k softmax(f_k(x) / tau), images to logits (B, classes)."""
+    """tau log sum_k w_k softmax(f_k(x) / t), images to logits (B, classes): divided by tau and put through a softmax
+    they are the mean of the networks' probabilities, taken at the temperature t.
 
-    def __init__(self, voters: Voters, weights: Tensor, temperature: float) -> None:
+    Attributes:
+        temperature: tau.
+        softening: t.
+    """
+
+    def __init__(self, voters: Voters, weights: Tensor, temperature: float, softening: float) -> None:
         super().__init__(voters, weights)
-        self.temperature = temperature
+        self.temperature, self.softening = temperature, softening
 
     def forward(self, images: Tensor) -> Tensor:
         # In logarithms, since a probability that all networks round to 0 would make the loss NaN.
-        answers = F.log_softmax(self.voters.logits(images) / self.temperature, 2)
+        answers = F.log_softmax(self.voters.logits(images) / self.softening, 2)
         return self.temperature * torch.logsumexp(answers + self.weights.to(answers.device).log()[:, None], 1)
 
 

@@ -1,7 +1,7 @@
 """Images that a server makes by training a generator against classifiers, and the pool in which they are kept.
 
-Source: DENSE, arXiv 2112.12371, algorithm 1, and Co-Boosting, arXiv 2402.15070, which train it in the same way for
-different losses.
+Source: DENSE, arXiv 2112.12371, algorithm 1, and Co-Boosting, arXiv 2402.15070, which train it for different losses;
+DENSE's code augments the images that the loss sees, Co-Boosting's does not.
 """
 
 from __future__ import annotations
@@ -39,13 +39,21 @@ class SynthesisConfig(settings.Config):
 
 
 def synthesise_batch(
-    config: SynthesisConfig, kit: Kit, seed: Seed, index: int, loss: ImageLoss, clip: float | None = None
+    config: SynthesisConfig,
+    kit: Kit,
+    seed: Seed,
+    index: int,
+    loss: ImageLoss,
+    *,
+    augmented: bool = False,
+    clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One batch of images: those of the step with the smallest loss of a new generator, trained with its noise.
 
     Args:
         seed, index: what is drawn depends on them alone.
-        loss: sees the images augmented as training images are; its networks must be frozen or their gradients unused.
+        loss: its networks must be frozen or their gradients unused.
+        augmented: it sees the images as training images are shown, and not as they are.
         clip: largest 2-norm of the generator's gradient, or None.
 
     Returns:
@@ -61,7 +69,7 @@ def synthesise_batch(
     best, least = torch.empty(0), float("inf")
     for step in range(config.generator_steps):
         images = generator(z)
-        value = loss(as_inputs(task, images, draws), labels)
+        value = loss(as_inputs(task, images, draws if augmented else None), labels)
         if step == 0 or float(value.detach()) < least:
             best, least = images.detach(), float(value.detach())
         optimiser.zero_grad(set_to_none=True)

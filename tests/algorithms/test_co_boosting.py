@@ -106,6 +106,25 @@ def test_weights_that_have_all_fallen_to_0_begin_again_alike():
     assert signed_step(torch.zeros(2), logits, torch.tensor([0]), 0.1).tolist() == pytest.approx([0.6, 0.4])
 
 
+def test_the_weights_are_fitted_to_the_images_of_the_epochs_before_and_the_student_to_all(monkeypatch):
+    """As in the released code: with batches of 12 images, epoch e fits weights to 12 e of them, the student to all."""
+    seen: dict[str, list[int]] = {"boost_weights": [], "train_epoch": []}
+
+    def watch(name, place):
+        function = getattr(CoBoosting, name)
+
+        def watched(self, *arguments):
+            seen[name].append(len(arguments[place]))
+            return function(self, *arguments)
+
+        monkeypatch.setattr(CoBoosting, name, watched)
+
+    watch("boost_weights", 2)
+    watch("train_epoch", 4)
+    play(small(epochs=3), rounds=1)
+    assert seen == {"boost_weights": [12, 24], "train_epoch": [12, 24, 36]}
+
+
 def test_one_client_keeps_its_weight():
     logits = torch.randn(5, 1, 3, generator=torch.Generator().manual_seed(0))
     assert signed_step(torch.tensor([1.0]), logits, torch.arange(5) % 3, 0.1).tolist() == [1.0]

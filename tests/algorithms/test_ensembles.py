@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,8 @@ from algorithms.core.distillation import Distillation, Learner, labelled_batch
 from algorithms.core.schedules import cosine
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
+from algorithms.methods.co_boosting import CoBoosting
+from algorithms.methods.dense import Dense
 from algorithms.nets import NetworkError
 from algorithms.nets.server_generators import ConditionalGenerator, MergedGenerator, UpsamplingGenerator
 from algorithms.parts.ensembles import Ensemble, WeightedLogits, equal_weights, normalise, weighted_sum
@@ -153,6 +157,28 @@ def test_the_images_of_the_step_with_the_smallest_loss_are_kept():
     images, _ = synthesise_batch(SMALL, tiny_kit(), Seed(0), 0, loss)
     assert not torch.equal(seen[1], seen[2])
     assert torch.equal(as_inputs(tiny_task(), images, None), seen[1])
+
+
+@pytest.mark.parametrize(("method", "augments"), [(Dense, True), (CoBoosting, False)])
+def test_the_generator_of_dense_is_judged_by_augmented_images_and_that_of_co_boosting_by_its_own(
+    method, augments, monkeypatch
+):
+    """As in their released codes. Flipped at random, twelve images are as they were in one of 4,096 draws."""
+    kit, seen, pools = replace(tiny_kit(), task=replace(tiny_task(), augment=Augment(flip=True))), [], []
+    one_shot = method(method.Config(epochs=1, latent=4, generator_width=4, generator_steps=3, synthesis_batch=12), kit)
+    loss_of, add = method.image_loss, Pool.add
+
+    def image_loss(self, *judges):
+        loss = loss_of(self, *judges)
+        return lambda inputs, labels: seen.append(inputs.detach()) or loss(inputs, labels)
+
+    monkeypatch.setattr(method, "image_loss", image_loss)
+    monkeypatch.setattr(Pool, "add", lambda pool, images, labels: pools.append(images) or add(pool, images, labels))
+    one_shot.teach(tiny_net(seed=9), ensemble_of("small_cnn"), Seed(0))
+
+    (images,) = pools
+    own = [torch.equal(as_inputs(kit.task, images, None), inputs) for inputs in seen]
+    assert (len(seen), any(own)) == (3, not augments)
 
 
 def test_training_the_generator_makes_the_loss_smaller():

@@ -56,32 +56,33 @@ def test_the_teacher_is_the_weighted_mean_of_the_clients_logits():
     assert torch.allclose(weighted, 0.25 * first + 0.75 * second, atol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_the_mean_of_probabilities_is_taken_at_the_temperature(temperature):
+@pytest.mark.parametrize(("average", "softening"), [("probabilities", 1.0), ("losses", 3.0)])
+def test_probabilities_are_averaged_as_they_are_and_for_the_mean_of_losses_at_the_temperature(average, softening):
     experts = members("mlp", "small_cnn")
     answers = [tiny_net(name, seed)(tiny_inputs()) for seed, name in enumerate(["mlp", "small_cnn"])]
-    expected = sum(F.softmax(answer / temperature, 1) for answer in answers) / 2
-    given = teacher_of(experts, "probabilities", temperature=temperature)(tiny_inputs())
-    assert torch.allclose(F.softmax(given / temperature, 1), expected, atol=1e-5)
+    expected = sum(F.softmax(answer / softening, 1) for answer in answers) / 2
+    given = teacher_of(experts, average, temperature=3.0)(tiny_inputs())
+    assert torch.allclose(F.softmax(given / 3.0, 1), expected, atol=1e-5)
 
 
-def test_the_mean_of_separate_losses_has_the_gradient_of_the_mean_of_probabilities():
+@pytest.mark.parametrize("tau", [1.0, 3.0])
+def test_the_mean_of_separate_losses_has_the_gradient_of_average_losses_at_any_temperature(tau):
     experts, student = members("mlp", "small_cnn"), torch.zeros(12, 3, requires_grad=True)
     answers = [tiny_net(name, seed)(tiny_inputs()) for seed, name in enumerate(["mlp", "small_cnn"])]
-    (separate,) = torch.autograd.grad(sum(kl(answer, student) for answer in answers) / 2, student)
-    teacher = teacher_of(experts, "probabilities")(tiny_inputs())
-    (together,) = torch.autograd.grad(SoftenedKL(1.0)(student, teacher, torch.zeros(12)), student)
+    (separate,) = torch.autograd.grad(sum(kl(answer / tau, student / tau) for answer in answers) / 2, student)
+    teacher = teacher_of(experts, "losses", temperature=tau)(tiny_inputs())
+    (together,) = torch.autograd.grad(SoftenedKL(tau)(student, teacher, torch.zeros(12)), student)
     assert torch.allclose(separate, together, atol=1e-6)
 
 
-@pytest.mark.parametrize("average", ["logits", "probabilities"])
+@pytest.mark.parametrize("average", ["logits", "probabilities", "losses"])
 def test_the_teacher_does_not_know_the_order_of_the_clients(average):
     experts = members("mlp", "small_cnn", "mlp")
     there, back = (teacher_of(order, average)(tiny_inputs()) for order in (experts, experts[::-1]))
     assert torch.allclose(there, back, atol=1e-5)
 
 
-@pytest.mark.parametrize("average", ["logits", "probabilities"])
+@pytest.mark.parametrize("average", ["logits", "probabilities", "losses"])
 def test_equal_clients_answer_as_one_of_them_however_they_are_averaged(average):
     (one,) = members("small_cnn")
     alone = F.softmax(tiny_net()(tiny_inputs()), 1)

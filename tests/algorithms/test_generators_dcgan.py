@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from algorithms.core.contract import Client, ClientSpec
 from algorithms.core.kit import Kit
 from algorithms.core.payload import EMPTY
-from algorithms.core.seeds import Seed
+from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
 from algorithms.core.task import Shard
 from algorithms.core.training import Work
@@ -109,10 +109,30 @@ def test_by_the_released_rule_no_image_of_class_zero_is_seen(reals):
     assert counts[0] == 0
 
 
-def test_by_the_released_rule_a_client_of_class_zero_alone_has_no_generator():
-    tensors, counts = family("no_class_zero").fit(client(only(0)))
-    assert tensors == {}
+def test_by_the_released_rule_class_zero_leaves_batches_smaller_and_their_number_as_it_is(reals, monkeypatch):
+    """Of 40 examples, 20 are of class 0: 3 passes of 5 batches of 8 are 15 steps, in which the 20 others are seen."""
+    steps, step = [], dcgan._step
+    monkeypatch.setattr(dcgan, "_step", lambda optimiser, loss: steps.append(1) or step(optimiser, loss))
+    whole = tiny_shards(2)(0)
+    shard = replace(whole, rows=torch.cat([only(0, 20).rows, only(1, 10).rows, only(2, 10).rows]))
+    _, counts = family("no_class_zero", gan_steps=None, gan_epochs=3).fit(client(shard))
+    assert len(steps) == 2 * 3 * 5  # one of the discriminator and one of the generator
+    assert sorted(reals) == 3 * 10 * [1] + 3 * 10 * [2]
+    assert counts.tolist() == [0, 10, 10]
+
+
+def test_by_the_released_rule_a_client_of_class_zero_alone_sends_a_generator_that_has_learnt_nothing(reals):
+    taught = family("no_class_zero")
+    tensors, counts = taught.fit(client(only(0)))
+    with torch_seeded(client().seed.number("gan networks")):
+        fresh = snapshot(taught._generator())
+    assert reals == []
+    assert all(torch.equal(tensors[name], value) for name, value in fresh.items())
     assert counts.tolist() == [0, 0, 0]
+
+
+def test_where_a_class_is_asked_a_client_without_any_to_ask_for_has_no_generator():
+    assert family("no_class_zero", conditional=True).fit(client(only(0)))[0] == {}
 
 
 @pytest.mark.parametrize("conditional", [False, True])

@@ -201,6 +201,18 @@ def test_the_released_code_sends_prototypes_in_every_round_of_the_warm_up():
     assert run.state.prototypes == {}
 
 
+def test_of_a_long_warm_up_the_released_code_keeps_prototypes_of_its_last_rounds_alone():
+    """Its second run has 41 rounds up to the distillation; of 300 + 41 rounds these are those from number 300 on."""
+    run = played(rounds=5, warmup=4, prototypes=2, prototype_rounds=2, deviations=("stale_prototypes",))
+    assert list(sent(run, "prototypes")) == [2, 3]
+    longer = played(rounds=6, warmup=5, prototypes=2, prototype_rounds=2, deviations=("stale_prototypes",))
+    assert len(longer.metrics) == 6
+    assert longer.metrics[4]["meta_examples"] == run.metrics[3]["meta_examples"]
+    released = Mosaic.Config(variant="released", warmup=341)
+    assert [round for round in range(380) if released.takes_prototypes(round)] == list(range(300, 341))
+    assert [round for round in range(380) if replace(released, variant="corrected").takes_prototypes(round)] == [340]
+
+
 def test_the_experts_of_every_round_are_class_wise_averages_of_what_clients_sent():
     run = played(rounds=2)
     assert [len(state.experts) for state in run.states] == [CLASSES, CLASSES]

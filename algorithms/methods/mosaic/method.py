@@ -94,6 +94,11 @@ class Mosaic(Method[MosaicState]):
     With `experts: client`, sub-networks themselves are the experts. Where a client only looks at features (prototypes,
     `generator: features`) it receives the whole model.
 
+    Beyond these points, `released` differs from the code in three ways. Each epoch has an order of its own, where the
+    code's loaders keep one for the whole run, and begin it again for fine-tuning. Features for prototypes are of images
+    as they are, where the code's are cropped and flipped as for training; so they are under `corrected`, by choice. And
+    one run stands for the code's two: clients' batches go on where those of the first run would begin anew.
+
     Travels, per client: its (sub-)network down and up with C label counts (8 C bytes) each round; its generator once,
     up; prototypes (4 F bytes each) in the last warm-up round, for which a narrow client receives the whole model, as
     every client does; where `mixed`, all generators once, down.
@@ -101,11 +106,13 @@ class Mosaic(Method[MosaicState]):
     The published code differs from what it is meant to do in 26 places. `variant: released` follows it wherever it can
     be followed, `deviations` in single places. Number, the rule here, and the name of the released one:
 
-     1 a generator learns from all classes its client holds (no_class_zero: it never sees class 0)
+     1 a generator learns from all classes its client holds (no_class_zero: it never sees class 0,
+       whose images are taken out of each batch; a client of class 0 alone sends a generator that has learnt nothing)
      2 k-means finds min(k, distinct features) centres (ten_centres: the first ten are read)
      3 any number of experts, which pass through one resident network one by one
      4 pooling is the mean over experts (sum_pooling: the sum, as its class for ten classes)
-     5 prototypes are of the warm-up's last round (stale_prototypes: of all rounds of the warm-up)
+     5 prototypes are of the warm-up's last round (stale_prototypes: of its last
+       `prototype_rounds`; the code keeps those of the 41 rounds of its second run, and none of the first one's 300)
      6 prototypes have their own batches (shared_batches: taken from those of training, which then miss them)
      7 features are computed without gradients
      8 `meta_steps` says how many steps the meta model takes, each on a fresh draw
@@ -152,6 +159,9 @@ class Mosaic(Method[MosaicState]):
             "every round", "rounds that form experts; those of the warm-up's last round teach"
         )
         prototypes: int = setting(10, "centres of features for a class and client", ge=1)
+        prototype_rounds: int = setting(
+            41, "stale_prototypes: rounds up to the distillation, its own included, that send prototypes", ge=1
+        )
         least_in_prototype: int = setting(1, "examples a prototype must stand for, so that it tells less of one", ge=1)
         meta_data: Literal["prototypes", "images", "both"] = setting(
             "prototypes", "what the meta model learns from: prototypes, generated images with the class asked, or both"
@@ -168,6 +178,11 @@ class Mosaic(Method[MosaicState]):
         def uses_prototypes(self) -> bool:
             """Whether clients send prototypes."""
             return self.experts != "replay" and self.meta_data != "images"
+
+        def takes_prototypes(self, round: int) -> bool:
+            """Whether clients send them in this round of the warm-up."""
+            taken = self.prototype_rounds if "stale_prototypes" in self.released_rules else 1
+            return self.uses_prototypes and self.warmup - taken <= round < self.warmup
 
     config: Config
 
@@ -212,7 +227,7 @@ class Mosaic(Method[MosaicState]):
             return self.fine_tuning_round(state, plan, cohort), {}
         if not self.family.needs_model:
             state = self.with_generators(state, plan, cohort)
-        if self.config.uses_prototypes and (plan.round == last or "stale_prototypes" in self.config.released_rules):
+        if self.config.takes_prototypes(plan.round):
             state = self.with_prototypes(state, plan, cohort)
         state = self.local_round(state, plan, cohort, self.train)
         if plan.round < last:

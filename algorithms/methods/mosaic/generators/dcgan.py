@@ -99,9 +99,11 @@ class DCGan:
 
     def fit(self, client: Client) -> tuple[dict[str, Tensor], Tensor]:
         shard, classes = client.shard, self.kit.task.classes
+        counts = shard.label_counts(classes)
         if "no_class_zero" in self.released:
-            shard = replace(shard, rows=shard.rows[shard.own_labels != 0])
-        if len(shard) < self.config.least_examples:
+            counts[0] = 0
+        nothing_to_ask = self.config.conditional and not counts.any()
+        if len(shard) < self.config.least_examples or nothing_to_ask:
             return {}, torch.zeros(classes, dtype=torch.int64)
         with torch_seeded(client.seed.number("gan networks")):
             generator = self._generator().to(self.kit.device)
@@ -117,7 +119,7 @@ class DCGan:
             self.released,
         )
         game.play(client.seed)
-        return snapshot(generator), shard.label_counts(classes)
+        return snapshot(generator), counts
 
     @cached_property
     def _frame(self) -> DCGenerator:
@@ -143,7 +145,8 @@ class DCGan:
 
 @dataclass(frozen=True)
 class _Game:
-    """Generator and discriminator of one client, and what they play with."""
+    """Generator and discriminator of one client, and what they play with: all of the client's examples, or all but
+    those of class 0 (`no_class_zero`), which then leave each batch smaller or out."""
 
     generator: DCGenerator
     judge: DCDiscriminator
@@ -162,7 +165,10 @@ class _Game:
             torch.optim.Adam(net.parameters(), lr=config.gan_lr, betas=BETAS) for net in (self.judge, self.generator)
         )
         for step in range(config.gan_steps or config.gan_epochs * batches.per_epoch):
-            real, real_labels = self._real(batches[step], draws)
+            picks = self._seen(batches[step])
+            if not len(picks):
+                continue
+            real, real_labels = self._real(picks, draws)
             z = torch.randn(len(real), config.latent, generator=draws).to(device)
             asked = self._ask(len(real), draws)
             fake = self.generator(z, self._label_input(asked))
@@ -196,17 +202,25 @@ class _Game:
         images, labels = pair_if_single(scaled, self.shard.columns[LABEL][rows])
         return cast(Tensor, images), labels
 
+    def _seen(self, picks: Tensor) -> Tensor:
+        """Those of some positions in the shard whose images are shown."""
+        return picks[self.shard.own_labels[picks] != 0] if "no_class_zero" in self.released else picks
+
     def _ask(self, count: int, draws: torch.Generator) -> Tensor:
-        """int64 (count,): classes drawn as often as the client holds them."""
-        return self.shard.own_labels[torch.randint(len(self.shard), (count,), generator=draws)]
+        """int64 (count,): classes drawn as often as the client holds images of them that are shown."""
+        labels = self.shard.own_labels[self._seen(torch.arange(len(self.shard)))]
+        return labels[torch.randint(len(labels), (count,), generator=draws)]
 
     def _label_input(self, labels: Tensor) -> Tensor | None:
         """The labels, for networks that are conditional on them."""
         return labels.to(next(self.generator.parameters()).device) if self.config.conditional else None
 
     def _present(self) -> Tensor:
-        counts = self.shard.label_counts(self.task.classes)
-        return torch.ones_like(counts, dtype=torch.bool) if "diversity_over_all" in self.released else counts > 0
+        """bool (C,): the classes whose images are shown; all of them by the released rule."""
+        present = self.shard.label_counts(self.task.classes) > 0
+        if "no_class_zero" in self.released:
+            present[0] = False
+        return torch.ones_like(present) if "diversity_over_all" in self.released else present
 
 
 def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
