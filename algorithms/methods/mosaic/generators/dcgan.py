@@ -165,7 +165,7 @@ class _Game:
             torch.optim.Adam(net.parameters(), lr=config.gan_lr, betas=BETAS) for net in (self.judge, self.generator)
         )
         for step in range(config.gan_steps or config.gan_epochs * batches.per_epoch):
-            picks = self._seen(batches[step])
+            picks = self._visible(batches[step])
             if not len(picks):
                 continue
             real, real_labels = self._real(picks, draws)
@@ -202,13 +202,13 @@ class _Game:
         images, labels = pair_if_single(scaled, self.shard.columns[LABEL][rows])
         return cast(Tensor, images), labels
 
-    def _seen(self, picks: Tensor) -> Tensor:
+    def _visible(self, picks: Tensor) -> Tensor:
         """Those of some positions in the shard whose images are shown."""
         return picks[self.shard.own_labels[picks] != 0] if "no_class_zero" in self.released else picks
 
     def _ask(self, count: int, draws: torch.Generator) -> Tensor:
         """int64 (count,): classes drawn as often as the client holds images of them that are shown."""
-        labels = self.shard.own_labels[self._seen(torch.arange(len(self.shard)))]
+        labels = self.shard.own_labels[self._visible(torch.arange(len(self.shard)))]
         return labels[torch.randint(len(labels), (count,), generator=draws)]
 
     def _label_input(self, labels: Tensor) -> Tensor | None:
