@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from engine.units import count_text
+
 State = Literal["ok", "warn", "fail"]
 
 GIB = 1024**3
@@ -90,7 +92,11 @@ def torch() -> Finding:
     import torch
 
     values = torch.ones(2, 2) @ torch.ones(2, 2)
-    return Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads, computes {values[0, 0]:g}")
+    return Finding(
+        "torch",
+        "ok",
+        f"{torch.__version__}, {count_text(torch.get_num_threads(), 'thread')}, computes {values[0, 0]:g}",
+    )
 
 
 def torchvision() -> Finding:

@@ -1,6 +1,7 @@
 """A task of a user's own, as docs/tasks.md shows it: one file in a folder of theirs, named as module:Class."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from docs import make
 from engine.commands.cli import cli
+from tests.engine.test_own_method import installed
 
 PAGE = (make.ROOT / "docs" / "tasks.md").read_text()
 METHOD_PAGE = (make.ROOT / "docs" / "writing-a-method.md").read_text()
@@ -45,6 +47,27 @@ def test_it_runs_and_its_figure_is_named_wherever_a_person_looks(called, tmp_pat
         "value": result["figures"]["pinball"],
     }
     assert "pinball" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_it_is_sixty_lines_long():
+    """Beside the comment that names its file on the page."""
+    (text,) = re.findall(r"^```python\n# quantiles\.py\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+    assert len(text.splitlines()) <= 60
+
+
+@pytest.mark.xdist_group("ray")
+def test_with_a_method_of_ones_own_it_runs_on_ray_to_the_bits_of_an_inline_run(called, tmp_path):
+    """Both lie in a folder outside of the repository, where the installed command is called."""
+    pytest.importorskip("ray")
+    quick = ["--set", "method.name=fedshrink:FedShrink", "--set", "rounds=1", "--set", "clients.steps=2"]
+    there = installed(
+        "run", "quantiles.yaml", *quick, "--set", "runner.kind=ray", "--set", "runner.hosts=1", "--out", "ray"
+    )
+    assert there.returncode == 0, there.stdout + there.stderr
+    assert called("run", "quantiles.yaml", *quick, "--out", "inline").exit_code == 0
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("ray", "inline")]
+    assert [result["runner"] for result in results] == ["ray", "inline"]
+    assert results[0]["digest"] == results[1]["digest"]
 
 
 def test_an_objective_of_a_methods_own_is_the_tasks_loss_and_what_it_adds(called, tmp_path):
