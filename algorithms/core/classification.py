@@ -12,6 +12,7 @@ from torch import Tensor
 
 from algorithms.core.columns import Column, ColumnError, Columns, Roles, only_column
 from algorithms.core.task import LABEL, Figure, Sums, Task, Trait
+from algorithms.nets.forms import Inputs
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ class Classification(Task):
             "loss": float(sums["loss"]) / examples,
         }
 
+    def answers(self, outputs: Tensor, inputs: Inputs) -> dict[str, np.ndarray]:
+        """`class`, the name of the most likely one, object (B,); and for each class `p_NAME`, its softmax, float32."""
+        shares = outputs.float().softmax(1).cpu().numpy()
+        best = np.array(self.names, dtype=object)[shares.argmax(1)]
+        return {"class": best, **{f"p_{name}": shares[:, number] for number, name in enumerate(self.names)}}
+
     def by_class(self, sums: Sums) -> dict[str, Tensor]:
         """Accuracy among the examples of each class."""
         if not sums:
@@ -85,6 +92,11 @@ def has_label(columns: Columns, roles: Roles) -> bool:
     """Whether some column says the classes: one that `roles` names, or any of classes."""
     ignored = roles.get("ignore", ())
     return LABEL in roles or any(c.content == "class" and name not in ignored for name, c in columns.items())
+
+
+def no_labels(count: int) -> np.ndarray:
+    """int64 (count,): the classes of rows of which none is known."""
+    return np.full(count, -1, dtype=np.int64)
 
 
 def label_column(columns: Columns, roles: Roles) -> str:

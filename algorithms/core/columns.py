@@ -157,6 +157,10 @@ def full_column(columns: Columns, name: str, role: str, content: Content, half: 
     return column
 
 
+ASKED = "asked"
+"""The word for rows whose answer is asked for, beside those of the halves of a data set, in an error."""
+
+
 def same_column(columns: Columns, name: str, role: str, content: Content, half: str) -> Column:
     """A column of one half of a data set, as the other half has it.
 
@@ -164,9 +168,11 @@ def same_column(columns: Columns, name: str, role: str, content: Content, half: 
         ColumnError: it is missing, or holds something else.
     """
     if name not in columns:
-        raise ColumnError(role, f"the {half} rows have no column {name!r}", "write it into both halves")
+        remedy = "write it into both halves" if half != ASKED else "the network was trained on it: add it"
+        raise ColumnError(role, f"the {half} rows have no column {name!r}", remedy)
     column = columns[name]
     if column.content != content:
         problem = f"column {name!r} holds {content} values, but {column.content} values in the {half} rows"
-        raise ColumnError(role, problem, "write the same kind of values into both halves")
+        remedy = "write the same kind of values into both halves" if half != ASKED else "write such values"
+        raise ColumnError(role, problem, remedy)
     return column

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core import settings
-from algorithms.core.columns import Columns, Roles
+from algorithms.core.columns import Columns, Roles, inputs_of
 from algorithms.nets import build
 from algorithms.nets.forms import Form, Inputs
 
@@ -215,6 +215,27 @@ class Task(ABC):
     @abstractmethod
     def report(self, sums: Sums) -> dict[str, float]:
         """The figures of `figures`, by name; NaN without examples."""
+
+    # What a network answers about rows that nobody has labelled
+
+    def question_columns(self, columns: Columns, roles: Roles) -> tuple[str, ...]:
+        """Names of the columns that `question` reads, of the columns that `prepare` had."""
+        return tuple(name for names in inputs_of(columns, roles).values() for name in names)
+
+    def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
+        """The arrays that batches of further rows are made of, in the place of targets -1 or 0, which mean nothing.
+
+        Args:
+            columns: those of `question_columns`, an example a row.
+
+        Raises:
+            ColumnError: rows that the task cannot have; they are called asked rows.
+        """
+        raise NotImplementedError
+
+    def answers(self, outputs: Tensor, inputs: Inputs) -> dict[str, np.ndarray]:
+        """The columns of a table, a row an example, that say to a person what a network's outputs mean."""
+        raise NotImplementedError
 
     # What a person may look at besides
 

@@ -73,6 +73,11 @@ class Encoding:
         indicators = sum(number.has_gaps for number in self.numbers)
         return Tables(len(self.numbers) + indicators, tuple(1 + len(c.values) for c in self.categories))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return (*(one.name for one in self.numbers), *(one.name for one in self.categories))
+
     def encode(self, columns: Columns, half: str) -> dict[str, np.ndarray]:
         """The columns `NUMBERS` and `CATEGORIES` of one half of a data set.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -12,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.core import settings
-from algorithms.core.classification import Classification, classes_of
-from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, full_column, only_column
+from algorithms.core.classification import Classification, classes_of, no_labels
+from algorithms.core.columns import ASKED, ColumnError, Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.settings import setting
 from algorithms.core.task import LABEL, PreparedTask, Shard, Task, Trait
 from algorithms.nets.forms import Images, Inputs
@@ -95,6 +96,15 @@ class ImageTask(Classification):
             train={IMAGE: images, LABEL: labels},
             test={IMAGE: repeat_grey(test_images, shape), LABEL: test_labels},
         )
+
+    def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
+        name = only_column(columns, roles, IMAGE, ("image",))
+        images = full_column(columns, name, IMAGE, "image", ASKED).values
+        if images.shape[2:] != self.shape[1:] or images.shape[1] > self.shape[0]:
+            found, needed = ("x".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
+            problem = f"the images are {found} and the network takes {needed} (channels x height x width)"
+            raise ColumnError(IMAGE, problem, "give images of this size, grey where there is one channel")
+        return {IMAGE: repeat_grey(images, self.shape), LABEL: no_labels(len(images))}
 
     @property
     def form(self) -> Images:

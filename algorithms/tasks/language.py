@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from algorithms.core import settings
 from algorithms.core.classification import has_label
-from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, full_column, only_column
+from algorithms.core.columns import ASKED, ColumnError, Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.settings import setting
 from algorithms.core.task import Figure, PreparedTask, Shard, Sums, Task, Trait
 from algorithms.nets.forms import Inputs, Sequences
@@ -27,6 +27,8 @@ TOKENS = "tokens"
 
 NO_TARGET = -100
 """The target of a place after which the text ends: it counts in no loss and no figure."""
+
+Tokens: TypeAlias = Literal["characters", "words", "bytes"]
 
 _SPLITTERS: dict[str, Callable[[str], Sequence[str]]] = {
     "characters": str,
@@ -60,7 +62,7 @@ class LanguageTask(Task):
 
     @dataclass(frozen=True, kw_only=True)
     class Settings(settings.Config):
-        tokens: Literal["characters", "words", "bytes"] = setting("characters", "what a text is cut into")
+        tokens: Tokens = setting("characters", "what a text is cut into")
         length: int = setting(80, "tokens that are read at once", ge=1)
         vocabulary: int = setting(
             2_000, "different characters or words that are told apart, the most frequent of training", ge=1
@@ -68,6 +70,7 @@ class LanguageTask(Task):
 
     vocabulary: tuple[str, ...]
     length: int
+    tokens: Tokens = "characters"
 
     @classmethod
     def fits(cls, columns: Columns, roles: Roles) -> bool:
@@ -93,8 +96,31 @@ class LanguageTask(Task):
             found.append(windows)
         rows = np.repeat(np.arange(len(texts)), [len(windows) for windows in found[0]])
         joined = [np.concatenate(windows) for windows in found]
-        task, facts = cls(vocabulary, settings.length), note_unknown(joined[1])
+        task, facts = cls(vocabulary, settings.length, settings.tokens), note_unknown(joined[1])
         return PreparedTask(task, {TOKENS: joined[0]}, {TOKENS: joined[1]}, rows, facts)
+
+    def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
+        """The last tokens of each text, as many as are read at once, in a window of its own."""
+        name = only_column(columns, roles, TEXT, ("text",))
+        texts = full_column(columns, name, TEXT, "text", ASKED).values
+        codes, split = codes_of(self.vocabulary), _SPLITTERS[self.tokens]
+        windows = np.full((len(texts), self.length + 1), PADDING, dtype=np.int32)
+        for row, text in enumerate(texts):
+            last = encode_tokens(split(text)[-self.length :], codes)
+            if not len(last):
+                raise ColumnError(TEXT, f"{ASKED} row {row} has no {self.tokens}", "leave it out")
+            windows[row, : len(last)] = last
+        return {TOKENS: windows}
+
+    def answers(self, outputs: Tensor, inputs: Inputs) -> dict[str, np.ndarray]:
+        """`next`, the token of the vocabulary that most likely follows each text, object (B,); and `probability`, its
+        softmax among all tokens, float32."""
+        assert isinstance(inputs, Tensor)
+        places = (inputs != PADDING).sum(1) - 1
+        shares = outputs[torch.arange(len(outputs)), places].float().softmax(1).cpu()[:, FIRST:]
+        best = shares.max(1)
+        following = np.array(self.vocabulary, dtype=object)[best.indices.numpy()]
+        return {"next": following, "probability": best.values.numpy()}
 
     @property
     def form(self) -> Sequences:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from algorithms.core import batches, settings
-from algorithms.core.classification import Classification, classes_of, has_label
+from algorithms.core.classification import Classification, classes_of, has_label, no_labels
 from algorithms.core.columns import MEDIA, Column, ColumnError, Columns, Roles, inputs_of, same_column
 from algorithms.core.settings import setting
 from algorithms.core.task import LABEL, PreparedTask, Shard
@@ -68,6 +68,24 @@ class ModalityTask(Classification):
             test=_join({name: its for name, (_, _, its) in made.items()}, [one.theirs for one in found.values()])
             | {LABEL: test_labels},
         )
+
+    def question_columns(self, columns: Columns, roles: Roles) -> tuple[str, ...]:
+        return tuple(name for one, part in self.parts for name in _columns_of(one, part, roles))
+
+    def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
+        """A modality of which no column is there is one that no row has."""
+        count = len(next(iter(columns.values())))
+        found: dict[str, Mapping[str, np.ndarray]] = {}
+        has = []
+        for one, part in self.parts:
+            names = _columns_of(one, part, roles)
+            own = {name: columns[name] for name in names if name in columns}
+            blank = _blank(part, names, count)
+            filled = _fill(own, blank) if own else blank
+            made = part.question(filled, {_role_of(part): names})
+            found[one] = {key: values for key, values in made.items() if key != LABEL}
+            has.append(_any_value(own) if own else np.zeros(count, dtype=bool))
+        return _join(found, has) | {LABEL: no_labels(count)}
 
     @property
     def form(self) -> Modalities:
@@ -153,6 +171,30 @@ _PARTS: Mapping[str, tuple[type[Part], str]] = {
     TABLE: (TableTask, TABLE),
 }
 """The task and the role of a column of some content, and of the columns of a table."""
+
+
+def _role_of(part: Part) -> str:
+    return next(role for task, role in _PARTS.values() if isinstance(part, task))
+
+
+def _columns_of(name: str, part: Part, roles: Roles) -> tuple[str, ...]:
+    """The columns of a modality."""
+    return part.encoding.names if isinstance(part, TableTask) else roles.get(name, (name,))
+
+
+def _blank(part: Part, names: Sequence[str], count: int) -> dict[str, Column]:
+    """The columns of rows that lack a modality."""
+    match part:
+        case ImageTask(shape=shape):
+            return {names[0]: Column("image", np.zeros((count, *shape), np.uint8))}
+        case SignalTask(shape=shape):
+            return {names[0]: Column("signal", np.zeros((count, *shape), np.float32))}
+        case TextTask():
+            return {names[0]: Column("text", np.full(count, "", dtype=object))}
+        case TableTask(encoding=encoding):
+            numbers = {one.name: Column("number", np.full(count, np.nan)) for one in encoding.numbers}
+            words = {one.name: Column("category", np.full(count, None, object)) for one in encoding.categories}
+            return {**numbers, **words}
 
 
 def _any_value(columns: Columns) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from algorithms.core import settings
 from algorithms.core.classification import has_label
-from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, full_column, only_column
+from algorithms.core.columns import ASKED, ColumnError, Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.settings import setting
 from algorithms.core.task import Figure, PreparedTask, Shard, Sums, Task, Trait
 from algorithms.nets.forms import Inputs, Tables
-from algorithms.tasks._tables import Encoding, features, mean_and_std, refuse_infinite, table_batch
+from algorithms.tasks._tables import NUMBERS, Encoding, features, mean_and_std, refuse_infinite, table_batch
 
 TARGET = "target"
 """Role of the column of numbers to predict, and name of the column of what networks learn, float32 (N,)."""
@@ -65,6 +66,17 @@ class RegressionTask(Task):
             train={**encoding.encode(train, "training"), TARGET: ((targets - mean) / std).astype(np.float32)},
             test={**encoding.encode(test, "test"), TARGET: ((test_targets - mean) / std).astype(np.float32)},
         )
+
+    def question_columns(self, columns: Columns, roles: Roles) -> tuple[str, ...]:
+        return self.encoding.names
+
+    def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
+        encoded = self.encoding.encode(columns, ASKED)
+        return {**encoded, TARGET: np.zeros(len(encoded[NUMBERS]), dtype=np.float32)}
+
+    def answers(self, outputs: Tensor, inputs: Inputs) -> dict[str, np.ndarray]:
+        """`prediction`, float64 (B,), of y itself, in its own unit."""
+        return {"prediction": self.mean + self.std * outputs[:, 0].double().cpu().numpy()}
 
     @property
     def form(self) -> Tables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.core.classification import Classification, classes_of
-from algorithms.core.columns import ColumnError, Columns, Roles, contents_of, full_column, only_column
+from algorithms.core.classification import Classification, classes_of, no_labels
+from algorithms.core.columns import ASKED, ColumnError, Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.task import LABEL, PreparedTask, Shard
 from algorithms.nets.forms import Inputs, Signals
 
@@ -50,6 +51,15 @@ class SignalTask(Classification):
             train={SIGNAL: signals, LABEL: labels},
             test={SIGNAL: test_signals, LABEL: test_labels},
         )
+
+    def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
+        name = only_column(columns, roles, SIGNAL, ("signal",))
+        signals = _signals(columns, name, ASKED)
+        if signals.shape[1:] != self.shape:
+            found, needed = ("x".join(map(str, shape)) for shape in (signals.shape[1:], self.shape))
+            problem = f"the signals are {found} and the network takes {needed} (channels x samples)"
+            raise ColumnError(SIGNAL, problem, "give signals of this shape")
+        return {SIGNAL: signals, LABEL: no_labels(len(signals))}
 
     @property
     def form(self) -> Signals:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from algorithms.core import settings
-from algorithms.core.classification import Classification, classes_of, has_label, label_column
-from algorithms.core.columns import Columns, Roles, contents_of
+from algorithms.core.classification import Classification, classes_of, has_label, label_column, no_labels
+from algorithms.core.columns import ASKED, Columns, Roles, contents_of
 from algorithms.core.settings import setting
 from algorithms.core.task import LABEL, PreparedTask, Shard
 from algorithms.nets.forms import Inputs, Tables
-from algorithms.tasks._tables import Encoding, features, table_batch
+from algorithms.tasks._tables import NUMBERS, Encoding, features, table_batch
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ class TableTask(Classification):
             train={**encoding.encode(train, "training"), LABEL: labels},
             test={**encoding.encode(test, "test"), LABEL: test_labels},
         )
+
+    def question_columns(self, columns: Columns, roles: Roles) -> tuple[str, ...]:
+        return self.encoding.names
+
+    def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
+        encoded = self.encoding.encode(columns, ASKED)
+        return {**encoded, LABEL: no_labels(len(encoded[NUMBERS]))}
 
     @property
     def form(self) -> Tables:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from algorithms.core import settings
-from algorithms.core.classification import Classification, classes_of, has_label
-from algorithms.core.columns import Columns, Roles, contents_of, full_column, only_column
+from algorithms.core.classification import Classification, classes_of, has_label, no_labels
+from algorithms.core.columns import ASKED, Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.settings import setting
 from algorithms.core.task import LABEL, PreparedTask, Shard
 from algorithms.nets.forms import Inputs, Texts
@@ -67,6 +67,11 @@ class TextTask(Classification):
             test={**test_words, LABEL: test_labels},
             facts=note_unknown(test_words[IDS]),
         )
+
+    def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
+        name = only_column(columns, roles, TEXT, ("text",))
+        texts = [words_of(text) for text in full_column(columns, name, TEXT, "text", ASKED).values]
+        return {**first_words(texts, codes_of(self.words), self.length), LABEL: no_labels(len(texts))}
 
     @property
     def form(self) -> Texts:

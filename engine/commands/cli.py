@@ -101,6 +101,8 @@ _code = click.option(
     help="Module of your own that the run's folder names; no other is imported. Repeatable.",
 )
 
+_client = click.option("--client", type=int, help="Whose model, where a run's clients have models of their own.")
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -290,6 +292,32 @@ def report(folders: tuple[Path, ...], out: Path | None) -> None:
     page = out or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
     write_report([read(folder) for folder in folders], page)
     click.echo(f"report: {page}")
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("rows", metavar="INPUT", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="A .csv, .parquet or .json file. [CSV on the terminal]")
+@_client
+@_code
+@_as_json
+def predict(
+    folder: Path, rows: Path, out: Path | None, client: int | None, code: tuple[str, ...], as_json: bool
+) -> None:
+    """Ask the model of a finished run about rows without labels: a folder of images, an image, a .csv or .parquet file,
+    or a .txt file with a text a line."""
+    from engine.commands.answering import csv_text, refuse_place, write
+    from engine.models import load
+
+    if out:
+        refuse_place(out)
+    table = load(folder, client, code).predict(rows)
+    if out:
+        write(table, out)
+    if as_json:
+        _print_json(table.to_pylist())
+    else:
+        click.echo(f"predictions: {out}" if out else csv_text(table), nl=bool(out))
 
 
 @cli.command()

@@ -116,13 +116,13 @@ class _Classes:
         if missing:
             raise DataError("data.source", config.source, f"{place(missing[0])} has no label", "every row needs one")
         has_words = any(isinstance(value, str) for value in self.codes)
-        found = column.values.tolist() if not has_words else [_number_text(value) for value in column.values]
+        found = column.values.tolist() if not has_words else [number_text(value) for value in column.values]
         values = np.array([-1 if value is None else self.codes.get(value, -1) for value in found], dtype=np.int64)
         outside = np.flatnonzero(values < 0)
         if len(outside):
             row = int(outside[0])
             problem = (
-                f"{place(row)} has label {_number_text(column.values[row])}, but the {len(self.names)} classes are "
+                f"{place(row)} has label {number_text(column.values[row])}, but the {len(self.names)} classes are "
             )
             remedy = "leave the row out, or correct its label"
             raise DataError("data.source", config.source, problem + few(self.names), remedy)
@@ -195,7 +195,7 @@ def _content(roles: Roles, name: str, column: Column) -> Content:
     return "text" if name not in roles.get("table", ()) and is_text(column.values) else "category"
 
 
-def _number_text(value: str | float) -> str | None:
+def number_text(value: str | float) -> str | None:
     """A number as people write it; None for NaN."""
     if isinstance(value, str):
         return value
@@ -207,7 +207,7 @@ def _alike(config: DataConfig, name: str, ours: Column, theirs: Column) -> Colum
     if ours.content == theirs.content:
         return theirs
     if ours.content == "text" and theirs.content == "number":
-        return Column("text", np.array([_number_text(value) for value in theirs.values], dtype=object))
+        return Column("text", np.array([number_text(value) for value in theirs.values], dtype=object))
     problem = f"column {name} holds {ours.content} in the training rows but {theirs.content} in the test rows"
     raise DataError("data.source", config.source, problem, "write the same type into both")
 

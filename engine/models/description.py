@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.core.columns import Content
+from algorithms.core.columns import Column
 from algorithms.core.records import flatten, rebuild
 from algorithms.core.task import Task
 from engine.config.own_code import refuse_unnamed
+from engine.data.questions import Reading
 from engine.data.task import find_task, name_of
 from engine.planning.federation import Federation
 
 FORMAT = 1
 """Version of model.json's layout."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The reading of the source's columns, for rows of the same kind.
-
-    Attributes:
-        contents: of the columns of the training rows, by name.
-        roles: `data.columns`.
-        size: `data.size`.
-    """
-
-    contents: Mapping[str, Content]
-    roles: Mapping[str, tuple[str, ...]]
-    size: int | None
 
 
 def describe(federation: Federation, digest: str, versions: Mapping[str, str]) -> dict[str, Any]:
@@ -101,10 +87,12 @@ def task_of(facts: Mapping[str, Any], code: Collection[str]) -> Task:
     return task
 
 
-def reading_of(facts: Mapping[str, Any]) -> Reading:
-    """The reading of a data set's columns."""
+def reading_of(facts: Mapping[str, Any], task: Task) -> Reading:
+    """The reading of the columns that the task asks for."""
     roles = {str(role): tuple(map(str, names)) for role, names in facts["roles"].items()}
-    return Reading(dict(facts["columns"]), roles, facts["size"])
+    contents = facts["columns"]
+    columns = {name: Column(content, np.empty(0)) for name, content in contents.items()}
+    return Reading({name: contents[name] for name in task.question_columns(columns, roles)}, roles, facts["size"])
 
 
 def same_entries(net: torch.nn.Module, state: Mapping[str, Tensor]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +15,11 @@ from algorithms.core.task import Task
 from algorithms.nets import NetworkError
 from algorithms.nets.forms import Inputs
 from engine.config.own_code import refuse_unnamed
+from engine.data import questions
+from engine.data.questions import Reading
 from engine.errors import UserError
-from engine.models.description import Reading, reading_of, task_of
+from engine.models.description import reading_of, task_of
+from engine.models.predicting import answer
 from engine.store.folder import FolderError, RunFolder
 from engine.store.models import ModelEntry, choose_entry, read_description, read_tensors
 
@@ -30,7 +34,7 @@ class LoadedModel:
         network: the network's name, or its dotted path.
         width: fraction of its hidden channels.
         client: whose own model it is; None for that of all.
-        reading: how the columns of its training rows were read.
+        reading: how the columns that it is asked about were read in training.
         facts: what model.json says, but for the list of models.
     """
 
@@ -47,6 +51,20 @@ class LoadedModel:
         """The network's outputs for inputs as the task makes them, (B, ...)."""
         output: Tensor = self.net(inputs)
         return output
+
+    def predict(self, rows: Path | str | pa.Table) -> pa.Table:
+        """A table of answers about rows that need no label; see `Task.answers`.
+
+        Args:
+            rows: a folder of images, an image, a .csv, .parquet or .txt file, or an Arrow table, with the columns that
+                the training rows had.
+
+        Raises:
+            QuestionError: they are not there, or not of this kind.
+        """
+        is_table = isinstance(rows, pa.Table)
+        question = questions.of_table(rows, self.reading) if is_table else questions.read(Path(rows), self.reading)
+        return answer(self.net, self.task, question, self.reading)
 
 
 def load(folder: Path | str, client: int | None = None, code: Collection[str] = ()) -> LoadedModel:
@@ -73,7 +91,7 @@ def load(folder: Path | str, client: int | None = None, code: Collection[str] = 
         task = task_of(facts, code)
         net = _network(task, entry)
         net.load_state_dict(state)
-        return LoadedModel(net.eval(), task, entry.network, entry.width, client, reading_of(facts), facts)
+        return LoadedModel(net.eval(), task, entry.network, entry.width, client, reading_of(facts, task), facts)
     except (UserError, NetworkError):
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:

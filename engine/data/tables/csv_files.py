@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,18 @@ def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     first = np.arange(len(rows))[:limit]
     columns = {name: column.take(first) for name, column in whole.items()}
     return Half(columns, lambda row: sheet.place(int(rows[row])), str(sheet.path), whole=whole)
+
+
+def read_file(config: DataConfig, path: Path, numbers: Collection[str]) -> Half:
+    """All rows of one file, whose columns of numbers are known.
+
+    Raises:
+        DataError: see `read`.
+    """
+    sheet = _read(config, path)
+    rows = np.arange(len(sheet.rows))
+    columns = {name: _column(config, sheet, at, rows, name in numbers) for at, name in enumerate(sheet.header)}
+    return Half(columns, sheet.place, str(path))
 
 
 def _are_numbers(values: list[str | None], rows: list[int]) -> bool:

@@ -38,6 +38,12 @@ def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     return replace(found, facts=(*name_facts(Path(files.origin), split.word, half), *found.facts))
 
 
+def read_file(config: DataConfig, path: Path) -> Half:
+    """All rows of one file."""
+    files = _Files.open(config, [path])
+    return half_of(files.first(None), config, files.place, files.origin, None, files.unread)
+
+
 def _read_rows(config: DataConfig, files: _Files, half: HalfName, limit: int | None) -> Half:
     whole = rows_of_half(files.count, half)
     rows = whole[:limit]
