@@ -157,7 +157,7 @@ def _read_images(path: Path, files: Sequence[Path], reading: Reading) -> Questio
         return str(files[row])
 
     with _refusing():
-        images = stack(files, lambda file: open_image(file.read_bytes()), reading.size, str(path), place)
+        images = stack(files, lambda file: open_image(file.read_bytes()), reading.size, str(path), place).values
     below = path if path.is_dir() else path.parent
     labels = [file.relative_to(below).as_posix() for file in files]
     return Question({name: Column("image", images)}, ("file", labels), place)

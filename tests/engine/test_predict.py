@@ -110,7 +110,7 @@ def test_images_of_another_size_or_none_at_all_are_refused(digits, tmp_path):
     (tmp_path / "none").mkdir()
     assert "holds no image; images end in .png" in refusal(digits, tmp_path / "none")
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    assert "broken.png is not a readable PNG or JPEG image" in refusal(digits, tmp_path / "broken.png")
+    assert "broken.png is not a readable PNG, JPEG or WebP image" in refusal(digits, tmp_path / "broken.png")
     assert "there is no file or folder" in refusal(digits, tmp_path / "gone")
     (tmp_path / "notes.md").write_text("")
     assert "notes.md is none of .csv, .parquet, .txt" in refusal(digits, tmp_path / "notes.md")
