@@ -236,7 +236,7 @@ def _refusing() -> Iterator[None]:
 
 
 def refusal(question: Question, error: ColumnError) -> QuestionError:
-    """What a task says of columns, with a row by its place."""
+    """The refusal of a task, with a row by its place."""
     words = error.problem
     _, mark, rest = words.partition(f"{ASKED} row ")
     number = rest.split(" ", 1)[0].rstrip(",;:")
