@@ -154,6 +154,21 @@ def build(name: str, form: Form, outputs: int, width: float = 1.0) -> nn.Module:
     return net
 
 
+def own_names(name: str, form: Form, outputs: int, width: float = 1.0) -> dict[str, str]:
+    """Names of a network's tensors in its own code, of tied ones every name -> their names in states of what `build`
+    returns. Weights are drawn as by `build`.
+
+    Raises:
+        NetworkError: see `build`.
+    """
+    whole = _make(name, form, outputs, width)
+    before = whole.state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    for ours, value in split(whole, form, outputs).state_dict(keep_vars=True).items():
+        first.setdefault(id(value), ours)
+    return {own: first[id(value)] for own, value in before.items()}
+
+
 def _check_numbers(form: Form, outputs: int, width: float) -> None:
     wrong = _missing(form)
     if wrong:

@@ -296,6 +296,30 @@ def report(folders: tuple[Path, ...], out: Path | None) -> None:
 
 @cli.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "kind",
+    required=True,
+    type=click.Choice(["onnx", "torchscript", "safetensors", "state_dict"]),
+    help="ONNX, TorchScript, tensors as safetensors, or a state dict that torch.load(..., weights_only=True) reads.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The file, new. [NAME-OF-DIR.onnx and the like, here]")
+@_client
+@_code
+def export(folder: Path, kind: str, out: Path | None, client: int | None, code: tuple[str, ...]) -> None:
+    """Write the model of a finished run for other tools."""
+    from engine.models import load
+    from engine.models.exporting import export as write
+    from engine.models.exporting import file_name
+
+    path = out or Path(file_name(folder.absolute().name, kind, client))
+    model = load(folder, client, code)
+    write(model, kind, path)
+    click.echo(f"{model.network} as {kind}: {path}")
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("rows", metavar="INPUT", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="A .csv, .parquet or .json file. [CSV on the terminal]")
 @_client
