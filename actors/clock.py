@@ -25,6 +25,8 @@ class PhaseClock:
 
     def switch(self, phase: str) -> None:
         """Time from now on belongs to `phase`."""
+        if phase == self._phase:
+            return
         self._book()
         self._phase = phase
 

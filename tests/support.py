@@ -16,6 +16,7 @@ from actors.runner import InlineRunner, Runner
 from actors.steps.orders import WorkerSetup, find_method
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
+from algorithms.core.callbacks import ignore
 from algorithms.core.contract import ClientSpec, Method, Plan
 from algorithms.core.kit import Kit
 from algorithms.core.needs import Needs
@@ -110,6 +111,7 @@ def play(
     cohort: Callable[[int], Sequence[int]] | None = None,
     policy: FailurePolicy | None = None,
     book: Book | None = None,
+    tell: Callable[[str, int, int], None] = ignore,
 ) -> Played:
     """Play a method's rounds through a runner, through the real delivery path.
 
@@ -119,9 +121,10 @@ def play(
         cohort: round number to the numbers of the clients asked; all where None.
         policy: what is done where something fails; the default one where None.
         book: is written into also where the run fails; a new one where None.
+        tell: hears how far the phases of the server have come.
     """
     runner = runner or InlineRunner(setup, shards or tiny_shards(len(setup.clients)))
-    kit = Kit(task=setup.task, work=setup.work, seed=Seed(setup.seed), distil=runner.distil)
+    kit = Kit(task=setup.task, work=setup.work, seed=Seed(setup.seed), distil=runner.distil, tell=tell)
     method, needs = find_method(setup.method)(setup.config, kit), needs_of(setup)
     book = book or Book()
     states: list[Any] = []

@@ -194,17 +194,15 @@ def distil_here(job: Distillation, told: Callable[[int], None] = ignore) -> dict
     """Perform a job as a plain loop in this process.
 
     Args:
-        told: hears the number of steps done: about `TELLINGS` times, the last one included.
+        told: hears the number of steps done, after each of them.
 
     Returns:
         The student's state dict after the last step, on the CPU.
     """
     learner, kept = Learner(job, copy_of(job.student)), BatchCache[LabelledBatch](job)
-    often = max(1, job.steps // TELLINGS)
     for step in range(job.steps):
         learner.step(kept.at(step, lambda index: labelled_batch(job, index)))
-        if learner.done % often == 0 or learner.done == job.steps:
-            told(learner.done)
+        told(learner.done)
     return snapshot(learner.student)
 
 

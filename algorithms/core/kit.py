@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from algorithms.core.callbacks import ignore
+from algorithms.core.callbacks import Progress, ignore
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
@@ -51,6 +51,10 @@ class Kit:
     def loss(self) -> Loss:
         """The loss that the clients' training minimises, for objectives of a method's own; see `training_loss`."""
         return training_loss(self.task, self.work)
+
+    def progress(self, phase: str, steps: int) -> Progress:
+        """The progress of a phase of the server with so many steps, which is told as each is done."""
+        return Progress(self.tell, phase, steps)
 
     def network(self, name: str, width: float = 1.0) -> nn.Module:
         """The one resident network of this name and width on the kit's device; load a state before use, keep no

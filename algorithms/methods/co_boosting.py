@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from algorithms.core.callbacks import ignore
 from algorithms.core.contract import ClientSpec
 from algorithms.core.needs import Needs, Stage
 from algorithms.core.schedules import cosine
@@ -20,7 +21,7 @@ from algorithms.core.training import Work
 from algorithms.parts.ensembles import Ensemble, GroupedModels, WeightedLogits, normalise, weighted_sum
 from algorithms.parts.losses import NormGap, kl
 from algorithms.parts.one_shot import OneShot
-from algorithms.parts.synthesis import ImageLoss, Pool, as_inputs, synthesise_batch
+from algorithms.parts.synthesis import ImageLoss, Pool, as_inputs, batches_in_pass, synthesise_batch
 from algorithms.tasks.images import images_of
 
 CLIP = 10.0
@@ -107,19 +108,19 @@ class CoBoosting(OneShot[CoBoostingState]):
             momentum=config.student_momentum,
             weight_decay=config.student_weight_decay,
         )
+        told = self.kit.progress("distillation", self.server_steps()).count_step
         for epoch in range(config.epochs):
             judge = self.image_loss(ensemble, ensemble.norm_gap(), weights, student.eval())
-            fresh = synthesise_batch(config, self.kit, seed, epoch, judge, augmented=False, clip=CLIP)
+            fresh = synthesise_batch(config, self.kit, seed, epoch, judge, clip=CLIP, told=told)
             if epoch:
-                weights = self.boost_weights(weights, ensemble, pool, seed, epoch)
+                weights = self.boost_weights(weights, ensemble, pool, seed, epoch, told)
             pool.add(*fresh)
             optimiser.param_groups[0]["lr"] = config.student_lr * cosine(epoch, config.epochs)
-            loss = self.train_epoch(student, optimiser, ensemble, weights, pool, seed, epoch)
-            self.kit.tell("distillation", epoch + 1, config.epochs)
+            loss = self.train_epoch(student, optimiser, ensemble, weights, pool, seed, epoch, told)
         shares = normalise(weights)
         self.kit.show("boosted ensemble", WeightedLogits(ensemble, shares))
-        told = {"least_weight": float(shares.min()), "largest_weight": float(shares.max())}
-        return {"distillation_loss": loss, "pool": len(pool), **told}
+        spread = {"least_weight": float(shares.min()), "largest_weight": float(shares.max())}
+        return {"distillation_loss": loss, "pool": len(pool), **spread}
 
     def image_loss(self, ensemble: Ensemble, gap: NormGap, weights: Tensor, student: nn.Module) -> ImageLoss:
         """The loss that the generator minimises."""
@@ -138,8 +139,21 @@ class CoBoosting(OneShot[CoBoostingState]):
 
         return loss
 
-    def boost_weights(self, weights: Tensor, ensemble: Ensemble, pool: Pool, seed: Seed, epoch: int) -> Tensor:
-        """Boost the ensemble: its weights (K,) after one epoch's signed steps."""
+    def server_steps(self) -> int:
+        pools = [epoch * self.config.synthesis_batch for epoch in range(1, self.config.epochs)]
+        boosting = sum(batches_in_pass(images, self.config.student_batch) for images in pools)
+        return super().server_steps() + self.config.weight_passes * boosting
+
+    def boost_weights(
+        self,
+        weights: Tensor,
+        ensemble: Ensemble,
+        pool: Pool,
+        seed: Seed,
+        epoch: int,
+        told: Callable[[], None] = ignore,
+    ) -> Tensor:
+        """Boost the ensemble: its weights (K,) after one epoch's signed steps, each of which is told."""
         config, size = self.config, self.config.weight_step * self.config.weight_decay**epoch
         draws = seed.torch("ensemble", epoch)
         for _ in range(config.weight_passes):
@@ -147,6 +161,7 @@ class CoBoosting(OneShot[CoBoostingState]):
                 with torch.no_grad():
                     logits = ensemble.logits(as_inputs(images_of(self.kit.task), images, draws))
                 weights = signed_step(weights, logits, labels, size)
+                told()
         return weights
 
     def train_epoch(
@@ -158,8 +173,9 @@ class CoBoosting(OneShot[CoBoostingState]):
         pool: Pool,
         seed: Seed,
         epoch: int,
+        told: Callable[[], None] = ignore,
     ) -> float:
-        """Train the student for one pass over the moved images, in place; the mean loss of its steps."""
+        """Train the student for one pass over the moved images, in place; the mean loss of its steps, each told."""
         draws, tau, losses = seed.torch("pass", epoch), self.config.temperature, []
         teacher = WeightedLogits(ensemble, normalise(weights))
         student.train()
@@ -173,6 +189,7 @@ class CoBoosting(OneShot[CoBoostingState]):
             nn.utils.clip_grad_norm_(student.parameters(), CLIP)
             optimiser.step()
             losses.append(float(loss.detach()))
+            told()
         return sum(losses) / len(losses)
 
     def move_images(self, images: Tensor, teacher: WeightedLogits, draws: torch.Generator) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from algorithms.core.callbacks import ignore
 from algorithms.core.contract import ClientSpec
 from algorithms.core.seeds import Seed
 from algorithms.parts.ensembles import Ensemble, GroupedModels
@@ -63,11 +64,12 @@ class Dense(OneShot[DenseState]):
     def teach(self, student: nn.Module, ensemble: Ensemble, seed: Seed) -> dict[str, float]:
         config, pool, loss = self.config, Pool(), 0.0
         optimiser = torch.optim.SGD(student.parameters(), lr=config.student_lr, momentum=config.student_momentum)
+        progress = self.kit.progress("distillation", self.server_steps())
         for epoch in range(config.epochs):
             judge = self.image_loss(ensemble, ensemble.norm_gap(), student.eval())
-            pool.add(*synthesise_batch(config, self.kit, seed, epoch, judge, augmented=True))
-            loss = self.train_epoch(student, optimiser, ensemble, pool, seed, epoch)
-            self.kit.tell("distillation", epoch + 1, config.epochs)
+            told = progress.count_step
+            pool.add(*synthesise_batch(config, self.kit, seed, epoch, judge, augmented=True, told=told))
+            loss = self.train_epoch(student, optimiser, ensemble, pool, seed, epoch, told)
         return {"distillation_loss": loss, "pool": len(pool)}
 
     def image_loss(self, ensemble: Ensemble, gap: NormGap, student: nn.Module) -> ImageLoss:
@@ -94,8 +96,9 @@ class Dense(OneShot[DenseState]):
         pool: Pool,
         seed: Seed,
         epoch: int,
+        told: Callable[[], None] = ignore,
     ) -> float:
-        """Train the student for one pass over the pool, in place; the mean loss of its steps."""
+        """Train the student for one pass over the pool, in place; the mean loss of its steps, each of which is told."""
         draws, tau, losses = seed.torch("pass", epoch), self.config.temperature, []
         student.train()
         for images, _ in pool.batches(self.config.student_batch, draws):
@@ -107,6 +110,7 @@ class Dense(OneShot[DenseState]):
             loss.backward()
             optimiser.step()
             losses.append(float(loss.detach()))
+            told()
         return sum(losses) / len(losses)
 
 

@@ -150,6 +150,7 @@ class DFRD(Averaging[DFRDState]):
         optimiser = torch.optim.Adam(generator.parameters(), lr=config.generator_lr, betas=BETAS)
         generator.train()
         student.eval()
+        progress = self.kit.progress("generator", config.generator_steps)
         for step, labels in enumerate(self._labels(teacher, config.generator_steps, seed)):
             h = generator.merge_noise(self._noise(seed, "noise", step), labels)
             images = generator(h)
@@ -163,7 +164,7 @@ class DFRD(Averaging[DFRDState]):
             torch.stack(list(parts.values())).sum().backward(inputs=list(generator.parameters()))
             optimiser.step()
             told = {name: float(value.detach()) for name, value in parts.items()}
-            self.kit.tell("generator", step + 1, config.generator_steps)
+            progress.count_step()
         return told
 
     def train_student(
@@ -176,6 +177,7 @@ class DFRD(Averaging[DFRDState]):
         if config.freeze_norm:
             freeze_norm(student)
         weights = (1.0, config.replay) if config.replay else (1.0,)
+        progress = self.kit.progress("distillation", config.student_steps)
         for step, labels in enumerate(self._labels(teacher, config.student_steps, seed)):
             losses = []
             for number, weight in enumerate(weights):
@@ -188,7 +190,7 @@ class DFRD(Averaging[DFRDState]):
             torch.stack(losses).sum().backward()
             optimiser.step()
             told = {"distillation_loss": float(torch.stack(losses).sum().detach())}
-            self.kit.tell("distillation", step + 1, config.student_steps)
+            progress.count_step()
         return told
 
     def _labels(self, teacher: ByClass, steps: int, seed: Seed) -> Sequence[Tensor]:

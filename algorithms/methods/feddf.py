@@ -189,9 +189,9 @@ class FedDF(Ensembling[FedDFState]):
                 teacher = ensemble.logits(images).mean(1)
             return self.config.label * F.cross_entropy(teacher, labels) + self.config.norm * gap.value()
 
+        told = self.kit.progress("synthesis", self.config.batches * self.config.generator_steps).count_step
         for index in range(self.config.batches):
-            pool.add(*synthesise_batch(self.config, self.kit, seed, index, loss, augmented=True))
-            self.kit.tell("synthesis", index + 1, self.config.batches)
+            pool.add(*synthesise_batch(self.config, self.kit, seed, index, loss, augmented=True, told=told))
         return as_inputs(images_of(self.kit.task), pool.images, None).cpu()
 
     def weights(self, members: Sequence[Expert]) -> Tensor:
@@ -199,8 +199,11 @@ class FedDF(Ensembling[FedDFState]):
         public = self.kit.public
         if self.config.teachers == "alike" or public is None:
             return equal_weights(len(members))
-        nets = (load_network(self.kit, member.net, member.state) for member in members)
-        found = [self.kit.task.report(score(net, self.kit.task, public, self.kit.device))["accuracy"] for net in nets]
+        progress, found = self.kit.progress("teachers' accuracy", len(members)), []
+        for member in members:
+            sums = score(load_network(self.kit, member.net, member.state), self.kit.task, public, self.kit.device)
+            found.append(self.kit.task.report(sums)["accuracy"])
+            progress.count_step()
         return by_accuracy(torch.tensor(found), self.kit.task.classes)
 
 

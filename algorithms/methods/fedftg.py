@@ -136,11 +136,12 @@ class FedFTG(Averaging[FedFTGState]):
         number = config.server_steps * config.batch
         asked = labels_like(torch.stack(list(counts)).sum(0), number, seed.torch("labels")).to(device)
         told: dict[str, float] = {}
+        progress = self.kit.progress("fine-tuning", config.server_steps)
         for step, labels in enumerate(asked.split(config.batch)):
             z = torch.randn(config.batch, config.latent, generator=seed.torch("noise", step)).to(device)
             batch = _Batch(z, labels, shares[:, labels].T)
             told = {"generator_loss": contest.seek(batch), "student_loss": contest.learn(batch)}
-            self.kit.tell("fine-tuning", step + 1, config.server_steps)
+            progress.count_step()
         return replace(state, model=snapshot(student), generator=snapshot(generator)), told
 
     @client_side

@@ -166,7 +166,8 @@ class FedGen(Ensembling[FedGenState]):
         shares = shares_by_class(counts).to(device)
         met = torch.stack(list(counts)).sum(0).nonzero()[:, 0]
         told: dict[str, float] = {}
-        for step in range(config.generator_steps):
+        progress = self.kit.progress("generator", config.generator_steps)
+        for _ in range(config.generator_steps):
             labels = met[torch.randint(len(met), (config.generator_batch,), generator=draws)].to(device)
             noise = self._noise(len(labels), draws)
             features = generator(noise, labels)
@@ -176,7 +177,7 @@ class FedGen(Ensembling[FedGenState]):
             (fidelity + diversity).backward()
             optimiser.step()
             told = {"fidelity": float(fidelity.detach()), "diversity": float(diversity.detach())}
-            self.kit.tell("generator", step + 1, config.generator_steps)
+            progress.count_step()
         return snapshot(generator), told
 
     def _messages(self, state: FedGenState, nets: dict[int, str]) -> dict[int, Payload]:

@@ -28,7 +28,7 @@ from algorithms.parts.ensembles import (
     load_network,
     norm_refusal,
 )
-from algorithms.parts.synthesis import SynthesisConfig, image_refusals
+from algorithms.parts.synthesis import SynthesisConfig, batches_in_pass, image_refusals
 
 
 class OneShot(Ensembling[GroupsT]):
@@ -82,6 +82,13 @@ class OneShot(Ensembling[GroupsT]):
         student = load_network(self.kit, state.net, first)
         metrics = self.teach(student, ensemble, seed)
         return replace(state, model=snapshot(student)), metrics
+
+    def server_steps(self) -> int:
+        """Steps of all generators and of the student, by which progress is told."""
+        config = self.config
+        pools = [(epoch + 1) * config.synthesis_batch for epoch in range(config.epochs)]
+        passes = sum(batches_in_pass(images, config.student_batch) for images in pools)
+        return config.epochs * config.generator_steps + passes
 
     def teach(self, student: nn.Module, ensemble: Ensemble, seed: Seed) -> dict[str, float]:
         """Train the student in place; metrics by name."""

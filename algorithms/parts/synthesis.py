@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core import settings
+from algorithms.core.callbacks import ignore
 from algorithms.core.kit import Kit
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
@@ -47,6 +48,7 @@ def synthesise_batch(
     *,
     augmented: bool = False,
     clip: float | None = None,
+    told: Callable[[], None] = ignore,
 ) -> tuple[Tensor, Tensor]:
     """One batch of images: those of the step with the smallest loss of a new generator, trained with its noise.
 
@@ -55,6 +57,7 @@ def synthesise_batch(
         loss: its networks must be frozen or their gradients unused.
         augmented: it sees the images as training images are shown, and not as they are.
         clip: largest 2-norm of the generator's gradient, or None.
+        told: hears of every step of the generator.
 
     Returns:
         images float32 (B, C, H, W) in [0, 1], before any augmentation, and the labels asked, int64 (B,).
@@ -78,6 +81,7 @@ def synthesise_batch(
         if clip is not None:
             nn.utils.clip_grad_norm_(generator.parameters(), clip)
         optimiser.step()
+        told()
     return best, labels
 
 
@@ -115,6 +119,12 @@ class Pool:
         for some in picks:
             chosen = some.to(self.images.device)
             yield self.images[chosen], self.labels[chosen]
+
+
+def batches_in_pass(images: int, batch: int) -> int:
+    """The number of batches in one pass over a pool of so many images, one at least; see `Pool.batches`."""
+    whole, rest = divmod(images, batch)
+    return max(1, whole + (rest > 1))
 
 
 def image_refusals(task: Task) -> list[str]:

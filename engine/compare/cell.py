@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,23 +55,31 @@ class Files:
 
 
 class _Teller:
-    """A watcher that says in a line how far the run is."""
+    """A watcher that says in a line how far the run is: after each round, and of its phases once a second at most."""
 
-    def __init__(self, tell: Tell) -> None:
+    SECONDS = 1.0
+
+    def __init__(self, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
         self._tell, self._rounds, self._unit, self._score = tell, 0, "", ""
+        self._clock, self._told = clock, clock()
 
     def started(self, start: RunStart) -> None:
         self._rounds, self._unit = start.rounds, start.headline.unit
 
     def step(self, round: int, step: str, done: int, asked: int) -> None:
-        """Too often to be told."""
+        if self._clock() - self._told >= self.SECONDS:
+            self._say(f"{round + 1}/{self._rounds}{self._score} {step} {done}/{asked}")
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == GLOBAL:
             self._score = f" {figure_text(record.evaluation.headline, self._unit)}"
 
     def round(self, record: RoundRecord) -> None:
-        self._tell(f"{record.round + 1}/{self._rounds}{self._score}")
+        self._say(f"{record.round + 1}/{self._rounds}{self._score}")
+
+    def _say(self, text: str) -> None:
+        self._tell(text)
+        self._told = self._clock()
 
     def finished(self, result: Result) -> None: ...
 

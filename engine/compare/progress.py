@@ -22,7 +22,7 @@ class ComparisonTerminal:
     """
 
     def __init__(self, screen: Console | Screen, clock: Callable[[], float] = time.monotonic) -> None:
-        self.screen, self._clock = screen if isinstance(screen, Screen) else Screen(screen), clock
+        self.screen, self._clock = screen if isinstance(screen, Screen) else Screen(screen, clock), clock
         self._begun = clock()
         self._all = self._missing = self._done = 0
 
@@ -44,9 +44,9 @@ class ComparisonTerminal:
 
     def progress(self, lines: dict[str, str]) -> None:
         under_way = " · ".join(f"{name} {text}" for name, text in lines.items())
-        self.screen.say(
-            " · ".join(part for part in (under_way, f"{self._done} of {self._missing} done", self._time_left()) if part)
-        )
+        parts = (under_way, f"{self._done} of {self._missing} done", self._time_left())
+        line = " · ".join(part for part in parts if part)
+        self.screen.say(line, plain=f"{duration(self._clock() - self._begun):>8}  {line}")
 
     def finished(self, finished: CellResult) -> None:
         if finished.earlier:

@@ -17,13 +17,23 @@ from rich.text import Text
 class Screen:
     """Lines that stay, and the one that moves. A context, after which nothing moves.
 
+    Where no line can move, what it would say is printed as a line that stays, now and then.
+
     Attributes:
         console: where all is written.
         line: what the moving line says, "" where there is none.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    SILENCE = 5.0
+    """Seconds without any line, after which one is printed that would otherwise move."""
+
+    PATIENCE = 0.1
+    """Part of the time since the last line of `print` for which nothing is said, where that is longer than SILENCE: a
+    phase of an hour takes about 50 lines."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self._clock = console, clock
+        self._printed = self._said = clock()
         self.line = ""
         self._moves = console.is_terminal and not os.environ.get("CI")
         self._spinner = Spinner("dots")
@@ -37,11 +47,14 @@ class Screen:
 
     def print(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._write_plainly(text)
+        self._printed = self._said
 
-    def say(self, text: str) -> None:
-        """Write the moving line, where there is one."""
+    def say(self, text: str, plain: str = "") -> None:
+        """Write the moving line; where there is none, and there was silence, a line that stays (`plain`, if given)."""
         if not self._moves:
+            if self._clock() - self._said >= max(self.SILENCE, self.PATIENCE * (self._clock() - self._printed)):
+                self._write_plainly(plain or text)
             return
         self.line = text
         self._spinner.update(text=Text(text))
@@ -56,6 +69,10 @@ class Screen:
                 redirect_stderr=False,
             )
             self._live.start()
+
+    def _write_plainly(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._said = self._clock()
 
     def stop(self) -> None:
         """End the moving line; the next word of `say` begins another."""
@@ -82,11 +99,11 @@ class NotebookScreen(Screen):
     """Between two changes of the line: each is a message to the browser."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(console)
-        self._clock, self._changed = clock, -self.SECONDS
+        super().__init__(console, clock)
+        self._changed = -self.SECONDS
         self._handle: Any = None
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, plain: str = "") -> None:
         """Write the moving line, unless it was changed a moment ago."""
         if self._clock() - self._changed < self.SECONDS:
             return

@@ -39,7 +39,7 @@ class Terminal:
     """
 
     def __init__(self, screen: Console | Screen, clock: Callable[[], float] = time.monotonic) -> None:
-        self.screen, self._clock = screen if isinstance(screen, Screen) else Screen(screen), clock
+        self.screen, self._clock = screen if isinstance(screen, Screen) else Screen(screen, clock), clock
         self._start: RunStart | None = None
         self._shown = ""
         self._pace = Pace(0, clock)
@@ -66,7 +66,8 @@ class Terminal:
 
     def step(self, round: int, step: str, done: int, asked: int) -> None:
         self._pace.step(step, done, asked)
-        self.screen.say(self._line(round, step, done, asked))
+        line = self._line(round, step, done, asked)
+        self.screen.say(line, plain=f"{duration(self._pace.seconds_elapsed()):>8}  {line}")
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == GLOBAL:

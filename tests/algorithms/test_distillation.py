@@ -55,14 +55,12 @@ def test_each_distinct_batch_is_made_once_and_comes_again_in_turn():
     assert all(torch.equal(seen, due) for seen, due in zip(trained_on, expected, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("steps", "heard"), [(0, []), (3, [1, 2, 3]), (101, [*range(2, 101, 2), 101]), (150, list(range(3, 151, 3)))]
-)
-def test_steps_are_told_about_fifty_times_and_the_last_one_always(monkeypatch, steps, heard):
+@pytest.mark.parametrize("steps", [0, 3])
+def test_every_step_is_told(monkeypatch, steps):
     monkeypatch.setattr(Learner, "_step", lambda learner, batch: 0.0)
     told = []
     distil_here(toy_job(steps=steps, distinct=1), told.append)
-    assert told == heard
+    assert told == list(range(1, steps + 1))
 
 
 @given(steps=st.integers(1, 30), data=st.data())

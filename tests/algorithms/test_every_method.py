@@ -454,3 +454,17 @@ def predictions(federation: Federation) -> torch.Tensor:
             for spec in federation.setup.clients
         ]
         return torch.stack([method.own_predictor(client)(inputs) for client in clients])
+
+
+@METHODS
+def test_every_phase_of_the_server_is_told_step_by_step_to_its_end(name):
+    told: list[tuple[str, int, int]] = []
+    setup = setup_of(name)
+    play(setup, rounds=ROUNDS, tell=lambda phase, done, steps: told.append((phase, done, steps)))
+    under_way: dict[str, int] = {}
+    for phase, done, steps in told:
+        assert done == under_way.pop(phase, 0) + 1, f"{phase}: step {done}"
+        if done < steps:
+            under_way[phase] = done
+    assert under_way == {}, "phases that were not told to their end"
+    assert told or not find_method(name).budgets, "nothing is told of what takes long"

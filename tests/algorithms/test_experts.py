@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from algorithms.core.callbacks import ignore
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
@@ -175,7 +176,7 @@ def test_the_plain_sum_adds_the_experts_logits():
 
 def teacher_over(bank: Bank) -> Teacher:
     images, labels = torch.randn(30, *SHAPE), torch.arange(30) % CLASSES
-    meta = train_meta(Examples(bank.logits(images), labels), META, (), Seed(1), lambda done: None)
+    meta = train_meta(Examples(bank.logits(images), labels), META, (), Seed(1), ignore)
     return Teacher(bank, meta)
 
 

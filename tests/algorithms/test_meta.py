@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from algorithms.core.callbacks import ignore
 from algorithms.core.seeds import Seed
 from algorithms.methods.mosaic.ema import Average
 from algorithms.methods.mosaic.meta import Examples, MetaConfig, MetaModel, draw, meta_size, train_meta
@@ -113,7 +114,7 @@ def trained(examples: Examples, steps: int = 120, released: tuple[str, ...] = ()
     config = MetaConfig(
         **{"meta_width": 12, "meta_heads": 3, "meta_feedforward": 16, "meta_steps": steps, "meta_lr": 5e-3, **changes}
     )
-    return train_meta(examples, config, released, Seed(1), lambda done: None)
+    return train_meta(examples, config, released, Seed(1), ignore)
 
 
 def test_training_learns_whom_to_trust_for_rare_classes_too():

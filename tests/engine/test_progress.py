@@ -12,6 +12,8 @@ from rich.console import Console
 
 from actors.cohort.delivery import Book, FaultEntry
 from algorithms.core.task import Figure
+from engine.compare.cell import _Teller
+from engine.compare.progress import ComparisonTerminal
 from engine.records import Evaluation, Result, StageRecord
 from engine.units import difference_text, duration, figure_digits, figure_text, size
 from engine.views.terminal import Pace, Terminal
@@ -65,6 +67,70 @@ def test_what_goes_wrong_has_a_line_for_each_kind_with_its_clients(monkeypatch):
         "    0:00  round 2/3  distillation: process lost, tried again 2 times",
         "    0:00  round 2/3  train: update refused, left out: client 7",
     ]
+
+
+def test_away_from_a_terminal_a_long_phase_tells_how_far_it_is_once_in_five_seconds_of_silence(monkeypatch):
+    console, clock = screen(monkeypatch), Clock()
+    terminal = Terminal(console, clock)
+    terminal.started(start_of(Path("here")))
+    for second in range(14):
+        clock.now = float(second)
+        terminal.step(0, "distillation", second, 300)
+    assert written(console).splitlines()[3:] == [
+        "    0:05  round 1/3 · distillation 5/300",
+        "    0:10  round 1/3 · distillation 10/300",
+    ]
+    terminal.stage(StageRecord(0, "global", evaluation(0.5)))  # at 13 s, after which it is silent again
+    for now in (17.9, 18.0):
+        clock.now = now
+        terminal.step(1, "synthesis", 1, 2)
+    assert written(console).splitlines()[6:] == ["    0:18  round 2/3 · synthesis 1/2 · accuracy 50.0 %"]
+
+
+def test_away_from_a_terminal_an_hour_s_phase_takes_about_fifty_lines(monkeypatch):
+    """Every 5 s up to 50 s, and then each time that the last line is a tenth of the time old: t grows by 1 / 0.9."""
+    console, clock = screen(monkeypatch), Clock()
+    terminal = Terminal(console, clock)
+    terminal.started(start_of(Path("here")))
+    for second in range(3600):
+        clock.now = float(second)
+        terminal.step(0, "distillation", second, 3600)
+    lines = 10 + math.log(3600 / 50) / -math.log(0.9)
+    assert len(written(console).splitlines()) - 3 == pytest.approx(lines, abs=3)
+
+
+def test_a_phase_of_less_than_five_seconds_has_no_line_of_its_own(monkeypatch):
+    console, clock = screen(monkeypatch), Clock()
+    terminal = Terminal(console, clock)
+    terminal.started(start_of(Path("here")))
+    for number in range(3):
+        for done in range(5):
+            clock.now = 4.0 * number + done
+            terminal.step(number, "distillation", done, 5)
+        terminal.stage(StageRecord(number, "global", evaluation(0.5)))
+    assert len(written(console).splitlines()) == 3 + 3
+
+
+def test_a_run_of_a_comparison_tells_of_its_phases_once_a_second_at_most_and_of_every_round():
+    heard, clock = [], Clock()
+    teller = _Teller(heard.append, clock)
+    teller.started(start_of(Path("here")))
+    for now in (0.5, 1.0, 1.5):
+        clock.now = now
+        teller.step(0, "distillation", int(2 * now), 9)
+    teller.stage(StageRecord(0, "global", evaluation(0.5)))
+    teller.round(round_record(0))
+    assert heard == ["1/3 distillation 2/9", "1/3 50.0 %"]
+
+
+def test_a_comparison_away_from_a_terminal_says_after_five_seconds_of_silence_which_runs_are_under_way(monkeypatch):
+    console, clock = screen(monkeypatch), Clock()
+    terminal = ComparisonTerminal(console, clock)
+    for second in range(9):
+        clock.now = float(second)
+        terminal.progress({"dense-seed-0": f"16/16 distillation {second}/99", "mosaic-seed-0": "3/16 41.0 %"})
+    (line,) = written(console).splitlines()
+    assert line == "    0:05  dense-seed-0 16/16 distillation 5/99 · mosaic-seed-0 3/16 41.0 % · 0 of 0 done"
 
 
 def test_a_run_that_ends_early_says_how_to_go_on(monkeypatch):

@@ -101,14 +101,14 @@ class Examples:
 
 
 def train_meta(
-    examples: Examples, config: MetaConfig, released: Collection[str], seed: Seed, tell: Callable[[int], None]
+    examples: Examples, config: MetaConfig, released: Collection[str], seed: Seed, told: Callable[[], None]
 ) -> MetaModel:
     """A meta model trained by cross-entropy, as the moving average of its parameters, in eval mode without gradients.
 
     Args:
         examples: on the device where it is to be trained.
         released: rules of the released code that apply: `sum_pooling`, `plain_average`, `unbalanced`.
-        tell: hears the number of steps done.
+        told: hears of every step.
     """
     _, experts, classes = examples.logits.shape
     draws = seed.torch("meta batches")
@@ -117,14 +117,14 @@ def train_meta(
         model.to(examples.logits.device).train()
         optimiser = torch.optim.Adam(model.parameters(), lr=config.meta_lr)
         average = Average(model, "plain" if "plain_average" in released else config.ema)
-        for step in range(config.meta_steps):
+        for _ in range(config.meta_steps):
             picks = draw(examples.labels.cpu(), config.meta_batch, "unbalanced" not in released, draws)
             picks = picks.to(examples.labels.device)
             optimiser.zero_grad(set_to_none=True)
             F.cross_entropy(model(examples.logits[picks]), examples.labels[picks]).backward()
             optimiser.step()
             average.update()
-            tell(step + 1)
+            told()
     return cast(MetaModel, average.network())
 
 

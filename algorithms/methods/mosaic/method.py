@@ -324,14 +324,8 @@ class Mosaic(Method[MosaicState]):
         bank = Bank(state.experts, self.kit)
         self.kit.show("experts", PlainSum(bank))
         examples = self._meta_examples(state, bank, source)
-        steps = self.config.meta_steps
-        meta = train_meta(
-            examples,
-            self.config,
-            self.config.released_rules,
-            seed,
-            lambda done: self.kit.tell("meta model", done, steps),
-        )
+        progress = self.kit.progress("meta model", self.config.meta_steps)
+        meta = train_meta(examples, self.config, self.config.released_rules, seed, progress.count_step)
         teacher = Teacher(bank, meta)
         self.kit.show("teacher", teacher)
         return teacher, {"meta_examples": len(examples.labels)}
@@ -346,11 +340,14 @@ class Mosaic(Method[MosaicState]):
             logits.append(bank.from_features(features.to(device)))
             labels.append(of_class.to(device))
         if self.config.meta_data != "prototypes":
-            for index in range(-(-self.config.meta_images // source.batch)):
+            batches = -(-self.config.meta_images // source.batch)
+            progress = self.kit.progress("experts' answers", batches)
+            for index in range(batches):
                 latents = {name: value.to(device) for name, value in source.latents(index).items()}
                 images, asked = source.inputs(latents)
                 logits.append(bank.logits(images))
                 labels.append(asked)
+                progress.count_step()
         return Examples(torch.cat(logits), torch.cat(labels))
 
     def _own_expert(self, client: ClientSpec, weights: dict[str, Tensor]) -> Expert:
