@@ -97,7 +97,14 @@ def _as_onnx(model: LoadedModel, path: Path) -> None:
     shapes = (tuple({0: batch} for _ in names),)
     with _explaining(model, "ONNX"):
         torch.onnx.export(
-            module, inputs, path, input_names=names, output_names=["output"], dynamic_shapes=shapes, external_data=False
+            module,
+            inputs,
+            path,
+            input_names=names,
+            output_names=["output"],
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
         )
 
 
