@@ -27,6 +27,7 @@ class RateSchedule:
         warmup: W, rounds in which the factor rises along a line, (r + 1) / W; 0 for none.
         every: rounds between two falls of `step`, counted from the end of the warm-up.
         factor: of `step`, by which the rate is multiplied at each fall; in (0, 1].
+        falls: of `step`, rounds of the run (from 0) with which the rate falls, in the place of `every`; () for none.
     """
 
     name: Shape = "constant"
@@ -34,19 +35,22 @@ class RateSchedule:
     warmup: int = 0
     every: int = 1
     factor: float = 1.0
+    falls: tuple[int, ...] = ()
 
     def at(self, round: int) -> float:
         """The factor in (0, 1] of a round r, r < R; of training before the first round (`ANY_ROUND`) that of round 0.
 
-        With s = r - W rounds since the warm-up, 1 for `constant`, factor^floor(s / every) for `step`, and
-        (1 + cos(pi s / (R - W))) / 2 for `cosine`, which would be 0 in the round after the last.
+        With s = r - W rounds since the warm-up: 1 for `constant`; factor^floor(s / every) for `step`, or factor to the
+        number of `falls` up to r; and (1 + cos(pi s / (R - W))) / 2 for `cosine`, which would be 0 in the round after
+        the last.
         """
         round = max(round, 0)
         if round < self.warmup:
             return (round + 1) / self.warmup
         since = round - self.warmup
         if self.name == "step":
-            return self.factor ** (since // self.every)
+            past = sum(fall <= round for fall in self.falls) if self.falls else since // self.every
+            return self.factor**past
         return cosine(since, self.rounds - self.warmup) if self.name == "cosine" else 1.0
 
 

@@ -137,15 +137,33 @@ def setting_of_the_optimiser(name: str, look: Look) -> Iterator[Problem]:
 
 
 def setting_of_the_schedule(name: str, look: Look) -> Iterator[Problem]:
-    """Falls of the rate are of `step`, which needs to know when and how far."""
+    """Falls of the rate are of `step`."""
     place, chosen = f"clients.schedule.{name}", look("clients.schedule.name")
-    value = look(place)
-    if chosen == "step" and value is None:
-        meaning = str(RateScheduleConfig.model_fields[name].description).removeprefix("of step: ")
-        yield Problem(place, MISSING, f"is needed where clients.schedule.name is step: {meaning}")
-    elif chosen != "step" and value is not None:
+    if chosen != "step" and look(place) is not None:
         reason = f"is a setting of step, but clients.schedule.name is {chosen}; leave it out, or set the name to step"
-        yield Problem(place, value, reason)
+        yield Problem(place, look(place), reason)
+
+
+def falling_rate_has_its_rounds(look: Look) -> Iterator[Problem]:
+    """A rate of `step` falls every so many rounds, or after those of a list."""
+    if look("clients.schedule.name") != "step":
+        return
+    every, falls = look("clients.schedule.every"), look("clients.schedule.falls")
+    if every is None and falls is None:
+        yield _missing_of_step("every")
+    elif every is not None and falls is not None:
+        yield Problem("clients.schedule.every", every, "stands beside clients.schedule.falls; leave one out")
+
+
+def falling_rate_has_a_factor(look: Look) -> Iterator[Problem]:
+    """A rate of `step` falls by a factor."""
+    if look("clients.schedule.name") == "step" and look("clients.schedule.factor") is None:
+        yield _missing_of_step("factor")
+
+
+def _missing_of_step(name: str) -> Problem:
+    meaning = str(RateScheduleConfig.model_fields[name].description).removeprefix("of step: ")
+    return Problem(f"clients.schedule.{name}", MISSING, f"is needed where clients.schedule.name is step: {meaning}")
 
 
 def warmup_of_the_rate_ends(look: Look) -> Iterator[Problem]:
@@ -176,7 +194,9 @@ RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     hosts_when_pooled,
     gpu_shares_with_cuda,
     *(partial(setting_of_the_optimiser, name) for name in OPTIMISERS),
-    *(partial(setting_of_the_schedule, name) for name in ("every", "factor")),
+    *(partial(setting_of_the_schedule, name) for name in ("every", "falls", "factor")),
+    falling_rate_has_its_rounds,
+    falling_rate_has_a_factor,
     warmup_of_the_rate_ends,
     stacked_clients_take_plain_steps,
 )

@@ -121,11 +121,18 @@ class RateScheduleConfig(Section):
         default=0, ge=0, description="rounds in which the rate first rises to lr, by the same each time"
     )
     every: int | None = Field(default=None, ge=1, description="of step: rounds from one fall of the rate to the next")
+    falls: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="of step, in the place of every: numbers of rounds after which the rate falls, as [150, 250]",
+    )
     factor: float | None = Field(default=None, gt=0, le=1, description="of step: by which the rate is then multiplied")
 
     def over(self, rounds: int) -> RateSchedule:
         """The same for a run of so many rounds."""
-        return RateSchedule(self.name, rounds, self.warmup, every=self.every or 1, factor=self.factor or 1.0)
+        return RateSchedule(
+            self.name, rounds, self.warmup, every=self.every or 1, factor=self.factor or 1.0, falls=self.falls or ()
+        )
 
 
 class ClientsConfig(Section):

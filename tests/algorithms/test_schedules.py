@@ -9,10 +9,23 @@ from hypothesis import strategies as st
 from algorithms.core.schedules import CONSTANT, RateSchedule
 from algorithms.core.seeds import ANY_ROUND
 from algorithms.core.training import Work
+from algorithms.methods.fedftg import FedFTG
 
 
 def factors(schedule, rounds):
     return [schedule.at(round) for round in range(rounds)]
+
+
+def test_falls_are_where_they_are_asked_for_however_far_apart():
+    """HeteroFL's code on CIFAR-10, 800 rounds: the whole rate for 300, a tenth for 200, and a hundredth."""
+    schedule = RateSchedule("step", rounds=800, factor=0.1, falls=(300, 500))
+    assert factors(schedule, 800) == pytest.approx(300 * [1.0] + 200 * [0.1] + 300 * [0.01])
+
+
+def test_fedftg_s_rates_of_clients_fall_as_those_of_its_server():
+    """0.998 a round, in its code for both."""
+    schedule = RateSchedule("step", every=1, factor=FedFTG.Config().decay)
+    assert factors(schedule, 4) == pytest.approx([1, 0.998, 0.998**2, 0.998**3])
 
 
 def test_a_constant_rate_is_the_clients_own_to_the_bit():
