@@ -36,12 +36,12 @@ def redirect_all_output(log: Path) -> Iterator[None]:
 def redirect_ray_output(log: Path) -> Iterator[None]:
     """Redirect what Ray logs in this process, and prints from threads of its own, to the log for a block."""
     logger = logging.getLogger("ray")
-    handler = logging.FileHandler(log, delay=True)
+    handler = logging.FileHandler(log, delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     before = logger.handlers[:], logger.propagate
     logger.handlers, logger.propagate = [handler], False
     terminal = sys.stdout
-    with log.open("a", buffering=1) as file:
+    with log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
         routed = sys.stdout = _ByThread(terminal, file)
         try:
             yield

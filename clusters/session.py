@@ -146,7 +146,7 @@ def _start_own(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: b
 
 
 def _cluster(info: dict[str, Any], started: bool, log: Path) -> Cluster:
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"while Ray runs, more is in {info['session_dir']}/logs\n")
     return Cluster(info["gcs_address"], started, nodes_of(ray.nodes()), log, info["webui_url"] or "")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +48,73 @@ def evaluation_of(task: Task, sums: Sums) -> Evaluation:
         by_class={name: values.numpy() for name, values in task.by_class(sums).items()},
         confusion=None if confusion is None else confusion.numpy(),
     )
+
+
+@dataclass(frozen=True)
+class ClientSpread:
+    """One figure over the clients that have test examples.
+
+    Attributes:
+        mean: of the clients, each counted once.
+        deviation: standard deviation over them.
+        worst: the figure of the client that is served worst; of several the first.
+        client: its number.
+        clients: how many have a figure.
+    """
+
+    mean: float
+    deviation: float
+    worst: float
+    client: int
+    clients: int
+
+
+@dataclass(frozen=True, eq=False)
+class ClientFigures:
+    """Figures of each client: of the model that predicts for it, the global one or its own, on test examples of its
+    own, which are dealt as its training examples are.
+
+    Attributes:
+        examples: int64 (clients,), test examples of each.
+        values: float64 (clients,) by the figure's name, NaN for a client without test examples.
+    """
+
+    examples: np.ndarray
+    values: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, figures: Sequence[Figure], found: Sequence[Mapping[str, float]]) -> ClientFigures:
+        """From the figures of each client and its `examples`, by name; what is not there is NaN, and no example."""
+        examples = np.array([client.get("examples", 0) for client in found], dtype=np.int64)
+        values = {f.name: np.array([client.get(f.name, np.nan) for client in found]) for f in figures}
+        return cls(examples, {name: np.where(examples > 0, value, np.nan) for name, value in values.items()})
+
+    def spread(self, figure: Figure) -> ClientSpread | None:
+        """None where no client has a figure."""
+        values = self.values[figure.name]
+        clients = np.flatnonzero(~np.isnan(values))
+        if not len(clients):
+            return None
+        worst = max(clients.tolist(), key=lambda client: figure.rank_key(float(values[client])))
+        known = values[clients]
+        with np.errstate(invalid="ignore"):  # of infinite losses
+            mean, deviation = float(known.mean()), float(known.std())
+        return ClientSpread(mean, deviation, float(values[worst]), worst, len(clients))
+
+    def tree(self, figures: Sequence[Figure]) -> dict[str, Any]:
+        """As result.json has it: the spread of each figure that some client has."""
+        found = {figure.name: self.spread(figure) for figure in figures}
+        return {
+            name: {
+                "mean": spread.mean,
+                "spread": spread.deviation,
+                "worst": spread.worst,
+                "worst_client": spread.client,
+                "clients": spread.clients,
+            }
+            for name, spread in found.items()
+            if spread is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -146,11 +213,16 @@ class RunStart:
 
 @dataclass(frozen=True)
 class Result:
-    """The whole of result.json, plus the book. Keys are those of the design, section 8."""
+    """The whole of result.json, plus the book. Keys are those of the design, section 8.
+
+    Attributes:
+        clients: what each client gets; None where nobody asked.
+    """
 
     values: Mapping[str, Any]
     book: Book
     pictures: tuple[GeneratedPictures, ...] = field(default=())
+    clients: ClientFigures | None = None
 
 
 class Watcher(Protocol):

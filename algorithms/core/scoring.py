@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import nn
 
@@ -23,3 +25,37 @@ def score(predictor: nn.Module, task: Task, shard: Shard, device: torch.device, 
             inputs, targets = task.batch(shard, picks, device=device)
             total = add(total, task.sums(predictor(inputs), targets))
     return total
+
+
+@torch.no_grad()
+def score_each(
+    predictor: nn.Module, task: Task, shards: Sequence[Shard], device: torch.device, batch: int = 256
+) -> Iterator[Sums]:
+    """The task's sums over each of several shards of the same columns; {} for one without examples.
+
+    Batches go across their borders, so that many small shards take the time of one large one.
+
+    Args:
+        predictor, batch: as of `score`.
+    """
+    if not shards:
+        return
+    predictor.eval()
+    whole = Shard(shards[0].columns, torch.cat([shard.rows for shard in shards]))
+    ends = torch.tensor([len(shard) for shard in shards]).cumsum(0).tolist()
+    current, total = 0, {}  # type: tuple[int, Sums]
+    for picks in torch.arange(len(whole)).split(batch):
+        if not len(picks):
+            break
+        inputs, targets = task.batch(whole, picks, device=device)
+        outputs, first = predictor(inputs), int(picks[0])
+        done = first
+        while done < first + len(picks):
+            while ends[current] <= done:
+                yield total
+                current, total = current + 1, {}
+            until = min(ends[current], first + len(picks))
+            part = slice(done - first, until - first)
+            total, done = add(total, task.sums(outputs[part], targets[part])), until
+    yield total
+    yield from ({} for _ in ends[current + 1 :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import shlex
 import signal
@@ -23,6 +24,13 @@ SHOW_CURSOR = "\033[?25h"
 
 class Commands(click.Group):
     """Tells a user's mistakes (exit code 2, no traceback) from ours (exit code 1, the whole traceback)."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # A terminal's encoding may lack what stands in names and tables; that must not end a run.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -211,7 +219,8 @@ def compare(what: tuple[str, ...], seeds: int, overrides: tuple[str, ...], out: 
         rows = [row.tree() for row in compared.rows]
         _print_json({"folder": str(folder), "seconds_spared": compared.saved_seconds, "rows": rows})
     else:
-        click.echo(f"\n{(folder / 'table.md').read_text()}\nclient training spared: {compared.saved_seconds:.0f} s")
+        table = (folder / "table.md").read_text(encoding="utf-8")
+        click.echo(f"\n{table}\nclient training spared: {compared.saved_seconds:.0f} s")
         click.echo(f"report: {folder / 'report.html'}")
     if compared.has_failed:
         click.get_current_context().exit(1)

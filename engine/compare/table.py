@@ -61,6 +61,7 @@ class Row:
         up, down: bytes from and to clients.
         personal: whether clients were evaluated each with a model of its own, on test examples of its own.
         failed: what ended a run, by seed.
+        worst: the figure of the client that is served worst, on its own share of the test set.
     """
 
     label: str
@@ -74,6 +75,7 @@ class Row:
     down: Spread
     personal: bool
     failed: Mapping[int, str]
+    worst: Spread = Spread(())
 
     @property
     def score(self) -> Spread:
@@ -83,8 +85,15 @@ class Row:
     @property
     def score_text(self) -> str:
         """Mean and deviation of the figure without its unit, the deviation no finer than the mean."""
-        mean = self.score.mean
-        return self.score.text(lambda value: self.figure_digits(rounded_like(value, mean)))
+        return self._text(self.score)
+
+    @property
+    def worst_text(self) -> str:
+        """As `score_text`, of the client that is served worst."""
+        return self._text(self.worst)
+
+    def _text(self, spread: Spread) -> str:
+        return spread.text(lambda value: self.figure_digits(rounded_like(value, spread.mean)))
 
     @property
     def rank(self) -> float:
@@ -128,7 +137,13 @@ def _row(label: str, figure: Figure, finished: Sequence[CellResult]) -> Row:
         down=spread(lambda run: run.result["bytes_down"]),
         personal=method.type.personal,
         failed={f.cell.seed: f.error for f in finished if f.run is None},
+        worst=Spread(tuple(_worst(run) for run in runs.values() if run.clients is not None)),
     )
+
+
+def _worst(run: StoredRun) -> float:
+    spread = run.clients.spread(run.headline) if run.clients else None
+    return math.nan if spread is None else spread.worst
 
 
 def _steps(run: StoredRun) -> float:
@@ -151,10 +166,10 @@ def rank(rows: Sequence[Row]) -> list[Row]:
 def head_of(rows: Sequence[Row]) -> tuple[str, ...]:
     """Names of the columns."""
     figure = rows[0].figure if rows else UNKNOWN
-    name = f"{figure.name.replace('_', ' ')} {figure.unit}".rstrip()
+    name, worst = (f"{words} {figure.unit}".rstrip() for words in (figure.name.replace("_", " "), "worst client"))
     if figure.better == "lower":
         name += " (lower is better)"
-    return ("method", name, "seeds", "client steps", "client s", "server s", "up", "down")
+    return ("method", name, worst, "seeds", "client steps", "client s", "server s", "up", "down")
 
 
 def _whole(value: float) -> str:
@@ -171,6 +186,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
     return (
         name,
         row.score_text,
+        row.worst_text,
         str(len(row.values)),
         _whole(row.steps.mean) if row.steps.values else "-",
         row.client_seconds.text(_seconds),
@@ -195,7 +211,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     """The table with every digit, a column for each seed, named by the figure."""
     seeds = sorted({seed for row in rows for seed in [*row.values, *row.failed]})
     name = rows[0].figure.name if rows else UNKNOWN.name
-    spreads = ("steps", "client_seconds", "server_seconds", "up", "down")
+    spreads = ("worst", "steps", "client_seconds", "server_seconds", "up", "down")
     head = ["label", "method", "personal", f"{name}_mean", f"{name}_std"]
     head += [f"{name}_seed_{seed}" for seed in seeds]
     head += [f"{cost}_{what}" for cost in spreads for what in ("mean", "std")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,7 +13,7 @@ from actors.runner import InlineRunner
 from actors.steps.orders import WorkerSetup
 from actors.steps.shards import ShardArrays
 from algorithms.core.needs import Needs
-from algorithms.core.scoring import score
+from algorithms.core.scoring import score, score_each
 from algorithms.core.seeds import Seed
 from algorithms.core.task import LABEL, Shard
 from engine.config import RunConfig
@@ -21,13 +22,19 @@ from engine.data import DataSet, load
 from engine.data.load import rows_of
 from engine.errors import ConfigError, Problem
 from engine.partition import Partition, divide, divide_tests, hold_out, shift_columns
-from engine.records import Evaluation, evaluation_of
+from engine.records import ClientFigures, Evaluation, evaluation_of
 
 
-def _own_tests(config: RunConfig, dataset: DataSet, partition: Partition) -> ShardArrays:
+def _deal_tests(config: RunConfig, dataset: DataSet, partition: Partition) -> tuple[np.ndarray, ...]:
+    """The rows of the test set that each client is judged by."""
+    classes, seed = dataset.task.classes, Seed(config.seed)
+    rows = rows_of(dataset.test)
+    return tuple(divide_tests(partition, rows, dataset.train_labels, dataset.test_labels, classes, seed))
+
+
+def _own_tests(config: RunConfig, dataset: DataSet, rows: Sequence[np.ndarray]) -> ShardArrays:
     """The test set dealt to clients, each client's rows shifted as those it trains on."""
     task, seed = dataset.task, Seed(config.seed)
-    rows = divide_tests(partition, rows_of(dataset.test), dataset.train_labels, dataset.test_labels, task.classes, seed)
     held = shift_columns(dataset.test, rows, config.shift, seed, target=task.target, classes=task.classes, test=True)
     return ShardArrays.of(held, rows)
 
@@ -62,6 +69,7 @@ class Federation:
         setup: what a worker is told.
         shards: every client's examples, without copies.
         needs: what the method answers, which is asked once, here.
+        test_rows: int64 (n_k,) for each client, the rows of the test set that it is judged by.
     """
 
     config: RunConfig
@@ -71,6 +79,7 @@ class Federation:
     setup: WorkerSetup
     shards: ShardArrays
     needs: Needs
+    test_rows: tuple[np.ndarray, ...]
 
     @classmethod
     def gather(cls, config: RunConfig) -> Federation:
@@ -106,7 +115,8 @@ class Federation:
             stack=config.clients.stack,
         )
         personal = config.method.type.personal
-        tests = _own_tests(config, dataset, partition) if personal else None
+        test_rows = _deal_tests(config, dataset, partition)
+        tests = _own_tests(config, dataset, test_rows) if personal else None
         dataset = _shift_training(config, dataset, partition)
         held: tuple[np.ndarray, ...] = ()
         if config.stop is not None:
@@ -115,7 +125,8 @@ class Federation:
         # The method is asked about the examples as clients have them.
         counts = torch.from_numpy(partition.counts(dataset.train_labels, dataset.task.classes))
         shards = replace(ShardArrays.of(dataset.train, partition.rows), tests=tests, validations=validations)
-        return cls(config, dataset, partition, held, setup, shards, needs=_ask_needs(setup, counts))
+        needs = _ask_needs(setup, counts)
+        return cls(config, dataset, partition, held, setup, shards, needs=needs, test_rows=test_rows)
 
     @property
     def public(self) -> Shard | None:
@@ -143,6 +154,19 @@ class Federation:
     @cached_property
     def _validation(self) -> Shard:
         return ShardArrays.of(self.dataset.train, [np.concatenate(self.held)])(0)
+
+    def evaluate_clients(self, predictor: torch.nn.Module) -> ClientFigures:
+        """A predictor on each client's own share of the test set, in one pass over it."""
+        task, device = self.dataset.task, self.setup.torch_device
+        tests = self.shards.tests or _own_tests(self.config, self.dataset, self.test_rows)
+        shards = [tests(client) for client in range(len(tests))]
+        found = [
+            {**task.report(sums), "examples": len(shard)}
+            for shard, sums in zip(
+                shards, score_each(predictor, task, shards, device, self.config.evaluate.batch), strict=True
+            )
+        ]
+        return ClientFigures.of(task.figures, found)
 
     @cached_property
     def _test(self) -> Shard:

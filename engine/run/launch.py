@@ -195,7 +195,7 @@ def is_full(error: Exception) -> bool:
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Log a block's events to the run's log file, and warnings to the terminal too."""
-    handler = logging.FileHandler(path, delay=True)
+    handler = logging.FileHandler(path, delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("actors", "engine")]
     for logger in loggers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -91,6 +91,7 @@ class Rounds:
         stages: the last evaluation of each stage shown.
         metrics: the last value of each metric of the method's server side.
         stopping: when the run ends before its last round, with what has been seen; None where it never does.
+        own: of a personal method, the metrics of each client's own predictor when it was last evaluated.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Rounds:
         self.clock.switch("start")
         self.stages: dict[str, Evaluation] = {}
         self.metrics: dict[str, float] = {}
+        self.own: dict[int, Mapping[str, float]] = {}
         self.next = 0
         seed = Seed(setup.seed)
         kit = Kit(
@@ -186,6 +188,13 @@ class Rounds:
         clients = tuple(self._setup.client(client.id, seed) for client in chosen)
         return Plan(round=number, rounds=self._schedule.rounds, clients=clients, seed=seed)
 
+    def evaluate_own(self) -> Mapping[int, Mapping[str, float]]:
+        """The metrics of each client's own predictor after the last round; of a personal method."""
+        if not self.own:  # in a run that was taken up after its last round
+            with self.clock.during("evaluate"):
+                self._evaluate_own(OWN, self._plan(self.next - 1))
+        return self.own
+
     def _show_last(self, plan: Plan) -> None:
         """Show what the method predicts with after a round: one model, or each client's own; on test rows, and on
         validation rows where there are some."""
@@ -205,13 +214,17 @@ class Rounds:
         everyone = tuple(client.id for client in self._setup.clients)
         request = StepRequest(step, everyone, self.method.own_message(self.state), plan.seed)
         sums: Sums = {}
+        own: dict[int, Mapping[str, float]] = {}
         for outcome in self._runner.run(request):
             final = resolve_outcome(self._runner, request, outcome, self._policy, self.book)
             if final is None:
                 continue
             for name, value in final.metrics.items():
                 self.book.metrics.append(ClientMetric(plan.round, step, final.client, name, float(value)))
+            own[final.client] = final.metrics
             sums = add(sums, final.sums)
+        if step == OWN:
+            self.own = own
         return evaluation_of(self._setup.task, sums)
 
     def _show(self, stage: str, predictor: nn.Module) -> None:

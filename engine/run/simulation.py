@@ -14,11 +14,12 @@ import torch
 from actors.cohort.delivery import FaultEntry
 from actors.process import peak_rss_mb
 from actors.runner import Runner
+from actors.steps.worker import one_thread
 from algorithms.core.records import digest
 from algorithms.core.task import Shard
 from engine.config.budget import values_of_budget
 from engine.planning.federation import Federation
-from engine.records import GLOBAL, VALIDATION, GeneratedPictures, Result, Watcher
+from engine.records import GLOBAL, VALIDATION, ClientFigures, GeneratedPictures, Result, Watcher
 from engine.run.context import RunContext
 from engine.run.keeping import Keeper
 from engine.run.models import write_models
@@ -60,11 +61,12 @@ def simulate(
     for watcher in watchers:
         watcher.started(start)
     rounds.play()
-    values = _values(run, runner, rounds)
+    clients = _client_figures(federation, rounds)
+    values = _values(run, runner, rounds, clients)
     write_models(run, runner, rounds, values["digest"], values["versions"])
     if keeper:
         keeper.forget(rounds)
-    result = Result(values, rounds.book, _pictures(federation, rounds))
+    result = Result(values, rounds.book, _pictures(federation, rounds), clients)
     for watcher in watchers:
         watcher.finished(result)
     return result
@@ -106,7 +108,17 @@ def _refusals(keeper: Keeper) -> dict[str, str]:
     return {"checkpoints refused": "; ".join(keeper.refused)} if keeper.refused else {}
 
 
-def _values(run: RunContext, runner: Runner, rounds: Rounds) -> dict[str, Any]:
+def _client_figures(federation: Federation, rounds: Rounds) -> ClientFigures:
+    """The figures of each client, of the global model or of its own."""
+    if rounds.method.personal:
+        own = rounds.evaluate_own()
+        found = [own.get(client.id, {}) for client in federation.setup.clients]
+        return ClientFigures.of(federation.dataset.task.figures, found)
+    with rounds.clock.during("evaluate"), one_thread():
+        return federation.evaluate_clients(rounds.method.predictor(rounds.state))
+
+
+def _values(run: RunContext, runner: Runner, rounds: Rounds, clients: ClientFigures) -> dict[str, Any]:
     """The contents of result.json; its keys are those of the design, section 8."""
     config, last = run.config, rounds.stages[GLOBAL]
     shown = {stage: e.headline for stage, e in rounds.stages.items() if stage not in (GLOBAL, VALIDATION)}
@@ -126,6 +138,7 @@ def _values(run: RunContext, runner: Runner, rounds: Rounds) -> dict[str, Any]:
         "figures": dict(last.figures),
         "accuracy": last.figures.get("accuracy"),
         "loss": last.figures.get("loss"),
+        "clients": clients.tree(run.federation.dataset.task.figures),
         "metrics": dict(rounds.metrics),
         "stages": {**shown, "final": last.headline},
         "bytes_up": sum(up.values()),

@@ -33,7 +33,7 @@ from algorithms.core.payload import KINDS
 from algorithms.core.task import Figure
 from engine.config.reading import dump, parse
 from engine.errors import UserError
-from engine.records import GLOBAL, GeneratedPictures, Result, RoundRecord, RunStart, StageRecord
+from engine.records import GLOBAL, ClientFigures, GeneratedPictures, Result, RoundRecord, RunStart, StageRecord
 from engine.store import tables
 
 RESULT_KEYS = (
@@ -50,6 +50,7 @@ RESULT_KEYS = (
     "figures",
     "accuracy",
     "loss",
+    "clients",
     "metrics",
     "stages",
     "bytes_up",
@@ -270,6 +271,10 @@ class RunFolder:
         if pictures:
             self._write_table("images.parquet", tables.picture_rows(pictures))
 
+    def write_clients(self, figures: ClientFigures) -> None:
+        """clients.parquet."""
+        self._write_table("clients.parquet", tables.client_rows(figures))
+
     def write_result(self, values: Mapping[str, Any]) -> None:
         """Join the parts, then result.json. Numbers that are not finite become null, which JSON can say.
 
@@ -326,6 +331,7 @@ class StoredRun:
         stages: every evaluation, in the order in which they were made.
         confusion: int64 (classes, classes), of the last evaluation; None where nothing was counted.
         ledger, rounds, seconds: see `engine.store.tables`.
+        clients: what each client gets; None where the folder does not say.
         pictures: what generators draw beside what clients hold; empty where the run has none or may not show them.
     """
 
@@ -344,6 +350,7 @@ class StoredRun:
     pictures: tuple[GeneratedPictures, ...]
     kinds: Mapping[str, str]
     captions: tuple[Stage, ...]
+    clients: ClientFigures | None = None
 
     @property
     def headline(self) -> Figure:
@@ -388,6 +395,7 @@ def read(path: Path) -> StoredRun:
         pictures=tables.pictures_of(_read_table(pictures, tables.PICTURES)) if pictures.exists() else (),
         kinds=_sentences(path / "start.json", start),
         captions=_captions(path / "start.json", start),
+        clients=_clients(path / "clients.parquet", len(start["label_counts"])),
     )
 
 
@@ -397,6 +405,13 @@ def _figures(path: Path, known: Any) -> tuple[Figure, ...]:
             return tuple(Figure(**figure) for figure in known)
         except TypeError as error:
             raise ValueError(f"its figures are none: {error}") from None
+
+
+def _clients(path: Path, clients: int) -> ClientFigures | None:
+    if not path.exists():
+        return None
+    with _naming(path):
+        return tables.client_figures_of(_read_table(path, tables.CLIENTS), clients)
 
 
 def _confusion(path: Path, classes: int) -> np.ndarray | None:
@@ -483,6 +498,8 @@ class FolderWatcher:
 
     def finished(self, result: Result) -> None:
         self._folder.write_pictures(result.pictures)
+        if result.clients is not None:
+            self._folder.write_clients(result.clients)
         self._folder.write_result(result.values)
 
     def failed(self, error: BaseException) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.cohort.delivery import NOBODY, FaultEntry
-from engine.records import Evaluation, GeneratedPictures, RoundRecord, StageRecord
+from engine.records import ClientFigures, Evaluation, GeneratedPictures, RoundRecord, StageRecord
 
 SERVER = "server"
 """Phase of the metrics of a method's server side."""
@@ -61,6 +61,10 @@ SECONDS = pa.schema([("round", pa.int32()), ("phase", pa.string()), ("seconds", 
 CONFUSION = pa.schema([("class", pa.int32()), ("predicted", pa.int32()), ("examples", pa.int64())])
 """Test examples by their class and the class that the model after the last evaluated round predicted; pairs without
 examples have no row."""
+
+CLIENTS = pa.schema([("client", pa.int32()), ("name", pa.string()), ("value", pa.float64())])
+"""A row for each figure of a client after the last round: `examples`, its test examples, and the task's figures of the
+model that predicts for it on these; a client without any has no figures."""
 
 PICTURES = pa.schema(
     [
@@ -133,6 +137,35 @@ def stages_of(rounds: pa.Table) -> tuple[StageRecord, ...]:
         StageRecord(round, stage, Evaluation(figures, {f: np.array(v, dtype=np.float64) for f, v in by_class.items()}))
         for round, stage, figures, by_class in found
     )
+
+
+def client_rows(figures: ClientFigures) -> pa.Table:
+    """A row for each client and figure."""
+    rows: list[tuple[Any, ...]] = []
+    for client, examples in enumerate(figures.examples.tolist()):
+        rows.append((client, "examples", float(examples)))
+        rows += [(client, name, float(values[client])) for name, values in figures.values.items() if examples]
+    return _table(CLIENTS, rows)
+
+
+def client_figures_of(table: pa.Table, clients: int) -> ClientFigures:
+    """The inverse of `client_rows`.
+
+    Raises:
+        ValueError: a client that there is not.
+    """
+    rows = table.to_pylist()
+    outside = [row["client"] for row in rows if not 0 <= row["client"] < clients]
+    if outside:
+        raise ValueError(f"it is about client {outside[0]}, which is none of the {clients}")
+    examples = np.zeros(clients, dtype=np.int64)
+    values: dict[str, np.ndarray] = {}
+    for row in rows:
+        if row["name"] == "examples":
+            examples[row["client"]] = int(row["value"])
+        else:
+            values.setdefault(row["name"], np.full(clients, np.nan))[row["client"]] = row["value"]
+    return ClientFigures(examples, values)
 
 
 def confusion_rows(confusion: np.ndarray) -> pa.Table:

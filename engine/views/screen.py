@@ -36,7 +36,7 @@ class Screen:
         self._printed = self._said = clock()
         self.line = ""
         self._moves = console.is_terminal and not os.environ.get("CI")
-        self._spinner = Spinner("dots")
+        self._spinner = Spinner("dots" if console.encoding.startswith("utf") else "line")
         self._live: Live | None = None
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,18 +15,24 @@ from rich.table import Table
 
 from actors.cohort.delivery import NOBODY, FaultEntry
 from actors.failures import describe
+from algorithms.core.task import Figure
 from engine.config.own_code import resume_command
 from engine.records import GLOBAL, Evaluation, Result, RoundRecord, RunStart, StageRecord
-from engine.units import count_text, duration, figure_text, size
+from engine.units import count_text, difference_text, duration, figure_text, size
 from engine.views.screen import Screen
 from engine.views.tracking import default_uri, ui_command
 
 
 def console(to_stderr: bool) -> Console:
-    """A console on a copy of stdout or stderr, which still reaches the terminal where Ray's output is led elsewhere."""
+    """A console on a copy of stdout or stderr, which still reaches the terminal where Ray's output is led elsewhere.
+
+    Characters that its encoding lacks are written as escapes, and tables with ASCII where it has no lines.
+    """
     stream = sys.stderr if to_stderr else sys.stdout
+    encoding = stream.encoding or "utf-8"
     try:
-        return Console(file=os.fdopen(os.dup(stream.fileno()), "w", buffering=1, encoding="utf-8", errors="replace"))
+        copy = os.dup(stream.fileno())
+        return Console(file=os.fdopen(copy, "w", buffering=1, encoding=encoding, errors="backslashreplace"))
     except OSError:  # a stream that is no file, as in tests
         return Console(file=stream)
 
@@ -195,6 +201,8 @@ def summary(values: Mapping[str, Any], start: RunStart) -> Table:
     for figure in others:
         if figure.name in values["figures"]:
             table.add_row(escape(figure.name), figure_text(values["figures"][figure.name], figure.unit))
+    for name, value in client_lines(values.get("clients") or {}, headline):
+        table.add_row(escape(name), value)
     table.add_section()
     table.add_row("to the server", size(values["bytes_up"]))
     table.add_row("to clients", size(values["bytes_down"]))
@@ -206,6 +214,15 @@ def summary(values: Mapping[str, Any], start: RunStart) -> Table:
     table.add_section()
     table.add_row("digest", str(values["digest"])[:16])
     return table
+
+
+def client_lines(clients: Mapping[str, Any], headline: Figure) -> Iterator[tuple[str, str]]:
+    """The headline figure over clients, as result.json has it, in words."""
+    found = clients.get(headline.name)
+    if found:
+        yield f"mean of {count_text(found['clients'], 'client')}", figure_text(found["mean"], headline.unit)
+        yield "  standard deviation", difference_text(found["spread"], headline.unit)
+        yield f"  worst, client {found['worst_client']}", figure_text(found["worst"], headline.unit)
 
 
 def closing(start: RunStart) -> str:

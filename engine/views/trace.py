@@ -49,7 +49,7 @@ class Trace:
     def started(self, start: RunStart) -> None:
         self._round_began = time.perf_counter()
         if self._file is None:  # a run that is taken up again after a loss goes on in the same file
-            self._file = (start.folder / FILE).open("w")
+            self._file = (start.folder / FILE).open("w", encoding="utf-8")
             self._file.write("[\n")
 
     def step(self, round: int, step: str, done: int, asked: int) -> None:

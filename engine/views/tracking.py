@@ -278,7 +278,7 @@ class MlflowWatcher:
 
     def _finish(self, result: Result) -> None:
         values = result.values
-        last = {**values["metrics"], **values["figures"]}
+        last = {**values["metrics"], **values["figures"], **client_metrics(values.get("clients") or {})}
         self._log_metrics({k: v for k, v in last.items() if v is not None}, values["rounds"])
         self._client.set_tag(self._id, "digest", values["digest"])
         assert self._folder is not None
@@ -297,6 +297,11 @@ def _known_run(folder: Path, uri: str) -> str | None:
     file = folder / _KNOWN
     known = json.loads(file.read_text()) if file.exists() else {}
     return str(known["run_id"]) if known.get("tracking_uri") == uri else None
+
+
+def client_metrics(clients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The figures over clients that result.json has, under names such as `clients/accuracy/worst`."""
+    return {f"clients/{figure}/{what}": value for figure, found in clients.items() for what, value in found.items()}
 
 
 def round_metrics(record: RoundRecord) -> dict[str, float]:

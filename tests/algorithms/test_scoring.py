@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from algorithms.core.scoring import score
+from algorithms.core.scoring import score, score_each
 from algorithms.core.task import Figure, Shard, add
 from algorithms.tasks.images import ImageTask
 
@@ -82,3 +82,30 @@ def test_figures_are_ranked_by_their_direction_and_what_is_no_number_comes_last(
     assert sorted(values, key=Figure("rmse", "lower").rank_key)[:2] == [1.0, 2.0]
     assert sorted(values, key=Figure("accuracy", "higher").rank_key)[:3] == [math.inf, 2.0, 1.0]
     assert math.isnan(sorted(values, key=Figure("accuracy", "higher").rank_key)[3])
+
+
+class ByRow(nn.Module):
+    """Class 1 for an image of an odd value."""
+
+    def forward(self, images):
+        assert not self.training
+        odd = images[:, 0, 0, 0].round().long() % 2
+        return torch.nn.functional.one_hot(odd, 2).double()
+
+
+@given(st.lists(st.integers(0, 5), max_size=8), st.integers(1, 7), st.randoms(use_true_random=False))
+def test_sums_of_each_of_several_shards_are_those_of_each_alone_whatever_the_batches(sizes, batch, random):
+    count = sum(sizes) + 1
+    columns = {
+        "image": torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1),
+        "label": torch.tensor([random.randint(0, 1) for _ in range(count)]),
+    }
+    rows = torch.tensor(random.sample(range(count), sum(sizes)), dtype=torch.int64)
+    shards = [Shard(columns, some) for some in rows.split(sizes)] if sizes else []
+    cpu = torch.device("cpu")
+    together = list(score_each(ByRow(), TASK, shards, cpu, batch))
+    assert len(together) == len(sizes)
+    for found, shard in zip(together, shards, strict=True):
+        alone = score(ByRow(), TASK, shard, cpu)
+        assert found.keys() == alone.keys()
+        assert all(torch.allclose(found[name].double(), value.double()) for name, value in alone.items())

@@ -263,9 +263,10 @@ ACCURACY, PERPLEXITY = Figure("accuracy", "higher", "%"), Figure("perplexity", "
 
 
 def row(label, *values, personal=False, seconds=(1.0, 3.0), figure=ACCURACY):
-    some = Spread(seconds)
-    by_seed = dict(enumerate(values))
-    return Row(label, label, figure, by_seed, Spread((40.0, 40.0)), some, some, Spread((2e6, 2e6)), some, personal, {})
+    """Its worst clients have half of what all have."""
+    some, steps, up = Spread(seconds), Spread((40.0, 40.0)), Spread((2e6, 2e6))
+    by_seed, worst = dict(enumerate(values)), Spread(tuple(value / 2 for value in values))
+    return Row(label, label, figure, by_seed, steps, some, some, up, some, personal, {}, worst)
 
 
 def test_mean_and_standard_deviation_are_those_of_a_sample():
@@ -278,8 +279,10 @@ def test_the_best_mean_is_bold_and_equal_means_are_bold_together():
     rows = [row("a", 0.5, 0.7), row("b", 0.6, 0.6), row("c", 0.1, 0.2)]
     assert best(rows) == {"a", "b"}
     lines = markdown(rows).splitlines()
-    assert lines[0] == "| method | accuracy % | seeds | client steps | client s | server s | up | down |"
-    assert lines[2] == "| a | **60.0 ± 14.1** | 2 | 40 | 2.0 ± 1.4 | 2.0 ± 1.4 | 2.0 MB | 2 B |"
+    assert (
+        lines[0] == "| method | accuracy % | worst client % | seeds | client steps | client s | server s | up | down |"
+    )
+    assert lines[2] == "| a | **60.0 ± 14.1** | 30.0 ± 7.1 | 2 | 40 | 2.0 ± 1.4 | 2.0 ± 1.4 | 2.0 MB | 2 B |"
     assert lines[3].startswith("| b | **60.0 ± 0.0** |")
     assert "**" not in lines[4]
 
@@ -287,10 +290,10 @@ def test_the_best_mean_is_bold_and_equal_means_are_bold_together():
 def test_where_less_is_better_the_lowest_mean_is_bold_and_the_head_says_so():
     rows = [row(label, *values, figure=PERPLEXITY) for label, values in [("a", (9.0, 8.0)), ("b", (8.25, 8.25))]]
     lines = markdown(rows).splitlines()
-    assert lines[0].startswith("| method | perplexity (lower is better) | seeds |")
+    assert lines[0].startswith("| method | perplexity (lower is better) | worst client | seeds |")
     # Means 8.5 and 8.25; the deviation of 9 and 8 is the root of 0.5.
-    assert lines[2].startswith("| a | 8.5 ± 0.707 | 2 |")
-    assert lines[3].startswith("| b | **8.25 ± 0** | 2 |")
+    assert lines[2].startswith("| a | 8.5 ± 0.707 | 4.25 ± 0.354 | 2 |")
+    assert lines[3].startswith("| b | **8.25 ± 0** | 4.125 ± 0 | 2 |")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +313,7 @@ def test_a_deviation_is_no_finer_than_its_mean(values, words):
 def test_a_mean_that_is_no_number_is_never_the_best():
     rows = [row("a", math.nan, 8.0, figure=PERPLEXITY), row("b", 9.0, 9.0, figure=PERPLEXITY)]
     assert best(rows) == {"b"}
-    assert "| a | not a number ± not a number | 2 |" in markdown(rows)
+    assert "| a | not a number ± not a number | not a number ± not a number | 2 |" in markdown(rows)
 
 
 def test_for_machines_the_columns_are_named_by_the_figure():

@@ -21,6 +21,7 @@ _SECTIONS = (
     sections.stage_bars,
     sections.per_class,
     sections.confusion,
+    sections.by_client,
     sections.clients,
     sections.pictures,
     sections.left_clients,

@@ -18,7 +18,7 @@ from engine.config.reading import dump
 from engine.records import GLOBAL, VALIDATION, GeneratedPictures
 from engine.store.folder import StoredRun
 from engine.store.tables import faults_of
-from engine.units import figure_text, size
+from engine.units import difference_text, figure_text, size
 from engine.views.report.charts import (
     Bar,
     Curve,
@@ -192,6 +192,47 @@ def confusion(runs: Runs) -> Element | None:
 
 def _confusion(run: StoredRun) -> Element | None:
     return None if run.confusion is None else confusion_map(run.confusion, run.class_names)
+
+
+_MANY_CLIENTS = 20
+
+
+def by_client(runs: Runs) -> Element | None:
+    """The headline figure of each client, on test examples of its own."""
+    blocks = _each(runs, _client_bars)
+    note = _note(
+        "Each client's share of the test set is dealt as its training examples are; on it stands the model that would "
+        "predict for the client after the last round."
+    )
+    return _section("Client by client", *blocks, note) if blocks else None
+
+
+def _client_bars(run: StoredRun) -> Element | None:
+    """A bar for each client; of many clients the worst."""
+    spread = run.clients.spread(run.headline) if run.clients else None
+    if run.clients is None or spread is None:
+        return None
+    headline, values = run.headline, run.clients.values[run.headline.name]
+    rows = [(value, client) for client, value in enumerate(values.tolist()) if not math.isnan(value)]
+    if len(rows) > _MANY_CLIENTS:
+        rows = sorted(rows, key=lambda row: headline.rank_key(row[0]))[-_MANY_CLIENTS:][::-1]
+    shown = [
+        Bar(
+            f"client {client}",
+            value,
+            figure_text(value, headline.unit),
+            count(int(run.clients.examples[client]), "test example"),
+        )
+        for value, client in rows
+    ]
+    words = (
+        f"The {as_words(headline.name)} is {figure_text(spread.mean, headline.unit)} in the mean of "
+        f"{count(spread.clients, 'client')}, with a standard deviation of "
+        f"{difference_text(spread.deviation, headline.unit)}; client {spread.client} is served worst, with "
+        f"{figure_text(spread.worst, headline.unit)}."
+    )
+    words += f" The {len(rows)} worst are shown." if len(rows) < spread.clients else ""
+    return element("div", element("p", words), bars(shown, whole=whole_of(headline)))
 
 
 _LABEL_MAP = "Rows are classes, columns clients by number; colour deepens with the root of the number of examples."

@@ -62,6 +62,7 @@ def _tiles(run: StoredRun) -> Element:
     result, usual = run.result, round_seconds(run)
     facts = [
         *_figures(run),
+        *_worst_client(run),
         ("wall time", duration(result["seconds"]["total"]), f"a round takes {usual:.2g} s" if usual else None),
         ("to the server", size(result["bytes_up"]), f"to clients {size(result['bytes_down'])}"),
         ("seed", str(result["seed"]), f"digest {str(result['digest'])[:12]}"),
@@ -84,6 +85,15 @@ def _figures(run: StoredRun) -> list[tuple[str, str, str | None]]:
         for figure in run.figures
         if figure.name in run.result["figures"]
     ]
+
+
+def _worst_client(run: StoredRun) -> list[tuple[str, str, str | None]]:
+    """A tile for the client that is served worst, where the run says which."""
+    spread = run.clients.spread(run.headline) if run.clients else None
+    if spread is None:
+        return []
+    value, mean = (figure_text(number, run.headline.unit) for number in (spread.worst, spread.mean))
+    return [("worst client", value, f"client {spread.client}; mean of clients {mean}")]
 
 
 def _ranking(runs: Runs) -> str:
@@ -109,16 +119,18 @@ def _table(runs: Runs) -> Element:
     shared = [figure for figure in runs[0].figures if all(figure in run.figures for run in runs)]
     best = next((value for value, _ in _scores(runs)), None)
     names = [as_words(figure.name) for figure in shared]
-    columns = ("run", "preset", "seed", "rounds", *names, "up", "down", "time", "digest")
+    worst = ["worst client"] if all(run.clients for run in runs) else []
+    columns = ("run", "preset", "seed", "rounds", *names, *worst, "up", "down", "time", "digest")
     head = element("tr", *(element("th", name) for name in columns))
-    rows = [_row(name, run, shared, best) for name, run in zip(labels(runs), runs, strict=True)]
+    rows = [_row(name, run, shared, best, bool(worst)) for name, run in zip(labels(runs), runs, strict=True)]
     return element(
         "div", element("table", element("thead", head), element("tbody", *rows)), class_="scroll", tabindex="0"
     )
 
 
-def _row(name: str, run: StoredRun, shown: Sequence[Figure], best: float | None) -> Element:
+def _row(name: str, run: StoredRun, shown: Sequence[Figure], best: float | None, says_worst: bool) -> Element:
     result = run.result
+    worst = [element("td", value) for _, value, _ in _worst_client(run)] or [element("td", "-")]
     figures = [element("td", figure_text(result["figures"].get(figure.name), figure.unit)) for figure in shown]
     if run.score == best:
         figures[0].set("class", "best")
@@ -127,6 +139,7 @@ def _row(name: str, run: StoredRun, shown: Sequence[Figure], best: float | None)
         element("td", str(result["seed"])),
         element("td", f"{result['rounds']:,}"),
         *figures,
+        *(worst if says_worst else ()),
         element("td", size(result["bytes_up"])),
         element("td", size(result["bytes_down"])),
         element("td", duration(result["seconds"]["total"])),
