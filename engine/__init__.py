@@ -25,6 +25,7 @@ __all__ = [
     "plan",
     "resume",
     "run",
+    "sweep",
 ]
 
 

@@ -30,6 +30,7 @@ FLOORS = {
         "__main__",
         "commands",
         "api",
+        "sweep",
         "compare",
         "run",
         "views",

@@ -78,6 +78,7 @@ def test_every_python_example_runs(page, text, tmp_path, monkeypatch):
 def test_every_configuration_shown_resolves(page, text, tmp_path, monkeypatch):
     from engine.compare import comparison_of
     from engine.config.loading import resolve
+    from engine.sweep import sweep_of
 
     make.write_files(PAGES[page], tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -85,6 +86,8 @@ def test_every_configuration_shown_resolves(page, text, tmp_path, monkeypatch):
     if "methods" in tree:
         (tmp_path / "shown.yaml").write_text(text)
         assert comparison_of([], str(tmp_path / "shown.yaml"), (), 1).labels == tuple(tree["methods"])
+    elif "sweep" in tree:
+        assert sweep_of(tree, []).settings
     else:
         assert resolve(tree).rounds == tree["rounds"]
 

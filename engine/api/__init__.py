@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.api.calls import compare, open, partition, plan, resume, run
+from engine.api.calls import compare, open, partition, plan, resume, run, sweep
 from engine.errors import ConfigError, UserError
 
-__all__ = ["ConfigError", "UserError", "compare", "open", "partition", "plan", "resume", "run"]
+__all__ = ["ConfigError", "UserError", "compare", "open", "partition", "plan", "resume", "run", "sweep"]

@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from engine.api.results import Comparison, DealtData, Run
+from engine.api.results import Comparison, DealtData, Run, SweepTable
 from engine.api.settings import Configuration, config_of, name_of, overrides_of, tree_of
 from engine.api.watching import OnRound, listening, open_screen
 from engine.config import to_tree
@@ -151,6 +151,40 @@ def compare(
     with _comparison_watcher(progress) as watcher:
         compared = perform(comparison, folder, _call_text("compare", list(methods), name, seeds=seeds, **keys), watcher)
     return Comparison.of(compared)
+
+
+@_telling_mistakes
+def sweep(
+    configuration: Configuration, *, out: str | Path | None = None, progress: bool = True, **keys: Any
+) -> SweepTable:
+    """Try many settings of a configuration, judged on validation rows alone.
+
+    Args:
+        configuration: a YAML file with a section `sweep`, or the mapping that one would hold.
+        out: the sweep's folder; `runs/sweep-NAME` where None. Called again, what is missing there is tried.
+        keys: that differ, for all settings.
+    """
+    from engine.sweep import sweep as perform
+    from engine.sweep import sweep_of
+
+    source, name = _source_of(configuration), name_of(configuration)
+    base = source if isinstance(source, Mapping) else tree_of(source)
+    planned = sweep_of(source, overrides_of(keys, base))
+    folder = Path(out) if out is not None else Path("runs") / f"sweep-{Path(name).stem}"
+    with _sweep_watcher(progress) as watcher:
+        done = perform(planned, folder, _call_text("sweep", name, **keys), watcher)
+    return SweepTable.of(done)
+
+
+@contextmanager
+def _sweep_watcher(progress: bool) -> Iterator[Any]:
+    from engine.sweep.progress import SweepSilence, SweepTerminal
+
+    if not progress:
+        yield SweepSilence()
+        return
+    with SweepTerminal(open_screen()) as terminal:
+        yield terminal
 
 
 def _source_of(configuration: Configuration) -> str | Mapping[str, Any]:

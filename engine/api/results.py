@@ -22,6 +22,7 @@ from engine.planning.federation import Federation
 from engine.records import GLOBAL
 from engine.store.folder import StoredRun
 from engine.store.tables import NOBODY, SERVER
+from engine.sweep import SweepResult
 from engine.units import figure_text
 
 
@@ -185,6 +186,35 @@ class Comparison:
             table=csv.read_csv(compared.folder / "table.csv"),
             runs={one.cell.name: Run(one.run) for one in compared.finished if one.run is not None},
             failed={one.cell.name: one.error for one in compared.finished if one.run is None},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SweepTable:
+    """A sweep that was carried out.
+
+    Attributes:
+        folder: with table.md, table.csv, best.yaml and a folder for each run.
+        table: one row for each setting, the best first: its number, the keys, the figure on validation rows and on test
+            rows (which had no part in the choice), rounds, state. Read from table.csv.
+        best: the values of the best setting by key; {} where none was complete.
+        runs: those that finished, by `NUMBER-seed-SEED`.
+    """
+
+    folder: Path
+    table: pa.Table
+    best: Mapping[str, Any]
+    runs: Mapping[str, Run]
+
+    @classmethod
+    def of(cls, done: SweepResult) -> SweepTable:
+        from pyarrow import csv
+
+        return cls(
+            folder=done.folder,
+            table=csv.read_csv(done.folder / "table.csv"),
+            best=done.rows[0].values if done.rows[0].state == "complete" else {},
+            runs={run.folder.name: Run(run) for one in done.finished for run in one.runs},
         )
 
 

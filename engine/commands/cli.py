@@ -227,6 +227,37 @@ def compare(what: tuple[str, ...], seeds: int, overrides: tuple[str, ...], out: 
 
 
 @cli.command()
+@click.argument("file", metavar="FILE")
+@_overrides
+@click.option("--out", type=click.Path(path_type=Path), help="The sweep's folder. [runs/sweep-NAME]")
+@_as_json
+def sweep(file: str, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Try many settings of a configuration, judged on validation rows, and set them in a table, the best first.
+
+    FILE is a configuration with a section `sweep`. Called again after an interruption, it goes on with what is missing.
+    """
+    from engine.sweep import sweep as perform
+    from engine.sweep import sweep_of
+    from engine.sweep.progress import SweepTerminal
+    from engine.views.terminal import console
+
+    planned = sweep_of(file, overrides)
+    folder = out or Path("runs") / f"sweep-{Path(file).stem}"
+    command = shlex.join(["tessera", "sweep", file, *(f"--set={o}" for o in overrides)])
+    with SweepTerminal(console(as_json)) as terminal:
+        done = perform(planned, folder, command, terminal)
+    if as_json:
+        rows = [row.tree() for row in done.rows]
+        _print_json({"folder": str(folder), "seconds_spared": done.saved_seconds, "rows": rows})
+    else:
+        click.echo(f"\n{(folder / 'table.md').read_text(encoding='utf-8')}")
+        if (folder / "best.yaml").exists():
+            click.echo(f"best: {folder / 'best.yaml'}")
+    if done.has_failed:
+        click.get_current_context().exit(1)
+
+
+@cli.command()
 @_configuration_options
 @_as_json
 def plan(configuration: str, overrides: tuple[str, ...], as_json: bool) -> None:

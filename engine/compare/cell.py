@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from engine.compare.spec import Cell
 from engine.config.budget import budget_fact
 from engine.data import DataSet
 from engine.planning.federation import Federation
-from engine.records import GLOBAL, Result, RoundRecord, RunStart, StageRecord
+from engine.records import GLOBAL, Result, RoundRecord, RunStart, StageRecord, Watcher
 from engine.run.context import RunContext
 from engine.run.simulation import simulate
 from engine.store.folder import RunFolder
@@ -86,12 +86,15 @@ class _Teller:
     def failed(self, error: BaseException) -> None: ...
 
 
-def carry(cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell) -> Files:
+def carry(
+    cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell, watchers: Sequence[Watcher] = ()
+) -> Files:
     """Run a cell.
 
     Args:
         source: what the comparison came from.
         store: of trained networks, shared by all cells of the seed.
+        watchers: hear of the run as it goes.
     """
     clock = PhaseClock("start:data")
     with tempfile.TemporaryDirectory(prefix="tessera-") as place, accept_read_only():
@@ -101,6 +104,6 @@ def carry(cell: Cell, source: str, dataset: DataSet, store: Store, tell: Tell) -
         run = RunContext(
             federation, RunFolder.create(folder), source, clock, facts={**FACTS, **budget_fact(cell.config)}
         )
-        simulate(run, RecallingRunner(federation.setup, federation.shards, loop), [_Teller(tell)])
+        simulate(run, RecallingRunner(federation.setup, federation.shards, loop), [_Teller(tell), *watchers])
         (folder / TRAINING).write_text(json.dumps({"done": loop.done, "spared": loop.spared}))
         return Files.of(folder)

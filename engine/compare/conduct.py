@@ -102,12 +102,12 @@ def finished_runs(comparison: Comparison, folder: Path) -> dict[str, CellResult]
         path = folder / cell.name
         if (path / "result.json").exists():
             run = read(path)
-            _require_same(cell, run)
-            done[cell.name] = CellResult(cell, run, _training(path)["spared"], earlier=True)
+            require_same(cell, run)
+            done[cell.name] = CellResult(cell, run, read_training(path)["spared"], earlier=True)
     return done
 
 
-def _require_same(cell: Cell, run: StoredRun) -> None:
+def require_same(cell: Cell, run: StoredRun) -> None:
     ours, theirs = dict(to_tree(cell.config)), dict(run.config)
     for section in FREE:
         ours.pop(section, None)
@@ -120,7 +120,7 @@ def _require_same(cell: Cell, run: StoredRun) -> None:
         )
 
 
-def _training(folder: Path) -> dict[str, float]:
+def read_training(folder: Path) -> dict[str, float]:
     numbers: dict[str, float] = json.loads((folder / TRAINING).read_text())
     return numbers
 
@@ -190,7 +190,7 @@ def _keep(cell: Cell, end: JobResult, folder: Path) -> CellResult:
     log.unlink(missing_ok=True)
     files: Files = end.value
     files.write(path)
-    return CellResult(cell, read(path), _training(path)["spared"])
+    return CellResult(cell, read(path), read_training(path)["spared"])
 
 
 def _drop_store(comparison: Comparison, seed: int, done: Mapping[str, CellResult], folder: Path) -> None:
@@ -214,20 +214,20 @@ def _performing(
     from clusters.session import attach_or_start
 
     gpus = 0.0 if config.runner.device == "cpu" else config.runner.gpus or 1.0
-    with attach_or_start(config.runner.address, log=folder / "ray.log", data_bytes=_nbytes(dataset)) as cluster:
+    with attach_or_start(config.runner.address, log=folder / "ray.log", data_bytes=nbytes_of(dataset)) as cluster:
         room = max(node.memory for node in cluster.nodes)
         share = Share(cpus=1.0, gpus=gpus, memory=min(memory, int(0.9 * room)))
-        places = sum(min(_places(node, share), len(jobs)) for node in cluster.nodes)
+        places = sum(min(places_on(node, share), len(jobs)) for node in cluster.nodes)
         where = "started here" if cluster.started else cluster.address
         facts = [f"runner: Ray, {where}; {min(places, len(jobs))} runs at a time, each on one CPU"]
         yield side_by_side(jobs, dataset, folder / SHARED, share, told), facts
 
 
-def _places(node: Node, share: Share) -> int:
+def places_on(node: Node, share: Share) -> int:
     """The number of jobs that a node has room for at a time."""
     by_gpu = int(node.gpus / share.gpus) if share.gpus else int(node.cpus)
     return min(int(node.cpus / share.cpus), by_gpu, int(node.memory / share.memory))
 
 
-def _nbytes(dataset: DataSet) -> int:
+def nbytes_of(dataset: DataSet) -> int:
     return sum(values.nbytes for half in (dataset.train, dataset.test) for values in half.values())

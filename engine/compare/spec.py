@@ -94,7 +94,7 @@ def comparison_of(
         raise ConfigError(list(problems.values()))
     common = found[labels[0]]
     numbers = tuple(common.seed + offset for offset in range(seeds))
-    cells = tuple(Cell(label, seed, _alone(config, seed)) for label, config in found.items() for seed in numbers)
+    cells = tuple(Cell(label, seed, alone(config, seed)) for label, config in found.items() for seed in numbers)
     origin = source if isinstance(source, str) else "python"
     return Comparison(origin, common, tuple(labels), numbers, cells)
 
@@ -127,14 +127,14 @@ def tree_of(source: str | Mapping[str, Any]) -> dict[str, Any]:
         return reading.read(source)
     tree: dict[str, Any] = reading.parse(reading.comparison_text(source), source)
     base = tree.pop("base", None)
-    return tree if base is None else _over(tree_of(base), tree)
+    return tree if base is None else merge(tree_of(base), tree)
 
 
-def _over(base: Any, changes: Any) -> Any:
+def merge(base: Any, changes: Any) -> Any:
     """A tree with another's values in the place of its own, key by key."""
     if not isinstance(base, dict) or not isinstance(changes, dict):
         return changes
-    return {**base, **{key: _over(base.get(key), value) for key, value in changes.items()}}
+    return {**base, **{key: merge(base.get(key), value) for key, value in changes.items()}}
 
 
 def _entries(tree: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -171,7 +171,7 @@ def _relabel(problem: Problem, label: str) -> Problem:
     return Problem(f"methods.{label}{dot}{key}", problem.value, problem.reason)
 
 
-def _alone(config: RunConfig, seed: int) -> RunConfig:
+def alone(config: RunConfig, seed: int) -> RunConfig:
     """The same run as one cell: its steps in its own process, which gives the same bits as hosts on Ray do."""
     tree = to_tree(config)
     runner = {"kind": "inline", "device": tree["runner"]["device"]}
