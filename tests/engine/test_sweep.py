@@ -124,7 +124,7 @@ def test_without_a_section_stop_there_are_validation_rows_and_no_run_ends_early(
         ({"keys": {"clients.lr": [0.1]}, "serch": "grid"}, 'sweep.serch = "grid": unknown key; did you mean search?'),
         ({"keys": {"seed": [1]}}, "sweep.keys.seed = [1]: cannot be tried: sweep.seeds says over how many"),
         ({"keys": {"stop.share": [0.5]}}, "sweep.keys.stop.share = [0.5]: cannot be tried: it says on which rows"),
-        ({"keys": {"clients.rl": [1]}}, "clients.rl = 1: unknown key; did you mean lr?"),
+        ({"keys": {"clients.rl": [1]}}, "clients.rl = 1: unknown key; known here are net"),
         (
             {"keys": {"clients.lr": [-1, -2]}},
             "for 2 reasons:\n  clients.lr = -1: must be larger than 0\n  clients.lr = -2",
@@ -253,7 +253,7 @@ def swept(tmp_path_factory, ray_cluster):
 
 def test_the_best_setting_is_that_with_the_best_score_and_one_seed_gives_one_table(swept, tmp_path):
     file, keys, first = swept
-    again = tessera.sweep(file, out=tmp_path / "two", progress=False, **{**keys, "mlflow": {"enabled": False}})
+    tessera.sweep(file, out=tmp_path / "two", progress=False, **{**keys, "mlflow": {"enabled": False}})
     assert (first.folder / "table.csv").read_bytes() == (tmp_path / "two" / "table.csv").read_bytes()
     states = first.table["state"].to_pylist()
     assert {"complete", "ended early"} == set(states)
@@ -293,7 +293,7 @@ def test_mlflow_shows_one_parent_with_the_runs_under_it(swept):
 
 
 def test_another_sweep_does_not_go_on_in_its_folder(swept):
-    file, keys, first = swept
+    file, _, first = swept
     refused = CliRunner().invoke(cli, ["sweep", str(file), "--set", "sweep.samples=3", "--out", str(first.folder)])
     assert refused.exit_code == 2
     assert "is of another sweep" in refused.output
