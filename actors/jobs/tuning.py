@@ -70,9 +70,9 @@ class Halving:
 class TrialEar(Protocol):
     """Hears of trials as they go."""
 
-    def reported(self, name: str, step: int, score: float) -> None: ...
+    def score(self, name: str, step: int, score: float) -> None: ...
 
-    def ended(self, name: str) -> None: ...
+    def finished(self, name: str) -> None: ...
 
 
 class _Place:
@@ -183,13 +183,13 @@ class _Teller(Callback):
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "score" in result:
-            self._ear.reported(self._trials[trial.config["trial"]].name, result["step"], result["score"])
+            self._ear.score(self._trials[trial.config["trial"]].name, result["step"], result["score"])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        self._ear.ended(self._trials[trial.config["trial"]].name)
+        self._ear.finished(self._trials[trial.config["trial"]].name)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        self._ear.ended(self._trials[trial.config["trial"]].name)
+        self._ear.finished(self._trials[trial.config["trial"]].name)
 
 
 _QUIET = {

@@ -100,7 +100,7 @@ class _Judge:
 
 
 @dataclass(frozen=True)
-class _Known:
+class Knowledge:
     """What is known of a setting from before: the judged rounds of its finished runs, or all its scores."""
 
     rounds: Mapping[str, Scores] = field(default_factory=dict)
@@ -117,7 +117,7 @@ def better_of(figure: Figure, values: Sequence[float]) -> float:
 
 def try_setting(
     setting: Setting,
-    known: _Known,
+    known: Knowledge,
     source: str,
     figure: Figure,
     rounds: int,
@@ -172,7 +172,7 @@ def conduct(sweep: Sweep, folder: Path, watcher: SweepWatcher) -> list[SettingRe
     datasets = _datasets(sweep)
     figures = next(iter(datasets.values())).task.figures
     figure, memory = sweep.figure(figures), _memory_of_all(sweep, datasets)
-    known = _known(sweep, folder, figure)
+    known = _knowledge_of(sweep, folder, figure)
     make(folder)
     with replacing(folder / SPEC) as temporary:
         temporary.write_text(f"# {sweep.source}\n{dump(sweep.tree)}", encoding="utf-8")
@@ -183,7 +183,7 @@ def conduct(sweep: Sweep, folder: Path, watcher: SweepWatcher) -> list[SettingRe
     else:
         heard.start(0, [])
         for setting in sweep.settings:
-            heard.ended(setting.name)
+            heard.finished(setting.name)
     results = [heard.results[setting.name] for setting in sweep.settings]
     if not any(one.error for one in results):
         shutil.rmtree(folder / SHARED, ignore_errors=True)
@@ -215,14 +215,14 @@ def _memory_of_all(sweep: Sweep, datasets: Mapping[str, DataSet]) -> int:
     return largest
 
 
-def _known(sweep: Sweep, folder: Path, figure: Figure) -> dict[str, _Known]:
+def _knowledge_of(sweep: Sweep, folder: Path, figure: Figure) -> dict[str, Knowledge]:
     """What a folder knows of each setting, by name.
 
     Raises:
         FolderError: it is of another sweep, or of something else.
     """
     if not folder.exists() or not any(folder.iterdir()):
-        return {setting.name: _Known() for setting in sweep.settings}
+        return {setting.name: Knowledge() for setting in sweep.settings}
     if not (folder / SPEC).exists():
         raise FolderError(f"{folder} holds something that is no sweep: name another folder with --out")
     wrong = differences(json.loads(json.dumps(sweep.tree)), parse((folder / SPEC).read_bytes(), SPEC))
@@ -232,7 +232,7 @@ def _known(sweep: Sweep, folder: Path, figure: Figure) -> dict[str, _Known]:
         )
     early: dict[str, Any] = json.loads((folder / TOLD).read_text()) if (folder / TOLD).exists() else {}
     return {
-        setting.name: _Known(
+        setting.name: Knowledge(
             {cell.name: _judged_rounds(cell, folder, figure) for cell in setting.cells if _is_there(folder, cell)},
             tuple((step, score) for step, score in early.get(setting.name, [])),
         )
@@ -251,7 +251,7 @@ def _judged_rounds(cell: Cell, folder: Path, figure: Figure) -> Scores:
     return tuple((stage.round, stage.evaluation.figures[figure.name]) for stage in judged)
 
 
-def _is_over(setting: Setting, known: _Known) -> bool:
+def _is_over(setting: Setting, known: Knowledge) -> bool:
     return bool(known.scores) or len(known.rounds) == len(setting.cells)
 
 
@@ -259,7 +259,7 @@ class _Ear:
     """Hears of trials, keeps what they showed, and tells the sweep's watcher."""
 
     def __init__(
-        self, sweep: Sweep, folder: Path, figure: Figure, watcher: SweepWatcher, known: Mapping[str, _Known]
+        self, sweep: Sweep, folder: Path, figure: Figure, watcher: SweepWatcher, known: Mapping[str, Knowledge]
     ) -> None:
         self._sweep, self._folder, self._figure, self._watcher, self._known = sweep, folder, figure, watcher, known
         self._settings = {setting.name: setting for setting in sweep.settings}
@@ -271,12 +271,12 @@ class _Ear:
         """The sweep begins."""
         self._watcher.started(self._sweep, self._folder, missing, facts)
 
-    def reported(self, name: str, step: int, score: float) -> None:
+    def score(self, name: str, step: int, score: float) -> None:
         self._scores[name].append((step, score))
         steps = self._sweep.rounds * len(self._settings[name].cells)
         self._watcher.progress(name, step, steps, score, self._figure)
 
-    def ended(self, name: str) -> None:
+    def finished(self, name: str) -> None:
         if name not in self.results:
             self.results[name] = self._result(self._settings[name])
             self._watcher.finished(self.results[name], self._figure)
@@ -306,7 +306,7 @@ def _perform(
     datasets: Mapping[str, DataSet],
     memory: int,
     figure: Figure,
-    known: Mapping[str, _Known],
+    known: Mapping[str, Knowledge],
     ear: _Ear,
     missing: int,
 ) -> None:
@@ -335,4 +335,4 @@ def _perform(
         with redirect_all_output(folder / "ray.log"):
             tune_trials(trials, datasets, folder, folder / SHARED, share, figure.better, halving, ear)
     for setting in sweep.settings:
-        ear.ended(setting.name)
+        ear.finished(setting.name)

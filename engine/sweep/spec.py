@@ -122,9 +122,9 @@ def sweep_of(source: str | Mapping[str, Any], overrides: Sequence[str]) -> Sweep
     base = tree.pop("base", None)
     tree.pop("sweep")
     whole = tree if base is None else merge(_base(base, source), tree)
-    common = resolve(_judged(whole))
+    common = resolve(_with_validation(whole))
     settings, problems = [], dict[str, Problem]()
-    for number, values in enumerate(_drawn(section, common.seed)):
+    for number, values in enumerate(_draw_all(section, common.seed)):
         try:
             settings.append(_setting(number, values, whole, section))
         except ConfigError as error:
@@ -199,7 +199,7 @@ def _wrong_search(section: SweepSection) -> Iterator[Problem]:
             yield Problem(f"sweep.{name}", value, f"is for asha, and sweep.search is {section.search}; leave it out")
 
 
-def _drawn(section: SweepSection, seed: int) -> Iterator[dict[str, Any]]:
+def _draw_all(section: SweepSection, seed: int) -> Iterator[dict[str, Any]]:
     """The values of each setting, by key."""
     if section.search == "grid":
         for values in itertools.product(*section.keys.values()):
@@ -234,14 +234,14 @@ def _setting(number: int, values: Mapping[str, Any], whole: Mapping[str, Any], s
         if partition:
             tree = merge(tree, {"partition": partition})
         options = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
-        tree = _judged(reading.override(tree, options))
+        tree = _with_validation(reading.override(tree, options))
         config = resolve(tree)
         label = f"{name}-partition-{place}" if section.partitions else name
         cells += [Cell(label, seed, alone(config, seed)) for seed in range(config.seed, config.seed + section.seeds)]
     return Setting(number, name, dict(values), tuple(cells))
 
 
-def _judged(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _with_validation(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree with a section `stop`, so that there are validation rows; one that ends no run where it had none."""
     if tree.get("stop") is not None:
         return dict(tree)

@@ -23,7 +23,7 @@ from engine.commands.cli import cli
 from engine.compare.cell import Files
 from engine.config import load
 from engine.errors import ConfigError
-from engine.sweep.conduct import SettingResult, _Known, better_of, data_key, try_setting
+from engine.sweep.conduct import Knowledge, SettingResult, better_of, data_key, try_setting
 from engine.sweep.spec import Setting, sweep_of
 from engine.sweep.table import rows_of
 
@@ -185,12 +185,12 @@ def validated(files: Files, folder: Path):
 
 def test_a_score_is_the_mean_over_the_runs_of_the_best_value_so_far_on_validation_rows(tmp_path):
     (setting,) = planned(keys={"clients.lr": [0.5]}, seeds=2).settings
-    reports, kept = tried(setting, _Known(), tmp_path / "store")
+    reports, kept = tried(setting, Knowledge(), tmp_path / "store")
     first, second = (validated(files, tmp_path / name) for name, files in kept.items())
     expected = [max(first[: n + 1]) for n in range(3)] + [(max(first) + max(second[: n + 1])) / 2 for n in range(3)]
     assert [step for step, _ in reports] == [1, 2, 3, 4, 5, 6]
     assert [score for _, score in reports] == pytest.approx(expected)
-    again, more = tried(setting, _Known({setting.cells[0].name: tuple(enumerate(first))}), tmp_path / "store")
+    again, more = tried(setting, Knowledge({setting.cells[0].name: tuple(enumerate(first))}), tmp_path / "store")
     assert again == reports
     assert list(more) == [setting.cells[1].name]
 
@@ -199,7 +199,7 @@ def test_equal_client_training_of_two_settings_is_done_once(tmp_path):
     settings = planned("method.name=fedavgm", keys={"method.server_momentum": [0.0, 0.9]}).settings
     spared = []
     for setting in settings:
-        _, kept = tried(setting, _Known(), tmp_path / "store")
+        _, kept = tried(setting, Knowledge(), tmp_path / "store")
         (files,) = kept.values()
         spared.append(json.loads(files.contents["training.json"])["spared"])
     assert spared[0] == 0
