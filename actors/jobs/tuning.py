@@ -31,13 +31,13 @@ Report: TypeAlias = Callable[[int, float], None]
 """Takes the number of a step, which rises, and a trial's score after it; may end the trial by raising SystemExit."""
 
 
-class Written(Protocol):
-    """What a trial hands over: something that writes itself to a folder."""
+class Writable(Protocol):
+    """A thing that a trial hands over, which writes itself to a folder."""
 
     def write(self, folder: Path) -> None: ...
 
 
-Keep: TypeAlias = Callable[[str, Written], None]
+Keep: TypeAlias = Callable[[str, Writable], None]
 """Keeps what a trial hands over, under a name."""
 
 
@@ -76,7 +76,7 @@ class TrialEar(Protocol):
 
 
 class _Place:
-    """What trials share on the driver's machine: a store, what they hand over, and the turnstile of their reports."""
+    """The place that trials share on the driver's machine: a store, what they hand over, and the turnstile of their reports."""
 
     def __init__(self, folder: Path, store: Path, trials: int) -> None:
         self._folder, self._store = folder, FolderStore(store)
@@ -89,7 +89,7 @@ class _Place:
     def put(self, key: str, value: bytes) -> None:
         self._store.put(key, value)
 
-    def keep(self, name: str, handed: Written) -> None:
+    def keep(self, name: str, handed: Writable) -> None:
         handed.write(self._folder / name)
 
     def fail(self, name: str, text: str) -> None:
@@ -129,7 +129,7 @@ def _perform(config: dict[str, Any], trials: Sequence[Trial], shared: Any, place
             ray.get(place.wait.remote(number, step))
         tune.report({"step": step, "score": score})
 
-    def keep(name: str, handed: Written) -> None:
+    def keep(name: str, handed: Writable) -> None:
         ray.get(place.keep.remote(name, handed))
 
     try:

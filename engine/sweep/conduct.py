@@ -39,7 +39,7 @@ WORST = 1e30
 """Stands for what is no number in comparisons of scores."""
 
 Scores: TypeAlias = tuple[tuple[int, float], ...]
-"""Of a setting: (step, score after it); a step is a round, counted over all its runs."""
+"""The scores of a setting, (step, score after it); a step is a round, counted over all its runs."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Judge:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What is known of a setting from before: the judged rounds of its finished runs, or all its scores."""
+    """Knowledge of a setting from before: the judged rounds of its finished runs, or all its scores."""
 
     rounds: Mapping[str, Scores] = field(default_factory=dict)
     scores: Scores = ()
@@ -216,7 +216,7 @@ def _memory_of_all(sweep: Sweep, datasets: Mapping[str, DataSet]) -> int:
 
 
 def _knowledge_of(sweep: Sweep, folder: Path, figure: Figure) -> dict[str, Knowledge]:
-    """What a folder knows of each setting, by name.
+    """The knowledge that a folder has of each setting, by name.
 
     Raises:
         FolderError: it is of another sweep, or of something else.

@@ -32,7 +32,7 @@ RESERVED = {
 
 
 class SweepSection(Section):
-    """What is tried, and how. A setting's score is the best value that its model reached on validation rows, as the
+    """The settings that are tried, and how. A setting's score is the best value that its model reached on validation rows, as the
     mean over all seeds and partitions. Test rows have no part in any choice."""
 
     search: Literal["grid", "random", "asha"] = Field(
@@ -96,7 +96,7 @@ class Sweep:
         return max(cell.config.rounds for setting in self.settings for cell in setting.cells)
 
     def figure(self, figures: Sequence[Figure]) -> Figure:
-        """Of a task's figures the one by which settings are judged."""
+        """The figure, of those of a task, by which settings are judged."""
         stop = self.settings[0].cells[0].config.stop
         assert stop is not None
         return next((figure for figure in figures if stop.metric in (None, figure.name)), figures[0])
@@ -176,7 +176,7 @@ def _wrong_keys(section: SweepSection) -> Iterator[Problem]:
 
 
 def _wrong_interval(values: Any) -> str | None:
-    """What is wrong with `{from: A, to: B}`; None where nothing is."""
+    """The fault of `{from: A, to: B}`; None where nothing is."""
     right = "must be a list of values, or {from: A, to: B} with numbers A < B (with log: true above 0)"
     if not isinstance(values, Mapping) or not {"from", "to"} <= values.keys() <= {"from", "to", "log", "whole"}:
         return right
