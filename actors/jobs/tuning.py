@@ -76,7 +76,7 @@ class TrialEar(Protocol):
 
 
 class _Place:
-    """The place that trials share on the driver's machine: a store, what they hand over, and the turnstile of their reports."""
+    """The place that trials share on the driver's machine: a store, what they hand over, the turnstile of reports."""
 
     def __init__(self, folder: Path, store: Path, trials: int) -> None:
         self._folder, self._store = folder, FolderStore(store)

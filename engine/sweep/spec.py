@@ -32,8 +32,8 @@ RESERVED = {
 
 
 class SweepSection(Section):
-    """The settings that are tried, and how. A setting's score is the best value that its model reached on validation rows, as the
-    mean over all seeds and partitions. Test rows have no part in any choice."""
+    """The settings that are tried, and how. A setting's score is the best value that its model reached on validation
+    rows, as the mean over all seeds and partitions. Test rows have no part in any choice."""
 
     search: Literal["grid", "random", "asha"] = Field(
         default="grid",
