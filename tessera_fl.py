@@ -101,9 +101,9 @@ def main() -> None:
     """The command line; ends the process."""
     put_packages_first()
     put_own_code_last(os.getcwd())
-    from engine.commands.cli import cli
+    from engine.commands.cli import OWN_PROCESS, cli
 
-    cli(prog_name="tessera")
+    cli(prog_name="tessera", obj=OWN_PROCESS)
 
 
 if __name__ == "__main__":

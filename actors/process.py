@@ -1,11 +1,14 @@
-"""A process of ours: its peak of memory, and what it does with memory that torch has freed."""
+"""A process of ours: its kernels, its peak of memory, and what it does with memory that torch has freed."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import sys
 from pathlib import Path
+
+from clusters import bits
 
 KEPT_MB = 256
 """Freed memory at the end of its heap that a process keeps at most, in MiB."""
@@ -28,6 +31,23 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, KEPT_MB * 2**20)
         # Setting the one fixes the other at 128 KiB, above which every block would be mapped anew.
         mallopt(_MMAP_THRESHOLD, _LARGEST_IN_HEAP)
+
+
+def set_kernels(asked: bits.Bits = "native") -> None:
+    """Have torch compute here as the process was started to, natively or portably.
+
+    torch gives convolutions and recurrences to oneDNN or NNPACK, which size their blocks, and so their sums, by the
+    processor's caches. Without them torch's own kernels and MKL do the work, which do not.
+
+    Raises:
+        bits.BitsError: portable bits are asked, and this process or machine cannot compute them.
+    """
+    bits.require(asked)
+    if os.environ.get(bits.MARK) == bits.PORTABLE[bits.MARK]:
+        import torch  # late, because processes that compute nothing import this file
+
+        torch.backends.mkldnn.set_flags(False)
+        torch.backends.nnpack.set_flags(False)
 
 
 def peak_rss_mb() -> float:

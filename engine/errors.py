@@ -99,7 +99,8 @@ def mistakes() -> tuple[type[Exception], ...]:
     """The errors that a person can put right, wherever in the project they are raised."""
     from actors.hosts.placement import PlacementError
     from algorithms.nets import NetworkError
+    from clusters.bits import BitsError
 
     # What was never imported raised nothing, and importing it here would need Ray.
     session = sys.modules.get("clusters.session")
-    return (UserError, NetworkError, PlacementError, *([session.ClusterError] if session else []))
+    return (UserError, NetworkError, PlacementError, BitsError, *([session.ClusterError] if session else []))

@@ -177,6 +177,7 @@ class RunStart:
         done: rounds that were complete when this process took the run up.
         kinds: a sentence on each kind of content that travels.
         stages: those that the method may show.
+        processors: who computes on each kind of processor.
     """
 
     folder: Path
@@ -189,6 +190,7 @@ class RunStart:
     done: int = 0
     kinds: Mapping[str, str] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
+    processors: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def headline(self) -> Figure:

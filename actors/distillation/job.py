@@ -31,6 +31,7 @@ from actors.runner import NO_LISTENER, Listener
 from algorithms.core.distillation import Distillation
 from algorithms.core.payload import Tensors
 from algorithms.core.states import snapshot
+from clusters.bits import Bits, worker_options
 
 _POLL_SECONDS = 0.2
 _LOOKS = 50
@@ -60,7 +61,7 @@ def distil_on_ray(
         return snapshot(job.student)
     _require_room(resources)
     groups = set(placement_group_table())
-    monitor = _start_monitor()
+    monitor = _start_monitor(resources.bits)
     try:
         running = monitor.perform.remote(_pack(job), resources, storage.resolve())
         return _wait_for_result(monitor, running, job.steps, resources, listener)
@@ -150,10 +151,14 @@ def _on_cpu(net: NetT) -> NetT:
     return net if all(p.device.type == "cpu" for p in net.parameters()) else copy.deepcopy(net).to("cpu")
 
 
-def _start_monitor() -> Any:
-    """On this node, where the checkpoints' folder is; one call may run while others come in."""
+def _start_monitor(bits: Bits) -> Any:
+    """On this node, where the checkpoints' folder is; one call may run while others come in.
+
+    All processes of the job descend from it, and compute its bits.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 4, "scheduling_strategy": here}
+    options |= worker_options(bits)
     monitor: Any = ray.remote(**options)(_Monitor).remote()
     return monitor
 

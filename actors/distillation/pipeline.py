@@ -17,7 +17,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, ExecutionResources
 
 from actors.distillation.plan import Actors, DistilResources, Row
-from actors.process import keep_freed_memory
+from actors.process import keep_freed_memory, set_kernels
 
 Monitor: TypeAlias = Any
 """Handle of the actor in `actors.distillation.job` that hears of progress; its methods are unknown to type checkers."""
@@ -75,6 +75,7 @@ class _SamplerActor:
         from actors.distillation.rows import Sampler
 
         keep_freed_memory()
+        set_kernels()
         stages.monitor.begin.remote("sampler", ray.get_runtime_context().get_actor_id())
         self._sample = Sampler(ray.get(stages.source))
         self._monitor = stages.monitor
@@ -92,6 +93,7 @@ class _LabellerActor:
         from actors.distillation.rows import Labeller
 
         keep_freed_memory()
+        set_kernels()
         stages.monitor.begin.remote("teacher", ray.get_runtime_context().get_actor_id())
         self._label = Labeller(ray.get(stages.teacher), stages.parts)
         self._monitor = stages.monitor

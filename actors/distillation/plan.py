@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from clusters.bits import Bits
+
 
 class DistillationError(RuntimeError):
     """A distillation that cannot run, stood still, or failed; the message says which and what was waiting."""
@@ -50,6 +52,7 @@ class DistilResources:
         checkpoint_every: steps between two checkpoints of the student; what a lost train worker costs at most.
         retries: train workers that may be lost before the distillation fails.
         patience: seconds in which no batch and no step is finished, after which it is stopped.
+        bits: that all of them compute.
     """
 
     samplers: Actors = Actors()
@@ -59,6 +62,7 @@ class DistilResources:
     checkpoint_every: int = 200
     retries: int = 3
     patience: float = 300.0
+    bits: Bits = "native"
 
     def __post_init__(self) -> None:
         for name, least in (("ahead_mb", 1), ("checkpoint_every", 1), ("retries", 0), ("patience", 1)):

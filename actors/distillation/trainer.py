@@ -30,7 +30,7 @@ from actors.distillation.norm import see_whole_batches
 from actors.distillation.pipeline import Monitor, Stages, options, pipeline
 from actors.distillation.plan import DistilResources
 from actors.distillation.rows import WorkerBatch, own_device, worker_batches
-from actors.process import keep_freed_memory
+from actors.process import keep_freed_memory, set_kernels
 from actors.steps.worker import one_thread
 from algorithms.core.distillation import BatchCache, DistillationLoss, Learner
 
@@ -108,6 +108,7 @@ def steps_done(storage: Path) -> int:
 def learn(config: dict[str, Any]) -> None:
     """The loop of one train worker."""
     keep_freed_memory()
+    set_kernels()
     lesson: Lesson = config["lesson"]
     workers = ray.train.get_context().get_world_size()
     try:

@@ -14,7 +14,7 @@ import torch
 from ray.exceptions import RayActorError
 
 from actors.hosts.placement import Placement
-from actors.process import keep_freed_memory, peak_rss_mb
+from actors.process import keep_freed_memory, peak_rss_mb, set_kernels
 from actors.steps.folding import fold
 from actors.steps.orders import Failure, Order, WorkerSetup, step_seed
 from actors.steps.shards import ShardArrays
@@ -29,6 +29,7 @@ from actors.steps.wire import (
     without_payload,
 )
 from algorithms.core.seeds import Seed
+from clusters.bits import Bits, worker_options
 
 START_SECONDS = 120.0
 """A host that has not started after this time, and 5 seconds more for each host of the fleet, never will."""
@@ -85,10 +86,18 @@ def ending_after(deadline: float | None) -> Iterator[None]:
 class Host:
     """Performs steps for clients in turn. Lives in a process of its own as a Ray actor."""
 
-    def __init__(self, setup: WorkerSetup, shards: ShardArrays, gpus: float, deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        shards: ShardArrays,
+        gpus: float,
+        deadline: float | None = None,
+        bits: Bits = "native",
+    ) -> None:
         """`deadline` in seconds: a step that takes longer ends this process."""
         self._deadline = deadline
         keep_freed_memory()
+        set_kernels(bits)
         torch.set_num_threads(1)
         if setup.torch_device.type == "cuda" and 0 < gpus < 1:
             torch.cuda.set_per_process_memory_fraction(gpus)
@@ -141,12 +150,18 @@ class Fleet:
     """The hosts of a run by number. A host that died is replaced under its number."""
 
     def __init__(
-        self, setup: WorkerSetup, shards: ShardArrays, placement: Placement, deadline: float | None = None
+        self,
+        setup: WorkerSetup,
+        shards: ShardArrays,
+        placement: Placement,
+        deadline: float | None = None,
+        bits: Bits = "native",
     ) -> None:
         """Start all hosts; returns before they have started. Setup and data are sent to the object store once."""
         self.placement = placement
         self._actor: Any = ray.remote(Host)
-        self._given = (ray.put(setup), ray.put(shards), placement.gpus, deadline)
+        self._given = (ray.put(setup), ray.put(shards), placement.gpus, deadline, bits)
+        self._options = worker_options(bits)
         self.handles: list[Any] = []
         self._starting: dict[int, tuple[ray.ObjectRef, float]] = {}
         self._replacing: set[int] = set()
@@ -157,7 +172,10 @@ class Fleet:
         # Spread over the nodes by what each wants. A placement group would hold all hosts back until there is room for
         # every one; so those that have started get work, and the place of a lost one is sought anew.
         wants = self._actor.options(
-            num_cpus=self.placement.cpus, num_gpus=self.placement.gpus, scheduling_strategy="SPREAD"
+            num_cpus=self.placement.cpus,
+            num_gpus=self.placement.gpus,
+            scheduling_strategy="SPREAD",
+            **self._options,
         )
         handle = wants.remote(*self._given)
         self._starting[number] = (handle.peak_rss_mb.remote(), time.monotonic())

@@ -35,6 +35,7 @@ from actors.steps.shards import ShardArrays
 from actors.steps.wire import Head, PackedParts, pack_memory, pack_payload, unpack_memory, unpack_outcome
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.payload import Memory, Payload
+from clusters.bits import Bits
 
 LOOK_SECONDS = 10.0
 """While nothing comes back, hosts that have not started are looked at this often."""
@@ -62,6 +63,7 @@ class RayRunner:
         *,
         distillation: DistilResources | None = None,
         policy: FailurePolicy | None = None,
+        bits: Bits = "native",
     ) -> None:
         """Start the hosts; returns before they have started.
 
@@ -69,9 +71,10 @@ class RayRunner:
             distillation: what a distillation takes on the cluster beside the hosts; where None, it is done in this
                 process.
             policy: what is done where a host is lost, and when one is held for lost.
+            bits: that hosts compute; those of a distillation are its own.
         """
         self.policy = policy or FailurePolicy()
-        self.fleet = Fleet(setup, shards, placement, self.policy.deadline)
+        self.fleet = Fleet(setup, shards, placement, self.policy.deadline, bits)
         self.memory_refs: dict[int, ray.ObjectRef] = {}
         self._setup, self._placement = setup, placement
         self._distillation = distillation

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from actors.jobs.recall import FolderStore, Store
+from clusters.bits import Bits
 
 Tell: TypeAlias = Callable[[str], None]
 """Says how far a job has come."""
@@ -33,11 +34,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Share:
-    """Resources that one job reserves: CPUs, GPUs, and bytes of memory."""
+    """Resources that one job reserves: CPUs, GPUs, and bytes of memory; and the bits that it computes."""
 
     cpus: float
     gpus: float
     memory: int
+    bits: Bits = "native"
 
 
 @dataclass(frozen=True)

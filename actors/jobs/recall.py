@@ -68,7 +68,8 @@ class RecallingLoop:
     """
 
     def __init__(self, store: Store, data: str, loop: TrainingLoop = fit) -> None:
-        """`data` names the data set (its fingerprint): a shard's rows mean nothing without it. `loop` trains."""
+        """`data` names the data set, without which a shard's rows mean nothing, and the kind of processor. `loop`
+        trains."""
         self._store, self._data, self._fit = store, data, loop
         self.done = self.spared = 0.0
 

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.jobs.job import Job, JobResult, Share, Tell, error_result, ready_jobs
 from actors.jobs.recall import FolderStore, Store
+from clusters.bits import worker_options
 
 _LOOK_SECONDS = 1.0
 
@@ -74,7 +75,14 @@ def side_by_side(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     place: Any = ray.remote(_SharedPlace).options(num_cpus=0, scheduling_strategy=here).remote(folder)
     # A process of its own for each job, so that the memory it took at most is its own.
-    reserve = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, memory=share.memory, max_calls=1, max_retries=2)
+    reserve = ray.remote(
+        num_cpus=share.cpus,
+        num_gpus=share.gpus,
+        memory=share.memory,
+        max_calls=1,
+        max_retries=2,
+        **worker_options(share.bits),
+    )
     task = reserve(_perform)
     held, waiting = ray.put(shared), list(jobs)
     running: dict[Any, Job] = {}

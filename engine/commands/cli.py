@@ -18,6 +18,9 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+OWN_PROCESS = "own process"
+"""What `tessera` hands down to its commands, which then may start their process anew; callers in Python do not."""
+
 SHOW_CURSOR = "\033[?25h"
 """Escape sequence that shows the cursor (DEC private mode 25)."""
 
@@ -40,11 +43,20 @@ class Commands(click.Group):
             click.echo("stopped", err=True)
             ctx.exit(130)
         except Exception as error:
+            _restart_for_bits(error, ctx)
             code = _exit_code(error)
             if code is None:
                 raise
             click.echo(str(error), err=True)
             ctx.exit(code)
+
+
+def _restart_for_bits(error: Exception, ctx: click.Context) -> None:
+    """Start the command anew where it needs another environment, and where it has this process for itself."""
+    from clusters.bits import ProcessStartError, restart
+
+    if isinstance(error, ProcessStartError) and ctx.obj == OWN_PROCESS:
+        restart()
 
 
 @contextmanager

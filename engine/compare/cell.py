@@ -13,8 +13,10 @@ from pathlib import Path
 from actors.clock import PhaseClock
 from actors.jobs.job import Tell
 from actors.jobs.recall import RecallingLoop, RecallingRunner, Store
+from actors.process import set_kernels
 from actors.steps.stacking import single_client_loop
 from actors.steps.wire import accept_read_only
+from clusters.bits import processor
 from engine.compare.spec import Cell
 from engine.config.budget import budget_fact
 from engine.data import DataSet
@@ -97,12 +99,19 @@ def carry(
         watchers: hear of the run as it goes.
     """
     clock = PhaseClock("start:data")
+    set_kernels(cell.config.runner.bits)
     with tempfile.TemporaryDirectory(prefix="tessera-") as place, accept_read_only():
         folder = Path(place) / cell.name
         federation = Federation.of(cell.config, dataset)
-        loop = RecallingLoop(store, dataset.fingerprint, single_client_loop(federation.setup))
+        loop = RecallingLoop(store, f"{dataset.fingerprint} {processor()}", single_client_loop(federation.setup))
         run = RunContext(
-            federation, RunFolder.create(folder), source, clock, facts={**FACTS, **budget_fact(cell.config)}
+            federation,
+            RunFolder.create(folder),
+            source,
+            clock,
+            facts={**FACTS, **budget_fact(cell.config)},
+            processors={processor(): ["driver"]},
+        )
         )
         simulate(run, RecallingRunner(federation.setup, federation.shards, loop), [_Teller(tell), *watchers])
         (folder / TRAINING).write_text(json.dumps({"done": loop.done, "spared": loop.spared}))

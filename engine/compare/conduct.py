@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 import psutil
 
 from actors.jobs.job import Job, JobResult, Share, one_by_one
+from actors.process import set_kernels
 from clusters.nodes import Node
 from engine.compare.cell import TRAINING, Files, carry
 from engine.compare.spec import Cell, Comparison, differences
@@ -25,7 +26,7 @@ from engine.planning.checking import check
 from engine.planning.federation import Federation
 from engine.planning.report import plan
 from engine.run.hosting import this_machine
-from engine.run.resuming import FREE
+from engine.run.resuming import binding_settings
 from engine.store.folder import FolderError, StoredRun, make, read, replacing
 
 SHARED = "shared"
@@ -108,11 +109,7 @@ def finished_runs(comparison: Comparison, folder: Path) -> dict[str, CellResult]
 
 
 def require_same(cell: Cell, run: StoredRun) -> None:
-    ours, theirs = dict(to_tree(cell.config)), dict(run.config)
-    for section in FREE:
-        ours.pop(section, None)
-        theirs.pop(section, None)
-    wrong = differences(ours, theirs)
+    wrong = differences(binding_settings(to_tree(cell.config)), binding_settings(run.config))
     if wrong:
         raise FolderError(
             f"{run.folder} was run with other settings ({'; '.join(wrong[:5])}): name another folder with --out, or "
@@ -133,6 +130,7 @@ def conduct(comparison: Comparison, folder: Path, watcher: ComparisonWatcher) ->
     Raises:
         UserError and its like: before anything is written, for what a person can put right.
     """
+    set_kernels(comparison.common.runner.bits)
     dataset = load(comparison.common.data, comparison.common.task)
     memory = memory_of_all(comparison, dataset)
     done = finished_runs(comparison, folder)
@@ -216,7 +214,7 @@ def _performing(
     gpus = 0.0 if config.runner.device == "cpu" else config.runner.gpus or 1.0
     with attach_or_start(config.runner.address, log=folder / "ray.log", data_bytes=nbytes_of(dataset)) as cluster:
         room = max(node.memory for node in cluster.nodes)
-        share = Share(cpus=1.0, gpus=gpus, memory=min(memory, int(0.9 * room)))
+        share = Share(cpus=1.0, gpus=gpus, memory=min(memory, int(0.9 * room)), bits=config.runner.bits)
         places = sum(min(places_on(node, share), len(jobs)) for node in cluster.nodes)
         where = "started here" if cluster.started else cluster.address
         facts = [f"runner: Ray, {where}; {min(places, len(jobs))} runs at a time, each on one CPU"]

@@ -16,6 +16,7 @@ from algorithms.core.schedules import RateSchedule, Shape
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import BudgetName
 from algorithms.core.training import BETAS, EPS, OptimiserName, Work
+from clusters.bits import Bits
 from engine.config.method import MethodSection
 from engine.config.task import TaskSection
 from engine.data import DataConfig
@@ -281,7 +282,7 @@ class StopConfig(Section):
 
 
 class RunnerConfig(Section):
-    """Execution of the clients' steps. No result depends on it."""
+    """Execution of the clients' steps. No result depends on it, but for its last bits on `device` and `bits`."""
 
     kind: Literal["inline", "ray"] = Field(default="inline", description="this process alone, or actors of Ray")
     placement: Literal["auto", "dedicated", "pooled"] = Field(
@@ -291,6 +292,11 @@ class RunnerConfig(Section):
     hosts: int | None = Field(default=None, ge=1, description="number of pooled hosts; null takes one per CPU")
     address: str | None = Field(default=None, description="of a running cluster to attach to; null starts one here")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where networks compute")
+    bits: Bits = Field(
+        default="native",
+        description="how numbers are rounded: as the processor at hand does it fastest (native), or as every x86-64 "
+        "processor with AVX2 does it under Linux (portable), which takes up to several times as long",
+    )
     cpus: float | None = Field(default=None, gt=0, description="CPUs that one host reserves; null shares them out")
     gpus: float = Field(default=0.0, ge=0, le=1, description="share of a GPU that one host reserves and keeps to")
     distillation: DistillationConfig = Field(

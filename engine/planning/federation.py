@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from actors.process import set_kernels
 from actors.runner import InlineRunner
 from actors.steps.orders import WorkerSetup
 from actors.steps.shards import ShardArrays
@@ -86,9 +87,11 @@ class Federation:
         """Read the data and deal it out.
 
         Raises:
+            BitsError: this process cannot compute the bits that are asked.
             DataError, PartitionError: what is wrong with the data, or with the way it is to be dealt.
             ConfigError: shifts that such data cannot have, or a method of one's own that fails when it is asked.
         """
+        set_kernels(config.runner.bits)
         return cls.of(config, load(config.data, config.task))
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class RunContext:
         changes: what differs from how the run began, by key, in words; empty for a new run.
         placement: the hosts of its clients; None where there are none, since all is done in one process.
         facts: what the plan says, in words: runner, placement and why, memory.
+        processors: who computes on each kind of processor, now or before the run was resumed.
     """
 
     federation: Federation
@@ -36,6 +37,7 @@ class RunContext:
     changes: Mapping[str, str] = field(default_factory=dict)
     placement: Placement | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    processors: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def config(self) -> RunConfig:
@@ -65,4 +67,5 @@ class RunContext:
             preset=self.preset,
             kinds=self.federation.needs.kinds,
             stages=self.federation.needs.stages,
+            processors=self.processors,
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from actors.runner import Runner
+from clusters.bits import processor
 from clusters.nodes import Node, usable_cpus
 from engine.config import RunConfig
 from engine.errors import NoRoom
@@ -20,6 +21,7 @@ from engine.planning.checking import check
 from engine.planning.federation import Federation
 from engine.planning.report import PlanReport, plan
 from engine.run.context import RunContext
+from engine.run.processors import with_processors
 
 if TYPE_CHECKING:
     from clusters.session import Cluster
@@ -49,15 +51,22 @@ def open_runner(run: RunContext) -> Iterator[tuple[RunContext, Runner]]:
     """Open the runner that a run's configuration asks for, and close it after the block; the context gains the plan."""
     if run.config.runner.kind == "inline":
         facts = {"runner": "inline: one step after another in this process", **_plan_here(run.federation).facts()}
-        yield replace(run, facts=facts), run.federation.inline()
+        yield with_processors(replace(run, facts=facts), {"driver": processor()}), run.federation.inline()
         return
     run.clock.switch("start:ray")
     with _on_cluster(run) as (cluster, report):
         where = "started here" if cluster.started else cluster.address
         facts = {"runner": f"Ray, {where}", **report.facts()}
-        run = replace(run, placement=report.placement, facts=facts)
+        run = with_processors(replace(run, placement=report.placement, facts=facts), _processors(cluster, run))
         with _hosts(run) as runner:
             yield run, runner
+
+
+def _processors(cluster: Cluster, run: RunContext) -> dict[str, str]:
+    """Kinds of processors by place. All processes of a cluster that was started here have this one's."""
+    from clusters.processors import processors_by_node
+
+    return {"driver": processor(), **({} if cluster.started else processors_by_node(run.config.runner.bits))}
 
 
 @contextmanager
@@ -93,13 +102,16 @@ def _hosts(run: RunContext) -> Iterator[Runner]:
     from actors.hosts.ray import RayRunner, describe_full_store
 
     assert run.placement is not None
-    policy = run.config.failures.policy()
+    policy, bits = run.config.failures.policy(), run.config.runner.bits
     runner = RayRunner(
         run.federation.setup,
         run.federation.shards,
         run.placement,
-        distillation=replace(run.config.runner.distillation.resources(), retries=policy.retries("worker_lost")),
+        distillation=replace(
+            run.config.runner.distillation.resources(), retries=policy.retries("worker_lost"), bits=bits
+        ),
         policy=policy,
+        bits=bits,
     )
     try:
         yield runner

@@ -16,7 +16,7 @@ from engine.store.folder import RunFolder
 FREE = ("runner", "checkpoint", "failures", "mlflow")
 """Sections of which no result depends."""
 
-BOUND = ("runner.device", "runner.distillation.trainers")
+BOUND = ("runner.device", "runner.bits", "runner.distillation.trainers")
 """Keys in them on which results do depend, in their last bits."""
 
 
@@ -48,6 +48,15 @@ def apply_overrides(
     return config, {place: f"{one_line(old.get(place))} -> {one_line(new.get(place))}" for place in differing}
 
 
+def binding_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings on which a run's result depends, by key as `clients.lr`."""
+    return {place: value for place, value in _leaves(tree) if not _is_free(place)}
+
+
+def _is_free(place: str) -> bool:
+    return place.partition(".")[0] in FREE and place not in BOUND
+
+
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
@@ -59,7 +68,7 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 def _may_differ(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     if place == "rounds":
         return bool(new[place] > old[place]) and old["clients.schedule.name"] != "cosine"
-    return place.partition(".")[0] in FREE and place not in BOUND
+    return _is_free(place)
 
 
 def _refusal(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Problem:

@@ -149,6 +149,7 @@ def _values(run: RunContext, runner: Runner, rounds: Rounds, clients: ClientFigu
         "peak_rss_mb": {"driver": peak_rss_mb(), "host_max": max(hosts.values(), default=None)},
         "digest": digest(rounds.state),
         "versions": versions(),
+        "processors": {kind: list(places) for kind, places in run.processors.items()},
     }
 
 

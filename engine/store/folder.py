@@ -61,6 +61,7 @@ RESULT_KEYS = (
     "peak_rss_mb",
     "digest",
     "versions",
+    "processors",
 )
 """The keys of result.json, all of them in every run."""
 
@@ -212,6 +213,7 @@ class RunFolder:
             "facts": dict(start.facts),
             "kinds": dict(start.kinds),
             "stages": [dataclasses.asdict(stage) for stage in start.stages],
+            "processors": {kind: list(places) for kind, places in start.processors.items()},
         }
         self._write_text("start.json", json.dumps(known, ensure_ascii=False))
         self._write_text("config.yaml", dump(dict(start.config)))
@@ -219,6 +221,15 @@ class RunFolder:
     def preset(self) -> str:
         """Name or file that the run was started from."""
         return str(_read_json(self.path / "start.json").get("preset", ""))
+
+    def processors(self) -> dict[str, list[str]]:
+        """Who computed on each kind of processor so far; {} for a new run."""
+        start = self.path / "start.json"
+        if not start.exists():
+            return {}
+        with _naming(start):
+            known = _mapping(_read_json(start).get("processors", {}))
+        return {kind: [*map(str, places)] if isinstance(places, list) else [] for kind, places in known.items()}
 
     def rounds_finished(self) -> int | None:
         """The number of rounds of a finished run; None where it has not finished."""

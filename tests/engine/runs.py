@@ -92,6 +92,7 @@ def result_values(**changes: Any) -> dict[str, Any]:
         "peak_rss_mb": {"driver": 300.0},
         "digest": "ab" * 32,
         "versions": {"torch": "2.13.0"},
+        "processors": {"Some CPU": ["driver"]},
     }
     return values | changes
 

@@ -414,11 +414,24 @@ def _settings(run: StoredRun) -> Element:
         "div",
         element("p", "From the folder that holds this run's folder:"),
         element("pre", command),
-        element("p", "The same bits come out where the digest is ", element("code", str(run.result["digest"])), "."),
+        element(
+            "p", "The same bits come out where the digest is ", element("code", str(run.result["digest"])), _where(run)
+        ),
         element("details", element("summary", "Circumstances"), _terms({**run.facts, **_circumstances(run)})),
         element("details", element("summary", "Versions"), _terms(run.result["versions"])),
         element("details", element("summary", "Configuration"), element("pre", _yaml(run))),
     )
+
+
+def _where(run: StoredRun) -> str:
+    """Which processors give a run's digest, as the end of a sentence."""
+    if run.config.get("runner", {}).get("bits") == "portable":
+        return ", on every x86-64 processor with AVX2 (bits: portable)."
+    kinds = list(run.result["processors"])
+    if len(kinds) == 1:
+        return f", on a processor of this kind: {kinds[0]}."
+    words = "; ".join(f"{kind} ({', '.join(who)})" for kind, who in run.result["processors"].items())
+    return f"; but it depends on who computed what, since the processors differ: {words}."
 
 
 def _circumstances(run: StoredRun) -> dict[str, str]:
