@@ -45,7 +45,7 @@ PORTABLE: Mapping[str, str] = {
 """Variables of a process that computes portable bits."""
 
 _FEATURES = ("avx2", "fma")
-"""What a processor must have for them, by Linux' names."""
+"""Features that a processor must have for them, by Linux' names."""
 
 _LEVELS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}
 
@@ -69,7 +69,7 @@ def require(bits: Bits) -> None:
     """
     if bits == "native":
         return
-    if reason := shortcoming(platform.system(), platform.machine(), _flags(_cpuinfo())):
+    if reason := shortcoming_here():
         raise BitsError(f"runner.bits = portable: needs {reason}; leave runner.bits at native here")
     if missing := missing_variables(environment_at_start()):
         words = shlex.join(["env", *(f"{name}={PORTABLE[name]}" for name in missing)])
@@ -81,7 +81,7 @@ def require(bits: Bits) -> None:
 
 
 def shortcoming(system: str, machine: str, flags: Collection[str]) -> str:
-    """What a machine lacks for portable bits, "" for nothing.
+    """The shortcomings of a machine for portable bits, in words; "" for none.
 
     Args:
         flags: of its processor, by Linux' names.
@@ -90,6 +90,11 @@ def shortcoming(system: str, machine: str, flags: Collection[str]) -> str:
         return f"Linux on an x86-64 processor, and this is {system} on {machine}"
     lacking = [name for name in _FEATURES if name not in flags]
     return f"a processor with AVX2 and FMA, and this one lacks {', '.join(lacking)}" if lacking else ""
+
+
+def shortcoming_here() -> str:
+    """See `shortcoming`, of this machine."""
+    return shortcoming(platform.system(), platform.machine(), _flags(_cpuinfo()))
 
 
 def missing_variables(environment: Mapping[str, str]) -> list[str]:
@@ -140,7 +145,7 @@ def kind_of(cpuinfo: Mapping[str, str], environment: Mapping[str, str]) -> str:
 
 
 def _cpuinfo(path: Path = _CPUINFO) -> dict[str, str]:
-    """What Linux says of the first core; {} elsewhere."""
+    """Linux' description of the first core; {} elsewhere."""
     if not path.exists():
         return {}
     core, _, _ = path.read_text(encoding="utf-8").partition("\n\n")

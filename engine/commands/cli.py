@@ -19,7 +19,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 OWN_PROCESS = "own process"
-"""What `tessera` hands down to its commands, which then may start their process anew; callers in Python do not."""
+"""Tells commands of `tessera` that they may start their process anew; callers in Python do not say so."""
 
 SHOW_CURSOR = "\033[?25h"
 """Escape sequence that shows the cursor (DEC private mode 25)."""

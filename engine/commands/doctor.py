@@ -150,6 +150,17 @@ def cores() -> Finding:
     return Finding("cores", "ok", f"{usable} usable of {os.cpu_count()}")
 
 
+def processor() -> Finding:
+    from clusters import bits
+
+    lacking = bits.shortcoming_here()
+    return Finding(
+        "processor",
+        "ok",
+        f"{bits.processor()}; bits: {f'native alone, portable needs {lacking}' if lacking else 'any'}",
+    )
+
+
 def memory() -> Finding:
     import psutil
 
@@ -219,6 +230,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     torchvision,
     ray,
     cores,
+    processor,
     memory,
     gpu,
     data,

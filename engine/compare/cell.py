@@ -112,7 +112,6 @@ def carry(
             facts={**FACTS, **budget_fact(cell.config)},
             processors={processor(): ["driver"]},
         )
-        )
         simulate(run, RecallingRunner(federation.setup, federation.shards, loop), [_Teller(tell), *watchers])
         (folder / TRAINING).write_text(json.dumps({"done": loop.done, "spared": loop.spared}))
         return Files.of(folder)

@@ -122,6 +122,12 @@ def gpu_shares_with_cuda(look: Look) -> Iterator[Problem]:
             yield Problem(place, look(place), "must be 0 with runner.device: cpu; or set runner.device: cuda")
 
 
+def portable_bits_on_cpu(look: Look) -> Iterator[Problem]:
+    """Kernels of cards are their own: no variable makes them those of another."""
+    if look("runner.bits") == "portable" and look("runner.device") == "cuda":
+        yield Problem("runner.bits", "portable", "must be native with runner.device: cuda; or set runner.device: cpu")
+
+
 OPTIMISERS = {"momentum": ("sgd",), "betas": ("adam", "adamw"), "eps": ("adam", "adamw")}
 """Settings of `clients` that some optimisers know, and which these are."""
 
@@ -193,6 +199,7 @@ RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     code_that_hosts_can_import,
     hosts_when_pooled,
     gpu_shares_with_cuda,
+    portable_bits_on_cpu,
     *(partial(setting_of_the_optimiser, name) for name in OPTIMISERS),
     *(partial(setting_of_the_schedule, name) for name in ("every", "falls", "factor")),
     falling_rate_has_its_rounds,

@@ -10,7 +10,7 @@ from clusters.bits import Bits
 from engine.run.context import RunContext
 
 Kinds: TypeAlias = Mapping[str, Sequence[str]]
-"""Who computed on each kind of processor: `driver`, machines of a cluster."""
+"""The places that computed on each kind of processor: `driver`, machines of a cluster."""
 
 
 def kinds(by_place: Mapping[str, str]) -> dict[str, list[str]]:

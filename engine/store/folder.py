@@ -223,7 +223,7 @@ class RunFolder:
         return str(_read_json(self.path / "start.json").get("preset", ""))
 
     def processors(self) -> dict[str, list[str]]:
-        """Who computed on each kind of processor so far; {} for a new run."""
+        """The places that computed on each kind of processor so far; {} for a new run."""
         start = self.path / "start.json"
         if not start.exists():
             return {}

@@ -76,7 +76,7 @@ def test_a_kind_of_processor_is_its_model_its_widest_kernels_and_the_variables_t
 
 
 def test_native_bits_are_had_everywhere_and_portable_ones_in_a_process_started_for_them_alone(monkeypatch):
-    monkeypatch.setattr("clusters.bits.shortcoming", lambda *_: "")
+    monkeypatch.setattr("clusters.bits.shortcoming_here", lambda: "")
     monkeypatch.setattr("clusters.bits.environment_at_start", lambda: {**PORTABLE, "MKL_CBWR": "AVX2"})
     require("native")
     with pytest.raises(ProcessStartError, match=r"start Python as `env MKL_CBWR=COMPATIBLE python \.\.\.`"):
@@ -86,7 +86,9 @@ def test_native_bits_are_had_everywhere_and_portable_ones_in_a_process_started_f
 
 
 def test_a_machine_that_cannot_compute_them_is_not_told_to_start_anew(monkeypatch):
-    monkeypatch.setattr("clusters.bits.shortcoming", lambda *_: "a processor with AVX2 and FMA, and this one lacks fma")
+    monkeypatch.setattr(
+        "clusters.bits.shortcoming_here", lambda: "a processor with AVX2 and FMA, and this one lacks fma"
+    )
     with pytest.raises(BitsError, match=r"lacks fma; leave runner\.bits at native here") as caught:
         require("portable")
     assert not isinstance(caught.value, ProcessStartError)

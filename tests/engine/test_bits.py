@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from clusters.bits import PORTABLE, _cpuinfo, _flags, shortcoming
+from clusters.bits import PORTABLE, shortcoming_here
 from engine.commands.cli import cli
 from engine.config import load
 from engine.errors import ConfigError
@@ -22,6 +21,7 @@ from engine.run.launch import launch, resume
 from engine.run.processors import with_processors
 from engine.store.folder import RunFolder, read
 from engine.views.report import write_report
+from tests.engine.runs import stored
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,7 @@ def why_no_golden() -> str:
     other = [f"{name} {version}" for name, version in found.items() if version != VERSIONS[name]]
     if other:
         return f"the digests were made with other versions than {', '.join(other)}"
-    lacking = shortcoming(platform.system(), platform.machine(), _flags(_cpuinfo()))
+    lacking = shortcoming_here()
     return lacking and f"portable bits need {lacking}"
 
 
@@ -82,6 +82,7 @@ def test_portable_runs_have_the_same_digests_on_every_machine(variables):
     assert json.loads(output("tests.engine.portable_runs", **variables)) == GOLDEN
 
 
+@pytest.mark.slow
 @needs_golden
 def test_the_command_starts_itself_anew_for_portable_bits(tmp_path):
     """Native, the two differ: so the variables do emulate another processor."""
@@ -97,7 +98,7 @@ def test_the_command_starts_itself_anew_for_portable_bits(tmp_path):
     assert len(set(digests.values())) == 3
 
 
-@pytest.mark.skipif(bool(shortcoming(platform.system(), platform.machine(), _flags(_cpuinfo()))), reason="no such bits")
+@pytest.mark.skipif(bool(shortcoming_here()), reason="no such bits")
 def test_in_a_process_that_was_started_otherwise_portable_bits_are_refused_in_one_sentence(tmp_path):
     sets = [f"--set={key}" for key in (*RUN[1], "runner.bits=portable")]
     done = CliRunner().invoke(cli, ["run", RUN[0], *sets, "--out", str(tmp_path / "run")])
@@ -186,8 +187,7 @@ def test_hosts_of_several_kinds_are_told_where_bits_are_native_and_are_no_matter
     ],
 )
 def test_the_report_says_which_processors_give_the_digest(tmp_path, bits, kinds, words):
-    from tests.engine.runs import stored
-
-    run = stored(tmp_path / "run", processors=kinds)
-    write_report([replace(run, config={**run.config, "runner": {"bits": bits}})], tmp_path / "report.html")
+    run = stored(tmp_path / "run")
+    config, result = {**run.config, "runner": {"bits": bits}}, {**run.result, "processors": kinds}
+    write_report([replace(run, config=config, result=result)], tmp_path / "report.html")
     assert words in (tmp_path / "report.html").read_text()

@@ -176,6 +176,7 @@ def test_everything_wrong_is_said_together():
         ({"runner": {"placement": "pooled"}}, "runner.placement", "set runner.kind: ray"),
         ({"runner": {"kind": "ray", "placement": "dedicated", "hosts": 2}}, "runner.hosts", "for pooled placement"),
         ({"runner": {"gpus": 0.5}}, "runner.gpus", "set runner.device: cuda"),
+        ({"runner": {"bits": "portable", "device": "cuda"}}, "runner.bits", "or set runner.device: cpu"),
         ({"runner": {"distillation": {"gpus": 0.5}}}, "runner.distillation.gpus", "set runner.device: cuda"),
         ({"runner": {"distillation": {"trainers": 0}}}, "runner.distillation.trainers", "must be at least 1"),
         ({"privacy": {"forbid": [1]}}, "privacy.forbid.0", "must be text"),

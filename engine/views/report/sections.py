@@ -424,7 +424,7 @@ def _settings(run: StoredRun) -> Element:
 
 
 def _where(run: StoredRun) -> str:
-    """Which processors give a run's digest, as the end of a sentence."""
+    """The processors that give a run's digest, as the end of a sentence."""
     if run.config.get("runner", {}).get("bits") == "portable":
         return ", on every x86-64 processor with AVX2 (bits: portable)."
     kinds = list(run.result["processors"])
