@@ -16,6 +16,7 @@ import psutil
 
 from actors.jobs.job import Share
 from actors.jobs.recall import Store
+from actors.process import set_kernels
 from algorithms.core.task import Figure
 from engine.compare.cell import Files, carry
 from engine.compare.conduct import SHARED, nbytes_of, places_on, read_training, require_same
@@ -169,6 +170,7 @@ def conduct(sweep: Sweep, folder: Path, watcher: SweepWatcher) -> list[SettingRe
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError("a sweep needs Ray Tune, which is not installed: pip install 'tessera-fl[sweep]'")
+    set_kernels(sweep.common.runner.bits)
     datasets = _datasets(sweep)
     figures = next(iter(datasets.values())).task.figures
     figure, memory = sweep.figure(figures), _memory_of_all(sweep, datasets)
