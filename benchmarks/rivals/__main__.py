@@ -79,9 +79,8 @@ def main() -> int:
     except (DataError, RuntimeError) as error:
         print(with_place(error, case.source) if isinstance(error, DataError) else error, file=sys.stderr)
         return 2
-    print(
-        f"{asked.processes} processes, {asked.rounds - 1} rounds\n\n| simulator | seconds a round, median | times plain |"
-    )
+    print(f"{asked.processes} processes, {asked.rounds - 1} rounds", end="\n\n")
+    print("| simulator | seconds a round, median | times plain |")
     print("| --- | ---: | ---: |")
     plain = found["plain PyTorch"][0]
     for name, seconds in found.items():
