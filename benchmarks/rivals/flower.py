@@ -33,7 +33,7 @@ def network() -> nn.Module:
 
 
 @cache
-def held(path: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, nn.Module]:
+def clients_data(path: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, nn.Module]:
     """Images, labels, rows by client, and the network that a process uses for all of its clients."""
     torch.set_num_threads(1)
     with np.load(path) as file:
@@ -45,7 +45,7 @@ def client_app(path: str) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        images, labels, rows, net = held(path)
+        images, labels, rows, net = clients_data(path)
         net.load_state_dict(message.content["arrays"].to_torch_state_dict())
         mine = rows[int(context.node_config["partition-id"])]
         optimiser = torch.optim.SGD(net.parameters(), lr=LR)
