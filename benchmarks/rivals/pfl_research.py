@@ -44,7 +44,7 @@ class Network(nn.Sequential):
 
 
 class Ends(TrainingProcessCallback):
-    """When each round ended."""
+    """Notes the end of each round."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
