@@ -39,7 +39,7 @@ def save_data(path: Path) -> None:
 
 
 def seconds_of(command: Sequence[str]) -> list[float]:
-    """What a rival's script prints.
+    """The seconds that a rival's script prints.
 
     Raises:
         RuntimeError: it failed; the message is its last line.
