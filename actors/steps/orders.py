@@ -14,7 +14,7 @@ from actors.steps.finding import find_class, module_names
 from algorithms import methods
 from algorithms.core.contract import ClientSpec, Method, drawn_width
 from algorithms.core.needs import Needs
-from algorithms.core.payload import Memory, Payload
+from algorithms.core.payload import Memory, Payload, Tensors
 from algorithms.core.seeds import Seed
 from algorithms.core.states import WeightedMean
 from algorithms.core.task import Sums, Task
@@ -34,6 +34,7 @@ class WorkerSetup:
         seed: of the run.
         device: `cpu` or `cuda`.
         stack: clients are trained several at once where their networks are stackable, which gives other bits.
+        starts: tensors that a network starts with, by its name.
         widths: fractions from which every client's width is drawn anew in each round; none: its own.
     """
 
@@ -46,6 +47,7 @@ class WorkerSetup:
     device: str = "cpu"
     widths: tuple[float, ...] = ()
     stack: bool = False
+    starts: Mapping[str, Tensors] = field(default_factory=dict, compare=False)
 
     def client(self, number: int, seed: Seed) -> ClientSpec:
         """A client as it is in the round of a seed; the server and the client's worker find the same."""

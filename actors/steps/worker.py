@@ -54,7 +54,14 @@ class Worker:
         method = find_method(setup.method)
         self._setup = setup
         self._shards = shards
-        kit = Kit(task=setup.task, work=setup.work, seed=Seed(setup.seed), device=setup.torch_device, fit=loop)
+        kit = Kit(
+            task=setup.task,
+            work=setup.work,
+            seed=Seed(setup.seed),
+            device=setup.torch_device,
+            fit=loop,
+            starts=setup.starts,
+        )
         self._method = method(setup.config, kit)
         self._steps = steps_of(method)
         # CPU time where the CPU computes: hosts may outnumber the cores, and waiting for one is no work.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from algorithms.core.callbacks import Progress, ignore
 from algorithms.core.distillation import Distillation, distil_here
+from algorithms.core.payload import Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
 from algorithms.core.task import Shard, Task
@@ -32,6 +33,7 @@ class Kit:
         distil: performs a distillation: here in a loop, or as a pipeline and a train job on Ray; the same bits.
         show: shows a stage of a round to the person watching, as a predictor that is evaluated on test data. It
             returns nothing: test data decides nothing.
+        starts: by the name of a network, tensors that it starts with in the place of fresh ones.
         tell: tells the person watching how far a phase of the server has come: (phase, done, total).
     """
 
@@ -44,6 +46,7 @@ class Kit:
     distil: Callable[[Distillation], dict[str, Tensor]] = distil_here
     show: Callable[[str, nn.Module], None] = ignore
     tell: Callable[[str, int, int], None] = ignore
+    starts: Mapping[str, Tensors] = field(default_factory=dict)
     _resident: dict[tuple[str, float], nn.Module] = field(default_factory=dict)
     _names: WeakKeyDictionary[nn.Module, tuple[str, float]] = field(default_factory=WeakKeyDictionary)
 
@@ -67,6 +70,8 @@ class Kit:
         """A network of one's own, with the weights of `initial`; of a fraction `width` of its hidden channels."""
         with torch_seeded(self.seed.number(f"initial {name}")):
             net = self.task.network(name, width).to(self.device)
+        if name in self.starts and width == 1:
+            net.load_state_dict({**net.state_dict(), **self.starts[name]})
         self._names[net] = name, width
         return net
 
@@ -75,5 +80,5 @@ class Kit:
         return self._names.get(net)
 
     def initial(self, name: str) -> dict[str, Tensor]:
-        """The initial state of a network: the same for every client and method of a run's seed."""
+        """The initial state of a network: the same for every client and method of a run's seed and `starts`."""
         return snapshot(self.new_network(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from algorithms.nets.classifier import Classifier, require_head
 from algorithms.nets.errors import NetworkError
 from algorithms.nets.forms import Form, Images, Inputs, Modalities, Sequences, Signals, Tables, Texts
-from algorithms.nets.registry import PATTERNS, build, forms_of, names
+from algorithms.nets.registry import PATTERNS, build, forms_of, names, own_names
 
 __all__ = [
     "PATTERNS",
@@ -22,5 +22,6 @@ __all__ = [
     "build",
     "forms_of",
     "names",
+    "own_names",
     "require_head",
 ]

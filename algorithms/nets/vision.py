@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from algorithms.nets.errors import NetworkError
 
@@ -75,6 +75,21 @@ def vision_net(name: str, shape: tuple[int, int, int], classes: int) -> nn.Modul
     if shape[0] != 3:
         _take_channels(net, shape[0])
     return net
+
+
+def trained_state(name: str) -> dict[str, Tensor]:
+    """The tensors of torchvision's own pre-trained weights, of which it fetches those that it has not fetched before.
+
+    Raises:
+        NetworkError: an unknown name, or one without such weights.
+        OSError: they are not here and cannot be fetched.
+    """
+    models = torchvision().models
+    if name not in models.list_models(module=models):
+        raise NetworkError(f"torchvision has no classifier {name!r}")
+    weights = models.get_model_weights(name).DEFAULT
+    state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    return state
 
 
 def _take_channels(net: nn.Module, channels: int) -> None:

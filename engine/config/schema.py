@@ -147,6 +147,13 @@ class ClientsConfig(Section):
         description="network by name; a list is dealt to the clients in turn, "
         "a mapping {name: count} to the first count clients, the next, and so on"
     )
+    weights: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what the clients' network starts from: a .safetensors file, the folder of a finished run, or "
+        "torchvision:NAME for its pre-trained weights, whose last layer begins anew where the classes are others; "
+        "null draws them by the seed",
+    )
     width: Annotated[Widths, PlainValidator(_read_widths), PlainSerializer(_write_widths)] = Field(
         default=1.0,
         description="fraction of its network's hidden channels that a client can hold; a list is dealt to the clients "

@@ -23,6 +23,7 @@ from engine.data import DataSet, load
 from engine.data.load import rows_of
 from engine.errors import ConfigError, Problem
 from engine.partition import Partition, divide, divide_tests, hold_out, shift_columns
+from engine.planning.weights import starting_weights
 from engine.records import ClientFigures, Evaluation, evaluation_of
 
 
@@ -117,6 +118,7 @@ class Federation:
             widths=config.clients.redrawn(),
             stack=config.clients.stack,
         )
+        setup = replace(setup, starts=starting_weights(config.clients.weights, setup.clients, dataset.task))
         personal = config.method.type.personal
         test_rows = _deal_tests(config, dataset, partition)
         tests = _own_tests(config, dataset, test_rows) if personal else None

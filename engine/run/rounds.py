@@ -129,6 +129,7 @@ class Rounds:
             work=setup.work,
             seed=seed,
             device=setup.torch_device,
+            starts=setup.starts,
             public=public,
             distil=self._distil,
             show=self._show,

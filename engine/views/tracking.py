@@ -17,6 +17,7 @@ import posixpath
 import re
 import shlex
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,9 +27,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from engine.config.own_code import named_modules
 from engine.errors import UserError
 from engine.records import VALIDATION, Result, RoundRecord, RunStart, StageRecord
-from engine.store.folder import replacing
+from engine.store.folder import RunFolder, replacing
 from engine.views.report.pictures import grid
 from engine.views.report.words import settings
 
@@ -167,12 +169,14 @@ class MlflowWatcher:
         self._parent = parent
         self._stages: dict[str, float] = {}
         self._folder: Path | None = None
+        self._code: tuple[str, ...] = ()
         self._heard: frozenset[int] = frozenset()
         self._lost = False
         self._machine: SystemMetricsMonitor | None = None
 
     def started(self, start: RunStart) -> None:
         self._folder = start.folder
+        self._code = tuple(sorted(set(named_modules(start.config).values())))
         self._attempt(lambda: self._start(start))
         self._attempt(lambda: self._watch_machine(start))
 
@@ -289,7 +293,24 @@ class MlflowWatcher:
                 if len(some):
                     sheet = Image.open(io.BytesIO(grid(some, _GRID_COLUMNS)))
                     self._client.log_image(self._id, sheet, artifact_file=f"images/{way}-{shown.client:04d}.png")
+        self._log_model()
         self._client.set_terminated(self._id, "FINISHED")
+
+    def _log_model(self) -> None:
+        """Log the model in the form that MLflow serves, under `model`; none of a run whose clients have models of their
+        own. A failure costs this alone."""
+        from engine.models import serving
+
+        assert self._folder is not None
+        if not RunFolder(self._folder).model().exists():
+            return
+        with tempfile.TemporaryDirectory(prefix="tessera-mlflow-") as place:
+            try:
+                serving.save(self._folder, Path(place) / "model", self._code)
+            except Exception as error:  # a network or a task of one's own, asked about an example, may fail in any way
+                _LOG.warning("MLflow gets no model of %s: %s", self._folder, _first_line(error))
+                return
+            self._client.log_artifacts(self._id, str(Path(place) / "model"), "model")
 
 
 def _known_run(folder: Path, uri: str) -> str | None:
@@ -318,8 +339,10 @@ def round_metrics(record: RoundRecord) -> dict[str, float]:
 
 
 def kept_files(folder: Path) -> Sequence[Path]:
-    """The files that go to MLflow: those of the run's folder itself, without checkpoints, which are large."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    """The files that go to MLflow: those of the run's folder itself, without checkpoints, which are large, and without
+    the model, which goes there in a form of its own."""
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in files if path != RunFolder(folder).model())
 
 
 def _batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

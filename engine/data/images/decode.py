@@ -163,3 +163,10 @@ def rescale(images: np.ndarray, size: int | None) -> np.ndarray:
         return images
     pictures = (image[0] if len(image) == 1 else image.transpose(1, 2, 0) for image in images)
     return _join([pixels(Image.fromarray(np.ascontiguousarray(picture)), size) for picture in pictures])
+
+
+def blank_file(channels: int, height: int, width: int) -> bytes:
+    """A PNG file of black pixels, grey for one channel."""
+    file = io.BytesIO()
+    Image.new("L" if channels == 1 else "RGB", (width, height)).save(file, format="PNG")
+    return file.getvalue()
