@@ -158,6 +158,8 @@ STEPPING = {
     "fednova": {"server_momentum": 0.5, "mu": 0.1},
     "fedbn": {},
     "fedrs": {},
+    "heterofl": {},
+    "fedrolex": {},
 }
 
 

@@ -83,10 +83,10 @@ def test_mosaic_killed_at_any_stage_ends_as_if_nothing_had_happened(tmp_path, un
 
 def test_a_run_killed_before_any_one_of_its_files_got_its_name_ends_as_if_nothing_had_happened(tmp_path):
     """The partition, two files of the start; of each round 2 outcomes, 3 parts, the confusion matrix, a
-    checkpoint; the model and what it is, 3 tables, the result, the report."""
+    checkpoint; the model and what it is, the clients' figures, 3 tables, the result, the report."""
     expected, short = tmp_path / "whole", (FEDAVG[0], (*FEDAVG[1], "rounds=2", "clients.cohort=2"))
     files = whole(expected, *short)
-    assert files == 1 + 2 + 2 * (2 + 3 + 1 + 1) + 2 + 3 + 1 + 1
+    assert files == 1 + 2 + 2 * (2 + 3 + 1 + 1) + 2 + 1 + 3 + 1 + 1
     for number in range(files):
         folder = tmp_path / f"before-{number}"
         killed(folder, *short, ("file", number))
