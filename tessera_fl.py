@@ -32,7 +32,7 @@ class _Order:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name in PACKAGES:
+        if name in PACKAGES or name == "tessera_fl":
             return PathFinder.find_spec(name, [HOME])
         if path is not None or self.own is None:
             return None
@@ -73,7 +73,7 @@ def put_own_code_last(folder: str) -> None:
 
 
 def worker_setup(own: str) -> Callable[[], None]:
-    """What a worker of Ray's does before anything else, to find modules as this process does; it travels by value.
+    """The first thing that a worker of Ray's does, so that it finds modules as this process does; it travels by value.
 
     Args:
         own: the folder of the user's own code.
@@ -107,4 +107,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tessera_fl import main as start  # by its own name, so that there is one order of modules in the process
+
+    start()

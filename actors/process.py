@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import sys
 from pathlib import Path
+
+import psutil
 
 from clusters import bits
 
@@ -26,6 +27,8 @@ def keep_freed_memory() -> None:
     Of itself, glibc gives the end of the heap back to the system whenever large tensors are freed, and takes it anew
     for the next ones, page by page. Without glibc nothing is done.
     """
+    if sys.platform == "win32":
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, KEPT_MB * 2**20)
@@ -57,5 +60,10 @@ def peak_rss_mb() -> float:
         # What `getrusage` says has been handed down from the process that started this one, where that was larger.
         (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) / 1024
+    try:
+        import resource
+    except ImportError:  # on Windows, which keeps the peak among what it knows of a process
+        memory = psutil.Process().memory_info()
+        return float(getattr(memory, "peak_wset", memory.rss)) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 
@@ -33,14 +31,3 @@ def nodes_of(listing: list[dict[str, Any]]) -> tuple[Node, ...]:
         for entry in listing
         if entry["Alive"]
     )
-
-
-def usable_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs of this machine, or of the container this process is in, as Ray counts them.
-
-    Args:
-        quota: file with the container's microseconds of CPU time in each so many, or `max` in the place of the first.
-    """
-    cpus = os.cpu_count() or 1
-    time, _, period = quota.read_text().partition(" ") if quota.exists() else ("max", "", "")
-    return cpus if time.strip() == "max" else min(cpus, max(1, int(time) // int(period)))

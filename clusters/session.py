@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from clusters.answering import unreachable_reason
 from clusters.chatter import collect, redirect_all_output, redirect_ray_output
 from clusters.environment import variable
+from clusters.grants import total_memory
 from clusters.nodes import Node, nodes_of
 from clusters.sweeping import scratch_folder
 from tessera_fl import HOME, PACKAGES, worker_setup
@@ -178,9 +181,10 @@ def _attach(address: str) -> dict[str, Any]:
     found = _reachable_address(address)
     try:
         _check_token(found, here=address == "auto")
-        context: Any = ray.init(
-            address=address, configure_logging=False, log_to_driver=False, runtime_env=_worker_environment()
-        )
+        with _own_sigterm():
+            context: Any = ray.init(
+                address=address, configure_logging=False, log_to_driver=False, runtime_env=_worker_environment()
+            )
         return dict(context.address_info)
     except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
@@ -209,19 +213,38 @@ def _check_token(found: str, here: bool) -> None:
 
 def _start(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: bool, folder: Path) -> dict[str, Any]:
     """Ray asks everyone who connects for the token in ~/.ray/auth_token, which it makes where there is none."""
-    context: Any = ray.init(
-        address="local",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        object_store_memory=store_bytes(_memory_bytes(), data_bytes),
-        include_dashboard=dashboard,
-        dashboard_host="127.0.0.1",
-        configure_logging=False,
-        log_to_driver=False,
-        runtime_env=_worker_environment(),
-        _temp_dir=str(folder),
-    )
+    with _own_sigterm():
+        context: Any = ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            object_store_memory=store_bytes(total_memory(), data_bytes),
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            configure_logging=False,
+            log_to_driver=False,
+            runtime_env=_worker_environment(),
+            _temp_dir=str(folder),
+        )
     return dict(context.address_info)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """A block after which SIGTERM is handled as before it, where somebody handles it: `ray.init` takes it for itself,
+    and then ends the process whatever it is at."""
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before):
+        yield
+        return
+    try:
+        yield
+    except SystemExit:  # it came meanwhile
+        before(signal.SIGTERM, None)
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _worker_environment() -> dict[str, Any]:
@@ -232,11 +255,3 @@ def _worker_environment() -> dict[str, Any]:
 def store_bytes(memory: int, data: int) -> int:
     """Size of the object store of a machine with so many bytes of memory, for a run with so many bytes of data."""
     return min(int(STORE_SHARE * memory), STORE_BYTES + data)
-
-
-def _memory_bytes() -> int:
-    """Memory of this machine, or of the container this process is in."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    allowed = limit.read_text().strip() if limit.exists() else "max"
-    return total if allowed == "max" else min(total, int(allowed))

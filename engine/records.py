@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.cohort.delivery import Book, ClientMetric, Entry, FaultEntry, StepSpan
+from algorithms.core.callbacks import ignore
 from algorithms.core.needs import Stage
 from algorithms.core.task import Figure, Sums, Task
 
@@ -243,3 +244,9 @@ class Watcher(Protocol):
     def finished(self, result: Result) -> None: ...
 
     def failed(self, error: BaseException) -> None: ...
+
+
+def note_of(watcher: Watcher) -> Callable[[str], object]:
+    """The `note` of a watcher, which takes a line that a person should read now; one that takes none ignores it."""
+    note: Callable[[str], object] = getattr(watcher, "note", ignore)
+    return note

@@ -92,3 +92,14 @@ def test_a_worker_finds_a_clone_that_is_not_installed(tmp_path):
     code += "pickle.load(open('setup', 'rb'))()\nimport algorithms; print(algorithms.__file__)"
     done = python(tmp_path, "-P", "-c", code.format(root=str(ROOT)), path="")
     assert done.stdout == f"{ROOT}/algorithms/__init__.py\n", done.stderr
+
+
+def test_a_clone_runs_as_a_module_beside_another_tessera_that_is_installed(tmp_path):
+    """As a job does, with which a clone travels to machines that have a version of their own."""
+    other = tmp_path / "installed"
+    for name in ("algorithms", "actors", "clusters", "engine"):
+        (other / name).mkdir(parents=True)
+        (other / name / "__init__.py").write_text("raise ImportError('the other version')")
+    (other / "tessera_fl.py").write_text("raise ImportError('the other version')")
+    done = python(ROOT, "-m", "tessera_fl", "--version", path=other)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -10,6 +11,10 @@ import torch
 from torch import Tensor
 
 from algorithms.core.payload import Payload, PayloadError, Value
+
+_NOT_FINITE = re.compile(r" (holds NaN|is (nan|-?inf)$)")
+
+_DIVERGED = "training that diverges ends so: a lower clients.lr, or clients.clip, may help"
 
 
 class BadUpdate(PayloadError):
@@ -42,7 +47,8 @@ def refuse_faults(sent: Payload, received: Payload) -> None:
     found = list(faults(sent, received))
     if found:
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-        raise BadUpdate(f"the client sends what cannot be used: {'; '.join(found[:5])}{more}")
+        hint = f"; {_DIVERGED}" if any(_NOT_FINITE.search(fault) for fault in found) else ""
+        raise BadUpdate(f"the client sends what cannot be used: {'; '.join(found[:5])}{more}{hint}")
 
 
 def _name_faults(sent: Payload, received: Payload) -> Iterator[str]:

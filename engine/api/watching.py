@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from engine.records import GLOBAL, Result, RoundRecord, RunStart, StageRecord, Watcher
+from engine.records import GLOBAL, Result, RoundRecord, RunStart, StageRecord, Watcher, note_of
 from engine.views.screen import NotebookScreen, Screen, is_in_notebook, notebook_console
 from engine.views.terminal import Terminal, console
 
@@ -66,6 +66,9 @@ class RoundCaller:
         stages, self._stages = self._stages, {}
         self._call(_round_of(record, self._rounds, stages))
 
+    def note(self, text: str) -> None:
+        note_of(self._then)(text)
+
     def finished(self, result: Result) -> None:
         self._then.finished(result)
 
@@ -98,6 +101,8 @@ class Silence:
     def stage(self, record: StageRecord) -> None: ...
 
     def round(self, record: RoundRecord) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def finished(self, result: Result) -> None: ...
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,9 +40,9 @@ class Commands(click.Group):
         try:
             with _second_interrupt_ends():
                 return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             click.echo("stopped", err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(interrupt, TerminationRequest) else 130)
         except Exception as error:
             _restart_for_bits(error, ctx)
             code = _exit_code(error)
@@ -59,26 +60,40 @@ def _restart_for_bits(error: Exception, ctx: click.Context) -> None:
         restart()
 
 
+class TerminationRequest(KeyboardInterrupt):
+    """SIGTERM, by which batch systems and containers stop a process; it ends a command as Ctrl-C does."""
+
+
+_INTERRUPTS: Mapping[signal.Signals, tuple[type[KeyboardInterrupt], Any]] = {
+    signal.SIGINT: (KeyboardInterrupt, signal.default_int_handler),
+    signal.SIGTERM: (TerminationRequest, signal.SIG_DFL),
+}
+"""The exception that each signal raises here, and Python's own handler of it."""
+
+
 @contextmanager
 def _second_interrupt_ends() -> Iterator[None]:
-    """A block in which the first Ctrl-C stops in good order, and the second is left to the kernel, which ends us."""
+    """A block in which the first Ctrl-C or SIGTERM stops in good order, and the second is left to the kernel, which
+    ends us. What others have set is left alone."""
+    ours = [number for number, (_, usual) in _INTERRUPTS.items() if signal.getsignal(number) is usual]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
 
-    def first(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    def first(number: int, _: object) -> None:
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)
         if sys.stderr.isatty():
             sys.stderr.write(SHOW_CURSOR)  # which a moving line had hidden
         click.echo("stopping; once more to end at once", err=True)
-        raise KeyboardInterrupt
+        raise _INTERRUPTS[signal.Signals(number)][0]
 
-    before = signal.getsignal(signal.SIGINT)
-    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, first)
+    for number in ours:
+        signal.signal(number, first)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)
+        for number in ours:
+            signal.signal(number, _INTERRUPTS[number][1])
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -132,7 +147,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for 
     "--out",
     metavar="FOLDER|URI",
     help="The run's folder, new or empty; or a URI that fsspec knows, to which it is copied at the end (MLflow is then "
-    "told only where mlflow.tracking_uri names a store). [runs/NAME-seed-SEED]",
+    "told only where mlflow.tracking_uri or MLFLOW_TRACKING_URI names a store). [runs/NAME-seed-SEED]",
 )
 @click.option("--profile", is_flag=True, help="Write profile.json into the folder: a time line for ui.perfetto.dev.")
 @_as_json
@@ -146,7 +161,8 @@ def run(configuration: str, overrides: tuple[str, ...], out: str | None, profile
 
     config = load(configuration, overrides)
     place = out or str(free_folder(configuration, config.seed))
-    if is_uri(place) and config.mlflow.tracking_uri is None:  # a store beside the folder would be gone with it
+    named = config.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if is_uri(place) and not named:  # a store beside the folder would be gone with it
         config = config.model_copy(update={"mlflow": config.mlflow.model_copy(update={"enabled": False})})
     with folder_for(place) as folder, Terminal(console(as_json)) as terminal:
         result = launch(config, configuration, folder, terminal, Trace() if profile else None)

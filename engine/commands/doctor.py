@@ -146,8 +146,9 @@ def ray() -> Finding:
 
 
 def cores() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding("cores", "ok", f"{usable} usable of {os.cpu_count()}")
+    from clusters.grants import usable_cpus
+
+    return Finding("cores", "ok", f"{usable_cpus()} usable of {os.cpu_count()}")
 
 
 def processor() -> Finding:
@@ -162,11 +163,11 @@ def processor() -> Finding:
 
 
 def memory() -> Finding:
-    import psutil
+    from clusters.grants import free_memory, total_memory
 
-    memory = psutil.virtual_memory()
-    found = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
-    if memory.available < 2 * GIB:
+    free = free_memory()
+    found = f"{free / GIB:.1f} GiB free of {total_memory() / GIB:.1f}"
+    if free < 2 * GIB:
         return Finding("memory", "warn", found, "free some, or use few hosts (runner.hosts: 1); Ray needs about 2 GiB")
     return Finding("memory", "ok", found)
 

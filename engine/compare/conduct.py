@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-import psutil
-
 from actors.jobs.job import Job, JobResult, Share, one_by_one
 from actors.process import set_kernels
+from clusters.grants import free_memory
 from clusters.nodes import Node
 from engine.compare.cell import TRAINING, Files, carry
 from engine.compare.spec import Cell, Comparison, differences
@@ -74,7 +73,7 @@ def memory_of_all(comparison: Comparison, dataset: DataSet) -> int:
         ConfigError: everything that is wrong, for all methods together.
     """
     problems: dict[str, Problem] = {}
-    largest, free = 0, psutil.virtual_memory().available
+    largest, free = 0, free_memory()
     for label in comparison.labels:
         federation = Federation.of(comparison.of(label)[0].config, dataset)
         try:

@@ -349,7 +349,8 @@ class MlflowConfig(Section):
 
     enabled: bool = Field(default=True, description="whether MLflow is told of the run")
     tracking_uri: str | None = Field(
-        default=None, description="of an MLflow server or store; null keeps mlflow.db beside the run's folder"
+        default=None,
+        description="of an MLflow server or store; null: MLFLOW_TRACKING_URI, else mlflow.db beside the run's folder",
     )
     system_metrics: bool | None = Field(
         default=None,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import platform
 from collections.abc import Iterator
 from typing import get_args, get_type_hints
 
-import psutil
 import torch
 
 from actors.steps.orders import find_method, method_names
 from algorithms.core.task import LABEL, Trait
+from clusters.grants import free_memory
 from engine.config import RunConfig
 from engine.errors import ConfigError, Problem, nearest
 from engine.planning.federation import Federation
@@ -33,7 +34,7 @@ def check(federation: Federation, free: int | None = None) -> None:
     problems += [*wrong_networks, *_method(federation), *_rounds(federation), *_forbidden(federation)]
     problems += [*_missing_public_data(federation), *_labels(federation), *_stop(federation)]
     if not wrong_networks:
-        problems += too_large(federation, psutil.virtual_memory().available if free is None else free)
+        problems += too_large(federation, free_memory() if free is None else free)
     if problems:
         raise ConfigError(problems)
 
@@ -51,7 +52,10 @@ def _clients(config: RunConfig, clients: int) -> Iterator[Problem]:
 
 
 def _machine(config: RunConfig) -> Iterator[Problem]:
-    if config.runner.kind == "ray" and importlib.util.find_spec("ray") is None:
+    if config.runner.kind == "ray" and platform.system() == "Windows":
+        reason = "runs on Ray need Linux or macOS; set runner.kind: inline, or work in WSL"
+        yield Problem("runner.kind", "ray", reason)
+    elif config.runner.kind == "ray" and importlib.util.find_spec("ray") is None:
         remedy = "install ray[default,data,train], or set runner.kind: inline"
         yield Problem("runner.kind", "ray", f"Ray is not installed; {remedy}")
     if config.runner.device == "cuda" and not torch.cuda.is_available():

@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from actors.runner import Runner
 from clusters.bits import processor
-from clusters.nodes import Node, usable_cpus
+from clusters.grants import free_memory, usable_cpus
+from clusters.nodes import Node
 from engine.config import RunConfig
 from engine.errors import NoRoom
 from engine.planning.checking import check
@@ -43,7 +42,7 @@ def predicted_plan(config: RunConfig) -> PlanReport:
         tempfile.TemporaryDirectory() as place,
         attach_or_start(config.runner.address, log=Path(place) / "ray.log") as cluster,
     ):
-        return plan(federation, cluster.nodes, _free_memory())
+        return plan(federation, cluster.nodes, free_memory())
 
 
 @contextmanager
@@ -93,7 +92,7 @@ def _on_cluster(run: RunContext) -> Iterator[tuple[Cluster, PlanReport]]:
         return
     with attach_or_start(address, log=log) as cluster:
         run.clock.switch("start:hosts")
-        yield cluster, plan(run.federation, cluster.nodes, _free_memory())
+        yield cluster, plan(run.federation, cluster.nodes, free_memory())
 
 
 @contextmanager
@@ -124,11 +123,7 @@ def _hosts(run: RunContext) -> Iterator[Runner]:
 
 
 def _plan_here(federation: Federation) -> PlanReport:
-    return plan(federation, (this_machine(),), _free_memory())
-
-
-def _free_memory() -> int:
-    return psutil.virtual_memory().available
+    return plan(federation, (this_machine(),), free_memory())
 
 
 def _starts_its_own(address: str | None) -> bool:
@@ -142,4 +137,4 @@ def this_machine() -> Node:
     """The node that a cluster started here would have."""
     import torch
 
-    return Node(float(usable_cpus()), float(torch.cuda.device_count()), _free_memory())
+    return Node(float(usable_cpus()), float(torch.cuda.device_count()), free_memory())

@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from engine.config.own_code import code_options
 from engine.errors import NoRoom, mistakes
 from engine.planning.checking import check
 from engine.planning.federation import Federation
-from engine.records import Result, Watcher
+from engine.records import Result, Watcher, note_of
 from engine.run.context import RunContext
 from engine.run.hosting import open_runner
 from engine.run.keeping import Keeper
@@ -31,6 +31,7 @@ from engine.store.checkpoint import Keep
 from engine.store.folder import RunFolder, read
 from engine.store.journal import Journal
 from engine.views import tracking
+from engine.views.local_store import drop, file_of
 from engine.views.report import write_report
 from engine.views.trace import Trace
 
@@ -63,14 +64,25 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher, trac
     federation = Federation.gather(config)
     check(federation)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    store = _store_to_be_made(config, folder)
     files, watchers = RunFolder.create(folder), [*([trace] if trace else []), terminal]
-    with files.lock():
-        try:
-            return _carry_out(RunContext(federation, files, preset, clock), watchers)
-        except mistakes():
-            if not (folder / "config.yaml").exists():
-                _discard(folder, missing)
-            raise
+    is_begun = True
+    try:
+        with files.lock():
+            try:
+                return _carry_out(RunContext(federation, files, preset, clock), watchers)
+            except mistakes():
+                is_begun = (folder / "config.yaml").exists()
+                raise
+    finally:
+        if not is_begun:
+            _discard(folder, missing, store)
+
+
+def _store_to_be_made(config: RunConfig, folder: Path) -> Path | None:
+    """The file of MLflow's store that this run is the first to be told to."""
+    file = file_of(tracking.wanted_uri(config.mlflow.tracking_uri, folder)) if config.mlflow.enabled else None
+    return None if file is None or file.exists() else file
 
 
 def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Collection[str] = ()) -> Result | None:
@@ -137,7 +149,7 @@ def _attempt(run: RunContext, watchers: list[Watcher], lost: Sequence[tuple[int,
     config, checkpoints = run.config, run.files.checkpoints
     with (
         logging_to(run.folder / "run.log"),
-        _connecting_mlflow(run) as mlflow_watcher,
+        _connecting_mlflow(run, note_of(watchers[-1])) as mlflow_watcher,
         open_runner(run) as (run, runner),
     ):
         if lost:
@@ -170,12 +182,13 @@ def _explaining(run: RunContext) -> Iterator[None]:
 
 
 @contextmanager
-def _connecting_mlflow(run: RunContext) -> Iterator[Callable[[], Watcher]]:
+def _connecting_mlflow(run: RunContext, note: Callable[[str], object]) -> Iterator[Callable[[], Watcher]]:
     """A block in which MLflow comes up, and a function that waits for its watcher.
 
-    MLflow's modules and the tables of a new store take seconds, in which Ray starts, whose processes do that.
+    `note` takes lines for a person. MLflow's modules and the tables of a new store take seconds, in which Ray starts,
+    whose processes do that.
     """
-    connect = partial(tracking.connect, run.config.mlflow.tracking_uri, run.folder)
+    connect = partial(tracking.connect, run.config.mlflow.tracking_uri, run.folder, note)
     if run.config.runner.kind != "ray" or not run.config.mlflow.enabled:
         yield connect
         return
@@ -194,7 +207,7 @@ def is_full(error: Exception) -> bool:
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Log a block's events to the run's log file, and warnings to the terminal too."""
+    """Log a block's events to the run's log file."""
     handler = logging.FileHandler(path, delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("actors", "engine")]
@@ -208,9 +221,13 @@ def logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _discard(folder: Path, missing: Sequence[Path]) -> None:
-    """Leave nothing of a run that could not start: no file in its folder, and none of the folders that were missing."""
+def _discard(folder: Path, missing: Sequence[Path], store: Path | None) -> None:
+    """Leave nothing of a run that could not start: no file in its folder, no store, and none of the folders that were
+    missing, unless another run has begun there."""
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if store is not None and store.parent.is_dir():
+        drop(store)
     for path in missing:
-        path.rmdir()
+        with suppress(OSError):
+            path.rmdir()

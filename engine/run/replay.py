@@ -20,10 +20,11 @@ from algorithms.core.payload import Payload
 from algorithms.core.records import flatten, rebuild
 from algorithms.core.seeds import Seed
 from engine.config import reading, resolve
+from engine.config.anchoring import with_paths_from
 from engine.config.own_code import refuse_unnamed
 from engine.errors import UserError
 from engine.planning.federation import Federation
-from engine.store.folder import settle
+from engine.store.folder import RunFolder, settle
 
 _HEADER = "tessera"
 
@@ -95,7 +96,7 @@ def replay(
     What the step raises is raised here; with `debug`, Python's debugger is opened first, where it was raised.
     """
     order = read_failed_order(folder, round, step, client)
-    tree = reading.read(str(folder / "config.yaml"))
+    tree = with_paths_from(reading.read(str(folder / "config.yaml")), RunFolder(folder).start_folder())
     refuse_unnamed(tree, code)  # before a method of one's own is looked for, which imports it
     config = resolve(tree)
     federation = Federation.gather(config)

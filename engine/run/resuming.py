@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from engine.config import RunConfig, reading, resolve, to_tree
+from engine.config.anchoring import with_paths_from
 from engine.config.own_code import refuse_unnamed
 from engine.errors import ConfigError, Problem, UserError, one_line
 from engine.planning.federation import Federation
@@ -35,7 +36,7 @@ def apply_overrides(
     Raises:
         ConfigError: for everything that may not differ, or for code that may not be imported.
     """
-    tree = reading.read(str(files.path / "config.yaml"))
+    tree = with_paths_from(reading.read(str(files.path / "config.yaml")), files.start_folder())
     asked = reading.override(tree, overrides)
     for named in (tree, asked):  # before a method of one's own is looked for, which imports it
         refuse_unnamed(named, code)

@@ -12,7 +12,6 @@ parts after r and has neither gaps nor doubles. `result.json` is written last: w
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -35,6 +34,7 @@ from engine.config.reading import dump, parse
 from engine.errors import UserError
 from engine.records import GLOBAL, ClientFigures, GeneratedPictures, Result, RoundRecord, RunStart, StageRecord
 from engine.store import tables
+from engine.store.locking import Busy, locked_by_us
 
 RESULT_KEYS = (
     "method",
@@ -65,6 +65,9 @@ RESULT_KEYS = (
 )
 """The keys of result.json, all of them in every run."""
 
+LOCK = ".lock"
+"""File of a run's folder that whoever writes there holds; it means nothing to anybody else."""
+
 _PARTS = {"ledger": tables.LEDGER, "rounds": tables.ROUNDS, "seconds": tables.SECONDS}
 
 
@@ -94,7 +97,8 @@ def settle(temporary: Path, path: Path) -> None:
     """Sync a file's bytes, give it its name, and sync the folder, so that a loss of power keeps both or neither."""
     _sync(temporary, os.O_RDWR)
     os.replace(temporary, path)
-    _sync(path.parent, os.O_RDONLY)
+    if os.name != "nt":  # Windows opens no folder
+        _sync(path.parent, os.O_RDONLY)
 
 
 def _sync(path: Path, flags: int) -> None:
@@ -155,20 +159,20 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the folder for a block: this process alone may write. The kernel releases it however the process ends.
+        """Lock the folder for a block: this process alone may write.
 
         Raises:
-            FolderError: another process is at work here.
+            FolderError: another process is at work here, or nothing can be written.
         """
-        handle = os.open(self.path, os.O_RDONLY)
+        file = self.path / LOCK
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderError(f"another process is at work on {self.path}; wait for it, or end it first") from None
-        else:
-            yield
-        finally:
-            os.close(handle)
+            with locked_by_us(file):
+                yield
+        except Busy as error:
+            way_out = f"; if {error.holder} is gone, remove {file}" if error.holder else ""
+            raise FolderError(
+                f"another process is at work on {self.path}; wait for it, or end it first{way_out}"
+            ) from None
 
     @property
     def partition(self) -> Path:
@@ -207,6 +211,7 @@ class RunFolder:
         """
         known = {
             "preset": start.preset,
+            "start_folder": str(self.start_folder() or Path.cwd()),
             "class_names": list(start.class_names),
             "label_counts": start.label_counts.tolist(),
             "figures": [dataclasses.asdict(figure) for figure in start.figures],
@@ -217,6 +222,12 @@ class RunFolder:
         }
         self._write_text("start.json", json.dumps(known, ensure_ascii=False))
         self._write_text("config.yaml", dump(dict(start.config)))
+
+    def start_folder(self) -> Path | None:
+        """The folder where the run was started, which its relative paths are of; None where it is not known."""
+        start = self.path / "start.json"
+        place = _read_json(start).get("start_folder") if start.exists() else None
+        return Path(place) if isinstance(place, str) else None
 
     def preset(self) -> str:
         """Name or file that the run was started from."""

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 
 from engine.errors import UserError
-from engine.store.folder import FolderExists
+from engine.store.folder import LOCK, FolderExists
 
 RESULT = "result.json"
 
@@ -57,7 +57,9 @@ def send(folder: Path, uri: str) -> None:
     """
     try:
         files, path = _resolve(uri)
-        for file in sorted((f for f in folder.rglob("*") if f.is_file()), key=lambda f: (f.name == RESULT, f)):
+        for file in sorted(
+            (f for f in folder.rglob("*") if f.is_file() and f.name != LOCK), key=lambda f: (f.name == RESULT, f)
+        ):
             target = f"{path}/{file.relative_to(folder).as_posix()}"
             files.makedirs(target.rpartition("/")[0], exist_ok=True)
             files.put_file(str(file), target)

@@ -20,7 +20,7 @@ from engine.config.own_code import resume_command
 from engine.records import GLOBAL, Evaluation, Result, RoundRecord, RunStart, StageRecord
 from engine.units import count_text, difference_text, duration, figure_text, size
 from engine.views.screen import Screen
-from engine.views.tracking import default_uri, ui_command
+from engine.views.tracking import ui_command, wanted_uri
 
 
 def console(to_stderr: bool) -> Console:
@@ -99,6 +99,10 @@ class Terminal:
         for line in fault_lines(record.faults):
             self.screen.print(f"{duration(self._pace.seconds_elapsed()):>8}  round {self._of(record.round)}  {line}")
         self._pace.round()
+
+    def note(self, text: str) -> None:
+        """Write down what a person should know now."""
+        self.screen.print(text)
 
     def finished(self, result: Result) -> None:
         self.screen.stop()
@@ -230,5 +234,5 @@ def closing(start: RunStart) -> str:
     lines = [f"report: {start.folder / 'report.html'}", f"result: {start.folder / 'result.json'}"]
     mlflow = start.config.get("mlflow") or {}
     if mlflow.get("enabled"):
-        lines.append(f"mlflow: {ui_command(mlflow.get('tracking_uri') or default_uri(start.folder))}")
+        lines.append(f"mlflow: {ui_command(wanted_uri(mlflow.get('tracking_uri'), start.folder))}")
     return "\n".join(lines)

@@ -27,10 +27,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
+from algorithms.core.callbacks import ignore
 from engine.config.own_code import named_modules
 from engine.errors import UserError
 from engine.records import VALIDATION, Result, RoundRecord, RunStart, StageRecord
 from engine.store.folder import RunFolder, replacing
+from engine.units import count_text
+from engine.views.local_store import making, uri_of
 from engine.views.report.pictures import grid
 from engine.views.report.words import settings
 
@@ -48,8 +51,9 @@ _KNOWN = "mlflow.json"
 _EVERY_ROUND = "bytes/up"
 _GRID_COLUMNS = 10
 _LOG = logging.getLogger(__name__)
+_VARIABLE = "MLFLOW_TRACKING_URI"
 _FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-_LATER_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_LATER_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 class TrackingError(UserError):
@@ -58,7 +62,12 @@ class TrackingError(UserError):
 
 def default_uri(folder: Path) -> str:
     """The SQLite store beside a run's folder, which all runs of the parent folder share."""
-    return f"sqlite:///{(folder.absolute().parent / 'mlflow.db').as_posix()}"
+    return uri_of(folder.absolute().parent / "mlflow.db")
+
+
+def wanted_uri(uri: str | None, folder: Path) -> str:
+    """The URI of the store that a run is told to: the configuration's, else MLFLOW_TRACKING_URI's, else the default."""
+    return uri or os.environ.get(_VARIABLE) or default_uri(folder)
 
 
 def ui_command(uri: str) -> str:
@@ -83,28 +92,37 @@ def reach(uri: str | None, folder: Path) -> TrackingStore:
     """Reach the store, so that a run that cannot be tracked does not start.
 
     Args:
-        uri: of a server or database; None takes `default_uri(folder)`.
+        uri: of a server or database; None takes that of MLFLOW_TRACKING_URI, or else `default_uri(folder)`.
         folder: of the run, not yet made.
 
     Raises:
         TrackingError: within 10 seconds for a server that does not answer.
     """
-    uri = uri or default_uri(folder)
+    given, uri = uri, wanted_uri(uri, folder)
     try:
-        with _environment(_FIRST_CALL):
+        with _environment(_FIRST_CALL), making(uri):
             client = _client(uri)
             experiment = _experiment(client, uri, folder)
     except Exception as error:
         raise TrackingError(
-            f"mlflow.tracking_uri = {uri}: this store cannot be used ({_first_line(error)}); start its server, correct "
-            "the URI, leave it out to keep mlflow.db beside the run's folder, or set mlflow.enabled=false"
+            f"{_key(given, uri)}: this store cannot be used ({_first_line(error)}); start its server, correct "
+            "the URI, leave it out to keep mlflow.db beside the run's folder (name another folder if it is that which "
+            "cannot be written), or set mlflow.enabled=false"
         ) from error
     return TrackingStore(client, uri, experiment)
 
 
-def connect(uri: str | None, folder: Path) -> MlflowWatcher:
-    """A watcher for a run; see `reach`."""
-    return MlflowWatcher(reach(uri, folder))
+def _key(given: str | None, uri: str) -> str:
+    """The key that named a store, and the store."""
+    if given:
+        return f"mlflow.tracking_uri = {given}"
+    variable = os.environ.get(_VARIABLE)
+    return f"{_VARIABLE} = {variable}" if variable else f"mlflow.tracking_uri = null, which is {uri}"
+
+
+def connect(uri: str | None, folder: Path, note: Callable[[str], object] = ignore) -> MlflowWatcher:
+    """A watcher for a run; see `reach` and `MlflowWatcher`."""
+    return MlflowWatcher(reach(uri, folder), note=note)
 
 
 def fetch() -> None:
@@ -161,8 +179,10 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 class MlflowWatcher:
     """Tells MLflow of a run; to be told after the report is written, so that it is among the files kept."""
 
-    def __init__(self, reached: TrackingStore, parent: str | None = None) -> None:
-        """`parent` is the run under which this one is shown."""
+    def __init__(
+        self, reached: TrackingStore, parent: str | None = None, note: Callable[[str], object] = ignore
+    ) -> None:
+        """`parent` is the run under which this one is shown; `note` hears where the store fails, and what it lacks."""
         self.uri = reached.uri
         self.run_id: str | None = None
         self._client, self._experiment = reached.client, reached.experiment
@@ -173,6 +193,7 @@ class MlflowWatcher:
         self._heard: frozenset[int] = frozenset()
         self._lost = False
         self._machine: SystemMetricsMonitor | None = None
+        self._note, self._missing = note, 0
 
     def started(self, start: RunStart) -> None:
         self._folder = start.folder
@@ -192,16 +213,26 @@ class MlflowWatcher:
         values, self._stages = {**round_metrics(record), **self._stages}, {}
         if record.round not in self._heard:
             self._attempt(lambda: self._log_metrics(values, record.round))
+        self._missing += self._lost
 
     def finished(self, result: Result) -> None:
         self._attempt(self._leave_machine)
         self._attempt(lambda: self._finish(result))
+        self._note_what_is_missing()
 
     def failed(self, error: BaseException) -> None:
         self._attempt(self._leave_machine)
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         if self.run_id is not None:
             self._attempt(lambda: self._client.set_terminated(self._id, status))
+        self._note_what_is_missing()
+
+    def _note_what_is_missing(self) -> None:
+        if self._lost:
+            rounds = f"the figures of {count_text(self._missing, 'round')}, " if self._missing else ""
+            self._note(
+                f"MLflow at {self.uri} lacks {rounds}the result and the run's files; the run's folder has them all"
+            )
 
     def _watch_machine(self, start: RunStart) -> None:
         """Let a thread of MLflow's own log what the machine does, every 10 seconds, where the run asks for it."""
@@ -237,7 +268,9 @@ class MlflowWatcher:
                 action()
         except Exception as error:  # whatever a store raises: a view never ends a run
             self._lost = True
-            _LOG.warning("Stopped logging to MLflow at %s: %s; the run continues", self.uri, _first_line(error))
+            words = f"Stopped logging to MLflow at {self.uri}: {_first_line(error)}; the run continues"
+            _LOG.warning("%s", words)
+            self._note(words)
 
     def _start(self, start: RunStart) -> None:
         self.run_id = _known_run(start.folder, self.uri)

@@ -117,7 +117,9 @@ def test_many_faults_are_five_and_a_number():
         refuse_faults(sent, EMPTY)
     assert "weights.w4 holds" in str(caught.value)
     assert "weights.w5" not in str(caught.value)
-    assert str(caught.value).endswith("; and 4 more")
+    assert str(caught.value).endswith(
+        "; and 4 more; training that diverges ends so: a lower clients.lr, or clients.clip, may help"
+    )
 
 
 # --- In a run -------------------------------------------------------------------------------------------------------
@@ -147,3 +149,15 @@ def test_a_bad_update_leaves_no_memory_and_can_be_performed_again():
     assert failure.order is order
     with pytest.raises(BadUpdate):
         worker.reply(order)
+
+
+@pytest.mark.parametrize("value", [torch.tensor([NAN]), torch.tensor([INF]), NAN, -INF])
+def test_numbers_that_are_not_finite_are_told_with_what_may_help(value):
+    with pytest.raises(BadUpdate, match=r"a lower clients\.lr, or clients\.clip, may help"):
+        refuse_faults(Payload({"weights": {"w": value}}), EMPTY)
+
+
+def test_what_has_another_fault_is_told_without_it():
+    with pytest.raises(BadUpdate) as caught:
+        refuse_faults(Payload({"weights": {"w": torch.zeros(2)}}), Payload({"weights": {"w": torch.zeros(3)}}))
+    assert "clients.lr" not in str(caught.value)

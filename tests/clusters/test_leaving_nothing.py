@@ -137,6 +137,29 @@ def test_after_ctrl_c_in_mid_round(place):
     assert os.listdir(place.tmp) == []
 
 
+def test_after_sigterm_in_mid_round(place):
+    running = place.run("-m", "engine", rounds=100_000)
+    heard(running.stdout, "round")
+    running.terminate()
+    out, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 143
+    assert err == "stopping; once more to end at once\nstopped\n"
+    assert f"to go on with this run: tessera resume {place.out}" in out
+    assert place.processes() == {}
+    assert os.listdir(place.tmp) == []
+
+
+def test_after_sigterm_while_ray_starts(place):
+    running = place.run("-m", "engine", rounds=100_000)
+    until(lambda: any("gcs_server" in line for line in place.processes().values()))
+    running.terminate()
+    _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 143
+    assert "Traceback" not in err
+    assert place.processes() == {}
+    assert os.listdir(place.tmp) == []
+
+
 def test_after_ctrl_c_while_ray_starts(place):
     running = place.run("-m", "engine", rounds=100_000)
     until(lambda: any("gcs_server" in line for line in place.processes().values()))

@@ -8,6 +8,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from actors.cohort.delivery import Book, ClientMetric, Entry
 from engine.records import Evaluation, Result, RoundRecord, StageRecord
 from engine.store.folder import FolderWatcher, RunFolder
+from engine.views.local_store import file_of
 from engine.views.tracking import (
     MlflowWatcher,
     TrackingError,
@@ -22,8 +24,10 @@ from engine.views.tracking import (
     connect,
     default_uri,
     kept_files,
+    reach,
     round_metrics,
     ui_command,
+    wanted_uri,
 )
 from tests.engine.runs import pictures_of, play, result_values, round_record, start_of
 
@@ -250,6 +254,16 @@ def test_a_store_that_fails_is_said_once_and_left_alone_while_the_run_goes_on(tm
     ]
 
 
+def test_a_person_is_told_at_once_and_at_the_end_what_a_store_lacks_that_failed(tmp_path):
+    store, told = Store(fails_from=5), []  # the run, its picture, its parameters, and one round of three are taken
+    play(MlflowWatcher(TrackingStore(store, "http://store", "0"), note=told.append), tmp_path)
+    assert told == [
+        "Stopped logging to MLflow at http://store: the server went away; the run continues",
+        "MLflow at http://store lacks the figures of 2 rounds, the result and the run's files; "
+        "the run's folder has them all",
+    ]
+
+
 def test_a_run_that_goes_on_stays_the_same_run_and_hears_of_no_round_twice(runs):
     first, folder = connect(None, runs / "goes on"), runs / "goes on"
     first.started(start_in(folder))
@@ -302,6 +316,71 @@ def test_files_in_the_making_are_not_kept(tmp_path):
     for name in ("result.json", ".result.json.part"):
         (tmp_path / name).write_text("")
     assert kept_files(tmp_path) == [tmp_path / "result.json"]
+
+
+@pytest.mark.parametrize("name", ["a b", "é中", "50%20of", "what?", "a#b&c;d=e"])
+def test_any_name_of_a_folder_makes_a_uri_that_leads_back_to_it(tmp_path, name):
+    assert file_of(default_uri(tmp_path / name / "run")) == tmp_path / name / "mlflow.db"
+
+
+def test_a_folder_with_signs_of_a_uri_in_its_name_holds_its_store(tmp_path):
+    folder = tmp_path / "50%20é?"
+    watcher = connect(None, folder / "run")
+    watcher.started(start_in_new(folder / "run"))
+    assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == ["mlartifacts", "mlflow.db", "run"]
+    assert [path.name for path in tmp_path.iterdir()] == ["50%20é?"]
+    assert [f.path for f in watcher._client.list_artifacts(watcher.run_id)] == ["label_map.png"]
+
+
+def start_in_new(folder):
+    folder.mkdir(parents=True)
+    return start_of(folder)
+
+
+def test_the_environment_names_the_store_where_the_configuration_does_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
+    assert wanted_uri(None, tmp_path) == "http://there:5000"
+    assert wanted_uri("http://here:5000", tmp_path) == "http://here:5000"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert wanted_uri(None, tmp_path / "run") == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_store_of_the_environment_that_is_not_there_is_named_by_the_variable(tmp_path, monkeypatch):
+    uri = f"http://127.0.0.1:{closed_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(TrackingError, match=f"MLFLOW_TRACKING_URI = {uri}: this store cannot be used"):
+        reach(None, tmp_path / "run")
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_mlflow_tries_for_two_minutes(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.views.tracking._client", lambda uri: pytest.fail("MLflow was asked"))
+    (tmp_path / "mlflow.db").mkdir()  # as a folder that may not be written
+    with pytest.raises(TrackingError, match=rf"null, which is sqlite:///{tmp_path}/mlflow.db.*unable to open database"):
+        reach(None, tmp_path / "run")
+
+
+MAKING = """
+import sys
+from pathlib import Path
+from engine.views import tracking
+print("ready", flush=True)
+sys.stdin.readline()
+print(tracking.reach(None, Path(sys.argv[1]) / sys.argv[2]).experiment)
+"""
+
+
+@pytest.mark.slow
+def test_runs_that_start_together_in_a_new_folder_share_the_store_that_one_of_them_makes(tmp_path):
+    words = [sys.executable, "-c", MAKING, str(tmp_path)]
+    both = [subprocess.Popen([*words, name], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) for name in ("a", "b")]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate() for process in both]
+    assert [err for _, err in said] == ["", ""]
+    assert said[0][0] == said[1][0] != ""
 
 
 def test_a_person_is_told_what_to_type():

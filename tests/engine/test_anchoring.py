@@ -1,0 +1,58 @@
+"""Relative paths of a run mean the folder where it was started, wherever it is resumed."""
+
+import json
+
+import pytest
+
+from engine.config import load
+from engine.config.anchoring import with_paths_from
+from engine.run.launch import launch, resume
+from engine.run.resuming import apply_overrides
+from engine.store.folder import RunFolder
+from tests.engine.test_compare import Silent
+
+
+@pytest.fixture
+def start(tmp_path):
+    for name in ("data", "public"):
+        (tmp_path / "start" / name).mkdir(parents=True)
+    (tmp_path / "start" / "part.parquet").touch()
+    return tmp_path / "start"
+
+
+def test_what_lies_in_the_folder_of_the_start_is_named_in_full(start):
+    tree = {"data": {"source": "parquet:data", "root": None, "public": "public"}, "partition": {"path": "part.parquet"}}
+    assert with_paths_from(tree, start) == {
+        "data": {"source": f"parquet:{start}/data", "root": None, "public": f"{start}/public"},
+        "partition": {"path": f"{start}/part.parquet"},
+    }
+
+
+@pytest.mark.parametrize("source", ["digits", "parquet:/elsewhere/data", "parquet:mnist", "torchvision:data"])
+def test_any_other_source_stays_as_it_is(start, source):
+    assert with_paths_from({"data": {"source": source, "public": 0.1}}, start) == {
+        "data": {"source": source, "public": 0.1}
+    }
+
+
+def test_where_the_start_is_not_known_nothing_changes():
+    assert with_paths_from({"data": {"source": "csv:x.csv"}}, None) == {"data": {"source": "csv:x.csv"}}
+
+
+def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "start").mkdir()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    rows = "".join(f"{n},{n % 7},{'ab'[n % 2]}\n" for n in range(60))
+    for half in ("train", "test"):
+        (tmp_path / "start" / f"{half}.csv").write_text(f"x,y,label\n{rows}")
+    keys = ["data.source=csv:train.csv", "runner.kind=inline", "rounds=1", "mlflow.enabled=false"]
+    launch(load("fedavg-diabetes", keys), "fedavg-diabetes", tmp_path / "start" / "run", Silent())
+    monkeypatch.chdir(tmp_path / "other")
+    for _ in range(2):
+        config, changes = apply_overrides(RunFolder(tmp_path / "start" / "run"), ("rounds=2",))
+        assert config.data.source == f"csv:{tmp_path}/start/train.csv"
+        assert list(changes) == ["rounds"]
+    assert resume(tmp_path / "start" / "run", ("rounds=2",), Silent()) is not None
+    started = json.loads((tmp_path / "start" / "run" / "start.json").read_text())
+    assert started["start_folder"] == str(tmp_path / "start")
