@@ -16,11 +16,11 @@ class PhaseClock:
         self,
         phase: str,
         now: Callable[[], float] = time.perf_counter,
-        told: Callable[[str, float, float], None] = ignore,
+        report: Callable[[str, float, float], None] = ignore,
     ) -> None:
-        """`told(phase, begun, ended)` hears of every time that a phase goes on without another, as `now` has it."""
+        """`report(phase, start, end)` hears of every time that a phase goes on without another, as `now` has it."""
         self.seconds: dict[str, float] = {}
-        self._now, self._told = now, told
+        self._now, self._report = now, report
         self._phase, self._since = phase, now()
 
     def switch(self, phase: str) -> None:
@@ -42,7 +42,7 @@ class PhaseClock:
 
     def fresh_copy(self, phase: str) -> PhaseClock:
         """A clock that starts from zero with the same listener."""
-        return PhaseClock(phase, self._now, self._told)
+        return PhaseClock(phase, self._now, self._report)
 
     def add(self, phase: str, seconds: float) -> None:
         """Add time that passed before this clock began."""
@@ -56,5 +56,5 @@ class PhaseClock:
     def _book(self) -> None:
         now = self._now()
         self.add(self._phase, now - self._since)
-        self._told(self._phase, self._since, now)
+        self._report(self._phase, self._since, now)
         self._since = now

@@ -47,8 +47,8 @@ class FailurePolicy:
     max_retries: int = 3
     deadline: float | None = None
 
-    def decide(self, fault: Fault, tried: int) -> Action:
-        """The action for a fault of a step that has been retried `tried` times already."""
+    def decide(self, fault: Fault, tries: int) -> Action:
+        """The action for a fault of a step that has been retried `tries` times already."""
         actions: dict[Fault, Action] = {
             "host_lost": self.on_host_lost,
             "client_error": self.on_client_error,
@@ -58,7 +58,7 @@ class FailurePolicy:
             # A client that is left out needs it in the next round all the same.
             "memory_lost": "stop" if self.on_host_lost == "stop" else "retry",
         }
-        exhausted = actions[fault] == "retry" and tried >= self.max_retries
+        exhausted = actions[fault] == "retry" and tries >= self.max_retries
         return "stop" if exhausted else actions[fault]
 
     def retries(self, fault: Fault) -> int:

@@ -156,7 +156,7 @@ class InlineRunner:
         if isinstance(head, Failure):
             return head
         if kept is not None:
-            self._memories[head.told.client] = unpack_memory(kept, private=False)
+            self._memories[head.outcome.client] = unpack_memory(kept, private=False)
         return unpack_outcome(head)
 
     def distil(

@@ -108,9 +108,9 @@ def best(work: Callable[[], object], times: int = 7) -> float:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -127,34 +127,34 @@ Perform = Callable[[Distillation, Callable[[int], None]], object]
 
 def pace(perform: Perform, job: Distillation) -> Pace:
     """The last step counts not: on Ray it is heard of after the job has ended and given everything back."""
-    heard: list[tuple[int, float]] = []
-    whole = seconds(lambda: perform(job, lambda done: heard.append((done, time.perf_counter()))))
-    (first, since), *_, (last, until) = (each for each in heard if job.steps / 3 <= each[0] < job.steps)
+    times: list[tuple[int, float]] = []
+    whole = seconds(lambda: perform(job, lambda done: times.append((done, time.perf_counter()))))
+    (first, since), *_, (last, until) = (each for each in times if job.steps / 3 <= each[0] < job.steps)
     step = (until - since) / (last - first)
     return Pace(step_ms=1e3 * step, setup_s=whole - step * job.steps)
 
 
-def on_ray(job: Distillation, told: Callable[[int], None]) -> object:
+def on_ray(job: Distillation, report: Callable[[int], None]) -> object:
     from actors.distillation.job import distil_on_ray
     from actors.runner import Listener
 
     with tempfile.TemporaryDirectory() as storage:
-        return distil_on_ray(job, DistilResources(), Path(storage), Listener(done=told))
+        return distil_on_ray(job, DistilResources(), Path(storage), Listener(done=report))
 
 
-def figures(plain: Sequence[Pace], threaded: Sequence[Pace], piped: Sequence[Pace]) -> list[Figure]:
+def figures(plain: Sequence[Pace], threads: Sequence[Pace], pipeline: Sequence[Pace]) -> list[Figure]:
     """Figures of a step of the pipeline beside one of the loop, and of the time to set up."""
 
     def steps(paces: Sequence[Pace]) -> tuple[float, ...]:
         return tuple(pace.step_ms for pace in paces)
 
-    faster = tuple(p.step_ms / r.step_ms for p, r in zip(plain, piped, strict=True))
+    faster = tuple(p.step_ms / r.step_ms for p, r in zip(plain, pipeline, strict=True))
     loop = steps(plain)
     return [
         Figure("distillation: step on Ray against the plain loop", "times faster", faster, "higher", goal=1.4),
-        Figure("distillation: step on Ray", "ms", steps(piped), loops=loop),
-        Figure("distillation: step of the plain loop, all threads", "ms", steps(threaded), loops=loop),
-        Figure("distillation: setting up on Ray", "s", tuple(pace.setup_s for pace in piped)),
+        Figure("distillation: step on Ray", "ms", steps(pipeline), loops=loop),
+        Figure("distillation: step of the plain loop, all threads", "ms", steps(threads), loops=loop),
+        Figure("distillation: setting up on Ray", "s", tuple(pace.setup_s for pace in pipeline)),
     ]
 
 

@@ -67,22 +67,22 @@ class Injector:
 
     def __init__(self, faults: Sequence[Fault], file: Path) -> None:
         self._faults, self._file = faults, file
-        self._told: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"done": [], "rounds": []}
-        self._waited = 0
+        self._record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"done": [], "rounds": []}
+        self._waits = 0
 
     def started(self, start: Any) -> None:
-        self._told["rounds"].append([start.done, start.done])
+        self._record["rounds"].append([start.done, start.done])
         self._write()
 
-    def step(self, round: int, step: str, done: int, asked: int) -> None:
-        self._told["rounds"][-1][1] = round
-        number = len(self._told["done"])
+    def step(self, round: int, step: str, done: int, total: int) -> None:
+        self._record["rounds"][-1][1] = round
+        number = len(self._record["done"])
         if not done or number == len(self._faults):
             return
-        self._waited += 1
+        self._waits += 1
         fault = self._faults[number]
-        if self._waited >= fault.after and self._happen(fault, step):
-            self._waited = 0
+        if self._waits >= fault.after and self._happen(fault, step):
+            self._waits = 0
 
     def _happen(self, fault: Fault, step: str) -> bool:
         if fault.kind in ALONE:
@@ -99,11 +99,11 @@ class Injector:
         return True
 
     def _note(self, kind: str) -> None:
-        self._told["done"].append(kind)
+        self._record["done"].append(kind)
         self._write()
 
     def _write(self) -> None:
-        self._file.write_text(json.dumps(self._told))
+        self._file.write_text(json.dumps(self._record))
 
     def stage(self, record: Any) -> None: ...
 
@@ -154,9 +154,9 @@ def run_under_faults(out: Path, preset: str, overrides: tuple[str, ...]) -> tupl
             _cut_newest(out / "disturbed")
     if code:
         raise SystemExit(f"the disturbed run ended with {code}; see {out / 'disturbed' / 'run.log'}")
-    told = json.loads((out / "told.json").read_text())
-    begun = [number for first, last in told["rounds"] for number in range(first, last + 1)]
-    return Counter(told["done"]), len(begun) - len(set(begun))
+    record = json.loads((out / "told.json").read_text())
+    starts = [number for first, last in record["rounds"] for number in range(first, last + 1)]
+    return Counter(record["done"]), len(starts) - len(set(starts))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -60,12 +60,12 @@ def loop_seconds() -> float:
     inputs, labels = torch.zeros(32, 784), torch.zeros(32, dtype=torch.int64)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(_LOOP_STEPS):
         optimiser.zero_grad()
         F.cross_entropy(net(inputs), labels).backward()
         optimiser.step()
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     torch.set_num_threads(threads)
     return seconds
 
@@ -85,9 +85,9 @@ def measure_repeatedly(
 
 def seconds_of(work: Callable[[], object]) -> float:
     """Wall seconds of a piece of work."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def tell(figures: Iterable[Figure]) -> None:

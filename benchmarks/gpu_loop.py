@@ -204,14 +204,14 @@ def _moments(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def tf32(wanted: bool | None) -> Iterator[None]:
+def tf32(enabled: bool | None) -> Iterator[None]:
     """A block in which 32-bit products are computed in TF32, or are not; None leaves it to torch."""
-    if wanted is None:
+    if enabled is None:
         yield
         return
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = wanted
+    matmul.allow_tf32 = cudnn.allow_tf32 = enabled
     try:
         yield
     finally:

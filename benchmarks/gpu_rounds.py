@@ -96,12 +96,12 @@ def check_share(problem: Problem) -> str:
         return verdict(*(one.result() for one in tries))
 
 
-def gets(problem: Problem, share: float, wanted: float) -> bool:
+def gets(problem: Problem, share: float, size: float) -> bool:
     """Whether a host with a share of the card can have so much of it, both in [0, 1]. The host limits this process."""
     Host(setup_of(problem, "cuda"), problem.shards(), share)
     total = torch.cuda.get_device_properties(0).total_memory
     try:
-        torch.empty(int(wanted * total), dtype=torch.uint8, device="cuda")
+        torch.empty(int(size * total), dtype=torch.uint8, device="cuda")
     except torch.OutOfMemoryError:
         return False
     return True

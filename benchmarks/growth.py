@@ -87,10 +87,10 @@ def measure(clients: int) -> list[Figure]:
         ready = measure_repeatedly(
             f"{name}: ready", "s", lambda: seconds_of(lambda: gather(clients, data, Path(place))), 3, goal=5
         )
-        begun = time.perf_counter()
+        start = time.perf_counter()
         run = idle_rounds(gather(clients, data, Path(place)))
         run.play(until=1)
-        first = time.perf_counter() - begun
+        first = time.perf_counter() - start
 
         def ms_each() -> float:
             return 1e3 * seconds_of(lambda: run.play(until=run.next + ROUNDS)) / (ROUNDS * ASKED)

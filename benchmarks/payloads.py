@@ -48,7 +48,7 @@ class StoreWatch:
     """
 
     peak_mb: float = 0.0
-    _ended: threading.Event = field(default_factory=threading.Event)
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> StoreWatch:
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -56,12 +56,12 @@ class StoreWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
+        self._stop.set()
         self._thread.join()
 
     def _look(self) -> None:
         whole = ray.cluster_resources()["object_store_memory"]
-        while not self._ended.wait(LOOK_SECONDS):
+        while not self._stop.wait(LOOK_SECONDS):
             free = ray.available_resources().get("object_store_memory", whole)
             self.peak_mb = max(self.peak_mb, (whole - free) / 1e6)
 

@@ -138,8 +138,8 @@ def plain_generator(on: Stage) -> None:
         (F.softplus(-judge(real, labels)).mean() + F.softplus(judge(fake.detach(), asked)).mean()).backward()
         by_judge.step()
         by_made.zero_grad()
-        told = F.cross_entropy(classifier(task.from_signed(fake)), asked)
-        (F.softplus(-judge(fake, asked)).mean() + CONFIG.classify * told).backward()
+        class_loss = F.cross_entropy(classifier(task.from_signed(fake)), asked)
+        (F.softplus(-judge(fake, asked)).mean() + CONFIG.classify * class_loss).backward()
         by_made.step()
 
 

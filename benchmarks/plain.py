@@ -109,7 +109,7 @@ class Yardstick:
 
     def play(self, number: int) -> float:
         """Wall seconds of a round; the first one holds what happens once."""
-        begun = time.perf_counter()
+        start = time.perf_counter()
         cohort, processes = self._problem.cohorts[number], len(self._pipes)
         for index, pipe in enumerate(self._pipes):
             pipe.send((self._weights, list(cohort[index::processes]), number))
@@ -118,4 +118,4 @@ class Yardstick:
         self._weights = {
             name: (sum(part[name] for part, _ in parts) / examples).astype(np.float32) for name in self._weights
         }
-        return time.perf_counter() - begun
+        return time.perf_counter() - start

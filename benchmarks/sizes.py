@@ -58,20 +58,20 @@ def run_each(module: str, sizes: Sequence[int], words: Callable[[int], str]) -> 
             command = [sys.executable, "-m", module, "--size", str(size)]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True)
             errors.seek(0)
-            said = errors.read().strip()
-        if out_of_memory(done.returncode, said):
+            output = errors.read().strip()
+        if out_of_memory(done.returncode, output):
             raise TooLarge(f"memory ran out with {words(size)}; {fitted or 'nothing smaller'} fitted")
         if done.returncode:
-            raise RuntimeError(f"with {words(size)}: {said.rpartition(chr(10))[2] or done.returncode}")
+            raise RuntimeError(f"with {words(size)}: {output.rpartition(chr(10))[2] or done.returncode}")
         fitted = words(size)
         yield done.stdout
 
 
-def out_of_memory(code: int, said: str) -> bool:
+def out_of_memory(code: int, output: str) -> bool:
     """Whether a process ended because memory ran out: it says so, or was killed, as the kernel does then.
 
     Args:
         code: its exit code, negative for a signal.
-        said: its stderr.
+        output: its stderr.
     """
-    return code == -signal.SIGKILL or (code != 0 and any(word in said for word in _WORDS))
+    return code == -signal.SIGKILL or (code != 0 and any(word in output for word in _WORDS))

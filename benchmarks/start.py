@@ -20,8 +20,8 @@ from benchmarks.figures import Figure, loop_seconds, tell
 PRESET = "fedavg-digits"
 
 
-def drive(begun: float, folder: Path) -> None:
-    """The run itself, in a process that was started at `begun` (`time.time()`)."""
+def drive(start: float, folder: Path) -> None:
+    """The run itself, in a process that was started at `start` (`time.time()`)."""
     from engine.config import load
     from engine.run.launch import launch
     from engine.views.terminal import Terminal, console
@@ -32,17 +32,17 @@ def drive(begun: float, folder: Path) -> None:
     class Marking(Terminal):
         """Notes when the first client has answered."""
 
-        def step(self, round: int, step: str, done: int, asked: int) -> None:
+        def step(self, round: int, step: str, done: int, arguments: int) -> None:
             if done == 1:
                 answered.append(time.time())
-            super().step(round, step, done, asked)
+            super().step(round, step, done, arguments)
 
     config = load(PRESET, ("rounds=1", "runner.kind=ray"))
     with Marking(console(to_stderr=True)) as terminal:
         result = launch(config, PRESET, folder, terminal)
     starting = {p.partition(":")[2] or "rest": s for p, s in result.values["seconds"].items() if p.startswith("start:")}
-    whole = answered[0] - begun
-    parts = {"imports": imported - begun, **starting}
+    whole = answered[0] - start
+    parts = {"imports": imported - start, **starting}
     parts["hosts and first step"] = whole - sum(parts.values())
     print(json.dumps({"to first step": whole, **parts}))
 

@@ -154,10 +154,10 @@ def _output_once(benchmark: Benchmark) -> Output:
         except subprocess.TimeoutExpired:
             _end(process)
             failure = f"did not end within {benchmark.limit:g} s"
-        said = [_whole(file).strip() for file in (output, errors)]
+        texts = [_whole(file).strip() for file in (output, errors)]
     if process.returncode and not failure:
-        failure = said[1].rpartition("\n")[2] or f"ended with {process.returncode}"
-    return Output(said[0] + "\n", failure)
+        failure = texts[1].rpartition("\n")[2] or f"ended with {process.returncode}"
+    return Output(texts[0] + "\n", failure)
 
 
 def _whole(file: IO[str]) -> str:
@@ -180,11 +180,11 @@ def perform(benchmarks: Sequence[Benchmark]) -> Run:
     failed: dict[str, str] = {}
     facts = machine()
     for benchmark in benchmarks:
-        begun = time.monotonic()
+        start = time.monotonic()
         printed = output_of(benchmark)
         found = benchmark.figures(printed.output)
         figures += found
-        seconds[benchmark.name] = time.monotonic() - begun
+        seconds[benchmark.name] = time.monotonic() - start
         outcome = f"{len(found)} figures, {seconds[benchmark.name]:.0f} s"
         if printed.failure:
             failed[benchmark.name] = printed.failure

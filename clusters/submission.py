@@ -57,7 +57,7 @@ class SubmittedJob:
 
     def __init__(self, client: JobSubmissionClient, id: str) -> None:
         self.id = id
-        self._client, self._told = client, 0
+        self._client, self._length = client, 0
 
     def follow(self, tell: Callable[[str], None]) -> int:
         """Tell what the job prints, as it prints it, until it has ended; its command's exit code.
@@ -70,7 +70,7 @@ class SubmittedJob:
             if JobStatus(details.status).is_terminal():
                 break
         # The last lines come too late for whoever follows, where the job ends before they were sent.
-        tell(self._client.get_job_logs(self.id)[self._told :])
+        tell(self._client.get_job_logs(self.id)[self._length :])
         if details.driver_exit_code is not None:
             return int(details.driver_exit_code)
         if details.status == JobStatus.SUCCEEDED:
@@ -84,7 +84,7 @@ class SubmittedJob:
         try:
             async for text in self._client.tail_job_logs(self.id):
                 seen += len(text)
-                new, self._told = seen - self._told, max(seen, self._told)
+                new, self._length = seen - self._length, max(seen, self._length)
                 if new > 0:
                     tell(text[-new:])
         except (RuntimeError, OSError):

@@ -47,10 +47,10 @@ def _parent() -> str:
     return asked if len(asked) <= LONGEST else "/tmp"
 
 
-def sweep(folder: Path, spared: int) -> None:
-    """Kill the processes that are at home in a folder, but for the spared one; then remove the folder."""
+def sweep(folder: Path, keep: int) -> None:
+    """Kill the processes that are at home in a folder, but for the process `keep`; then remove the folder."""
     for _ in range(_LOOKS):
-        found = [process for process in psutil.process_iter() if process.pid != spared and _at_home(process, folder)]
+        found = [process for process in psutil.process_iter() if process.pid != keep and _at_home(process, folder)]
         for process in found:
             with suppress(psutil.Error):
                 process.kill()
@@ -78,4 +78,4 @@ def _at_home(process: psutil.Process, folder: Path) -> bool:
 
 if __name__ == "__main__":
     sys.stdin.read()
-    sweep(Path(sys.argv[1]), spared=int(sys.argv[2]))
+    sweep(Path(sys.argv[1]), keep=int(sys.argv[2]))

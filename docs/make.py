@@ -75,11 +75,11 @@ class ShownBlock:
     text: str
     start: int = 0
 
-    def block(self, printed: str) -> str:
+    def block(self, output: str) -> str:
         """The block that shows this output."""
         if self.text.startswith("|"):
-            return _first_table(printed)
-        lines = [line.rstrip() for line in printed.rstrip().splitlines()]
+            return _first_table(output)
+        lines = [line.rstrip() for line in output.rstrip().splitlines()]
         wanted = re.search(r"lines ((?:\d*-?\d* ?)+)", self.options)
         return "\n".join(
             ["```console", f"$ {self.command}", *(_choose_lines(lines, wanted[1]) if wanted else lines), "```"]
@@ -97,10 +97,10 @@ def _mask(text: str, masks: tuple[tuple[re.Pattern[str], str], ...]) -> str:
     return text
 
 
-def _choose_lines(lines: list[str], wanted: str) -> Iterator[str]:
+def _choose_lines(lines: list[str], choice: str) -> Iterator[str]:
     """The lines of ranges such as `1-4 9 20-`, counted from 1, and "..." for each gap between them."""
     last = 0
-    for span in wanted.split():
+    for span in choice.split():
         begin, dash, end = span.partition("-")
         first = int(begin)
         if first > last + 1:
@@ -111,10 +111,10 @@ def _choose_lines(lines: list[str], wanted: str) -> Iterator[str]:
         yield "    ..."
 
 
-def _first_table(printed: str) -> str:
-    found = re.search(r"^\|.*\n(?:\|.*\n?)+", printed, flags=re.MULTILINE)
+def _first_table(output: str) -> str:
+    found = re.search(r"^\|.*\n(?:\|.*\n?)+", output, flags=re.MULTILINE)
     if not found:
-        raise ValueError(f"no table in what was printed:\n{printed}")
+        raise ValueError(f"no table in what was printed:\n{output}")
     return found[0].rstrip()
 
 
@@ -199,15 +199,15 @@ def _run(command: str) -> str:
         return CliRunner().invoke(cli, arguments).output
     if (program, arguments[0]) != ("python", "-m"):
         raise ValueError(f"a shown command begins with tessera or python -m, not with {command!r}")
-    said = io.StringIO()
+    output = io.StringIO()
     with (
-        contextlib.redirect_stdout(said),
+        contextlib.redirect_stdout(output),
         contextlib.chdir(ROOT),
         contextlib.suppress(SystemExit),
         mock.patch.object(sys, "argv", arguments[1:]),
     ):
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-    return said.getvalue()
+    return output.getvalue()
 
 
 def reference_files() -> Mapping[Path, str]:

@@ -80,9 +80,9 @@ def methods() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _networks(described: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+def _networks(kind: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     own = names()
-    for name, about in described.items():
+    for name, about in kind.items():
         forms = [form.__name__.lower() for form in forms_of(name)] if name in own else []
         yield f"`{name}`", ", ".join(forms) or ("images" if name.startswith("torchvision") else "any"), about
 
@@ -113,20 +113,20 @@ def _settings_table(settings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     )
 
 
-def _method(described: Mapping[str, Any]) -> Iterator[str]:
-    citation = (inspect.getdoc(find_method(described["name"])) or "").split("\n\n")[0]
-    yield f"## {described['name']}"
+def _method(kind: Mapping[str, Any]) -> Iterator[str]:
+    citation = (inspect.getdoc(find_method(kind["name"])) or "").split("\n\n")[0]
+    yield f"## {kind['name']}"
     yield ""
-    yield first_sentence(described["about"])
+    yield first_sentence(kind["about"])
     yield ""
     yield citation
     yield ""
-    yield f"- Leaves a client: {', '.join(described['up'])}."
-    yield f"- Goes to clients: {', '.join(described['down'])}."
-    yield f"- Serves: {'; '.join(with_settings(*item) for item in described['serves'].items())}."
-    if described["settings"]:
+    yield f"- Leaves a client: {', '.join(kind['up'])}."
+    yield f"- Goes to clients: {', '.join(kind['down'])}."
+    yield f"- Serves: {'; '.join(with_settings(*item) for item in kind['serves'].items())}."
+    if kind["settings"]:
         yield ""
-        yield from _settings_table(described["settings"])
+        yield from _settings_table(kind["settings"])
 
 
 def sections(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, type[BaseModel]]]:

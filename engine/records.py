@@ -233,8 +233,8 @@ class Watcher(Protocol):
 
     def started(self, start: RunStart) -> None: ...
 
-    def step(self, round: int, step: str, done: int, asked: int) -> None:
-        """`done` of `asked` clients have answered; server phases are told as (phase, done, total) too."""
+    def step(self, round: int, step: str, done: int, total: int) -> None:
+        """`done` of `total` clients have answered; server phases are told as (phase, done, total) too."""
         ...
 
     def stage(self, record: StageRecord) -> None: ...

@@ -31,7 +31,7 @@ def test_rounds_begun_and_faults_done_are_remembered_by_the_next_process(tmp_pat
         injector.started(Start)
         injector.step(2 + process, "train", 1, 4)
         injector._write()
-    assert injector._told == {"done": [], "rounds": [[2, 2], [2, 3]]}
+    assert injector._record == {"done": [], "rounds": [[2, 2], [2, 3]]}
 
 
 @pytest.mark.parametrize(("missing", "count"), [([], 0), ([1], 1), ([0, 2], 2)])

@@ -22,6 +22,31 @@ IRREGULAR = {
 
 NOT_PARTICIPLES = ("embed", "feed", "need", "proceed", "seed", "shed", "speed")
 
+VALUES = {
+    *("allowed", "balanced", "bound", "dropped", "enabled", "encoded", "expected", "failed", "finished", "fitted"),
+    *(
+        "done",
+        "frozen",
+        "generated",
+        "hidden",
+        "known",
+        "labelled",
+        "left",
+        "lost",
+        "mixed",
+        "moved",
+        "packed",
+        "padded",
+    ),
+    *("planned", "ragged", "received", "released", "shared", "started", "stored", "unlabelled", "held_out", "left_out"),
+    *("evaluated", "kept", "loaded", "mapped", "served", "changed", "found", "chosen", "owned", "needed", "replaced"),
+}
+"""Adjectives that stand for a value where its class or function says of what: `expected` bytes, `hidden` units, clients
+`done`, what a client `received`."""
+
+SPOKEN = {"begun", "felt", "gone", "heard", "lain", "meant", "met", "said", "spoken", "taken", "taught", "told"}
+"""Participles that no local variable is either; others are: `scaled = scale * x`."""
+
 EVENTS = ("started", "finished", "failed", "replaced")
 """Events that observers hear of, as methods of theirs."""
 
@@ -43,6 +68,24 @@ def names(source: str) -> Iterator[tuple[int, str]]:
             is_event = node in methods and node.name in EVENTS and not getattr(node, "decorator_list", [])
             if not is_event:
                 yield node.lineno, node.name
+
+
+def value_names(source: str) -> Iterator[tuple[int, str]]:
+    """Parameters, fields and attributes by line, and of local variables those of `SPOKEN`."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.ClassDef):
+            yield from (
+                (field.lineno, field.target.id)
+                for field in node.body
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            )
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id.strip("_") in SPOKEN:
+            yield node.lineno, node.id
 
 
 @pytest.mark.parametrize(
@@ -72,6 +115,29 @@ def test_no_function_or_class_is_named_by_a_bare_participle():
         for line, name in names(path.read_text(encoding="utf-8"))
         if is_bare_participle(name)
     ]
+    assert not found, "\n".join(found)
+
+
+def test_parameters_fields_attributes_and_spoken_locals_are_found():
+    source = "class A:\n    kept: int\n    def f(self, told, *, asked=1):\n        self._sent, said, scaled = 1, 2, 3\n"
+    assert sorted(value_names(source)) == [
+        (2, "kept"),
+        (3, "asked"),
+        (3, "self"),
+        (3, "told"),
+        (4, "_sent"),
+        (4, "said"),
+    ]
+
+
+def test_no_value_that_others_see_is_named_by_a_bare_participle():
+    found = sorted(
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        for line, name in value_names(path.read_text(encoding="utf-8"))
+        if is_bare_participle(name) and name.strip("_") not in VALUES
+    )
     assert not found, "\n".join(found)
 
 

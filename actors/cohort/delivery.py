@@ -157,16 +157,16 @@ class Delivery:
         needs: Needs,
         book: Book,
         clock: PhaseClock,
-        told: Callable[[str, int, int], None],
+        report: Callable[[str, int, int], None],
         policy: FailurePolicy | None = None,
     ) -> None:
-        """`told(step, done, asked)` hears that clients are asked, then of every one that has answered or is left out.
+        """`report(step, done, asked)` hears that clients are asked, then of every one that has answered or is left out.
 
         Waiting for updates is booked under `client:STEP`.
         """
         self._policy = policy or FailurePolicy()
         self._plan, self._runner, self._needs, self._book = plan, runner, needs, book
-        self._clock, self._told = clock, told
+        self._clock, self._report = clock, report
         self._open: dict[int, StepRequest] = {}
 
     def ask(
@@ -210,7 +210,7 @@ class Delivery:
             sent.setdefault(id(payload), payload.nbytes())
             self._write(name, client, "down", sent[id(payload)])
             self._open[client] = request
-        self._told(name, 0, len(asked))
+        self._report(name, 0, len(asked))
         return self._resolve(request, self._runner.run(request))
 
     def _resolve(self, request: StepRequest, outcomes: Iterator[Outcome | Failure]) -> Iterator[Outcome | None]:
@@ -222,7 +222,7 @@ class Delivery:
             if final is not None:
                 self._write(step, final.client, "up", final.nbytes())
                 self._book.note_metrics(self._plan.round, step, final)
-            self._told(step, done, len(asked))
+            self._report(step, done, len(asked))
             yield final
 
     def _refuse_overlap(self, request: StepRequest, client: int) -> None:
@@ -242,9 +242,9 @@ class Delivery:
                 return
             yield outcome
 
-    def _write(self, step: str, client: int, direction: Literal["up", "down"], sent: Mapping[str, int]) -> None:
+    def _write(self, step: str, client: int, direction: Literal["up", "down"], sizes: Mapping[str, int]) -> None:
         declared = self._needs.up if direction == "up" else self._needs.down
-        for kind, count in sent.items():
+        for kind, count in sizes.items():
             if kind not in declared:
                 raise PayloadError(
                     f"step {step} sends {kind} {direction} (client {client}), which the method does not declare; "

@@ -190,9 +190,9 @@ class _Monitor:
         os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
         os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
         self._last: dict[str, int] = {}
-        self._moved = time.monotonic()
-        self._begun: set[str] = set()
-        self._replaced: list[str] = []
+        self._last_progress = time.monotonic()
+        self._identities: set[str] = set()
+        self._replacements: list[str] = []
         self._failure: str | None = None
 
     def perform(self, parcel: _Parcel, resources: DistilResources, storage: Path) -> dict[str, Tensor]:
@@ -208,13 +208,13 @@ class _Monitor:
     def note(self, what: str, number: int) -> None:
         """Hear that a stage has come to a batch, or the student to a step."""
         self._last[what] = number
-        self._moved = time.monotonic()
+        self._last_progress = time.monotonic()
 
     def begin(self, kind: str, identity: str) -> None:
         """Hear that a process begins. One that was lost is replaced by another with its identity."""
-        if identity in self._begun:
-            self._replaced.append(kind)
-        self._begun.add(identity)
+        if identity in self._identities:
+            self._replacements.append(kind)
+        self._identities.add(identity)
 
     def fail(self, text: str) -> None:
         """Hear of an error that would come again."""
@@ -222,25 +222,25 @@ class _Monitor:
 
     def news(self) -> _News:
         """Everything heard so far."""
-        return _News(dict(self._last), time.monotonic() - self._moved, tuple(self._replaced), self._failure)
+        return _News(dict(self._last), time.monotonic() - self._last_progress, tuple(self._replacements), self._failure)
 
 
 def _wait_for_result(
     monitor: Any, running: ray.ObjectRef[Any], steps: int, resources: DistilResources, listener: Listener
 ) -> dict[str, Tensor]:
     """The result of a running job, or the reason why there will be none."""
-    heard, replaced, ended = -1, 0, False
+    last, replaced, ended = -1, 0, False
     try:
         while not ended:
             ended = bool(ray.wait([running], timeout=_POLL_SECONDS)[0])
             news = _news_of(monitor)
             _refuse_failure_or_stall(news, steps, resources)
-            heard = _report_progress(news.last.get("trained", -1), heard, listener.done)
+            last = _report_progress(news.last.get("trained", -1), last, listener.done)
             for kind in news.replaced[replaced:]:
                 listener.replaced(kind)
             replaced = len(news.replaced)
         student: dict[str, Tensor] = ray.get(running)
-        _report_progress(steps, heard, listener.done)
+        _report_progress(steps, last, listener.done)
     except RayActorError as error:
         raise DistillationError(f"the process that led the distillation died: {error}") from error
     except RayTaskError as error:
@@ -254,11 +254,11 @@ def _news_of(monitor: Any) -> _News:
     return news
 
 
-def _report_progress(trained: int, heard: int, told: Callable[[int], None]) -> int:
+def _report_progress(steps: int, last: int, report: Callable[[int], None]) -> int:
     """Report new steps, and return the most that were reported: steps redone after a loss are not reported again."""
-    if trained > heard:
-        told(trained)
-    return max(trained, heard)
+    if steps > last:
+        report(steps)
+    return max(steps, last)
 
 
 def _refuse_failure_or_stall(news: _News, steps: int, resources: DistilResources) -> None:

@@ -52,12 +52,12 @@ def planned_costs(setup: WorkerSetup, shards: ShardArrays) -> np.ndarray:
     return examples * np.array([operations[client.net, client.width] for client in setup.clients])
 
 
-def examples_of(work: Work, held: np.ndarray) -> np.ndarray:
+def examples_of(work: Work, examples: np.ndarray) -> np.ndarray:
     """float64 (clients,): examples that clients train on in a round, at least 1, where they hold so many."""
     if work.epochs is not None:
-        return np.maximum(1.0, work.epochs * held)
+        return np.maximum(1.0, work.epochs * examples)
     assert work.steps is not None
-    return np.maximum(1.0, work.steps * np.minimum(work.batch, held))
+    return np.maximum(1.0, work.steps * np.minimum(work.batch, examples))
 
 
 def operations_of(task: Task, name: str, width: float) -> float:

@@ -126,8 +126,8 @@ class Dispatch:
         self._step, self.ahead, self._policy = step, ahead, policy
         self._waiting = sorted(chunks, key=lambda chunk: chunk.start)
         self._long = LONG * statistics.median(chunk.cost for chunk in chunks) if chunks else 0.0
-        self._sent: list[list[Chunk]] = [[] for _ in range(hosts)]
-        self._landed: dict[int, Chunk] = {}
+        self._in_flight: list[list[Chunk]] = [[] for _ in range(hosts)]
+        self._arrivals: dict[int, Chunk] = {}
         self._turn = 0
         self._end = sum(len(chunk.clients) for chunk in chunks)
 
@@ -148,7 +148,7 @@ class Dispatch:
             host = self._host_with_room(chunk, absent) if self._may_go(chunk) else None
             if host is not None:
                 self._waiting.remove(chunk)
-                self._sent[host].append(chunk)
+                self._in_flight[host].append(chunk)
                 now.append((host, chunk))
         return now
 
@@ -162,17 +162,19 @@ class Dispatch:
         end = self._turn + self.ahead
         if chunk.start < end or not self._is_long(chunk):
             return chunk.start < end
-        beyond = [c for c in (*self._landed.values(), *(c for sent in self._sent for c in sent)) if c.start >= end]
+        beyond = [
+            c for c in (*self._arrivals.values(), *(c for sent in self._in_flight for c in sent)) if c.start >= end
+        ]
         return 2 * sum(len(c.clients) for c in (*beyond, chunk)) <= self.ahead
 
     def receive(self, host: int, chunk: Chunk) -> None:
         """Record that a chunk's reply has come."""
-        self._sent[host].remove(chunk)
-        self._landed[chunk.start] = chunk
+        self._in_flight[host].remove(chunk)
+        self._arrivals[chunk.start] = chunk
 
     def under_way(self, host: int) -> Chunk | None:
         """The chunk that a host is performing; None where it is idle."""
-        return self._sent[host][0] if self._sent[host] else None
+        return self._in_flight[host][0] if self._in_flight[host] else None
 
     def lose_host(self, host: int, reason: str) -> Loss:
         """Record that a host was lost and replaced, and queue again what it had been sent.
@@ -183,7 +185,7 @@ class Dispatch:
         Raises:
             HostLostError: the policy says stop.
         """
-        sent, self._sent[host] = self._sent[host], []
+        sent, self._in_flight[host] = self._in_flight[host], []
         if not sent:
             return Loss()
         charged, at_the_door = replace(sent[0], losses=sent[0].losses + 1), sent[1:]
@@ -194,12 +196,12 @@ class Dispatch:
         self._waiting = sorted([*self._waiting, *again], key=lambda chunk: chunk.start)
         if action == "retry":
             return Loss(tuple(again))
-        self._landed[charged.start] = charged
+        self._arrivals[charged.start] = charged
         return Loss(tuple(again), charged)
 
     def take(self) -> Chunk | None:
         """The chunk whose turn it is, if its reply has come."""
-        chunk = self._landed.pop(self._turn, None)
+        chunk = self._arrivals.pop(self._turn, None)
         if chunk is not None:
             self._turn += len(chunk.clients)
         return chunk
@@ -210,13 +212,13 @@ class Dispatch:
         What was lost with a host before is alone on the next one: replies may be lost with a host that dies, so that a
         loss can be charged to a step which was done, but never twice. Nothing waits behind a long call.
         """
-        everyone = range(len(self._sent))
+        everyone = range(len(self._in_flight))
         there = [h for h in everyone if h not in absent] or everyone
         hosts = there if chunk.host is None else (chunk.host,)
         free = [h for h in hosts if self._has_room(h, chunk)]
-        return min(free, key=lambda h: (sum(chunk.cost for chunk in self._sent[h]), h), default=None)
+        return min(free, key=lambda h: (sum(chunk.cost for chunk in self._in_flight[h]), h), default=None)
 
     def _has_room(self, host: int, chunk: Chunk) -> bool:
-        sent = self._sent[host]
+        sent = self._in_flight[host]
         is_alone = chunk.losses > 0 or any(other.losses or self._is_long(other) for other in sent)
         return not sent if is_alone else len(sent) < CALLS_PER_HOST

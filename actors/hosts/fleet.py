@@ -53,7 +53,7 @@ class Call:
         messages: how many different messages there are.
         reads: for each client, which of the messages it receives.
         seed: of the run and round, completed here by step and client.
-        first, asked: place of the first client in the cohort, and clients of the cohort.
+        first, cohort: place of the first client in the cohort, and clients of the cohort.
         terms: see `actors.runner.StepRequest`.
     """
 
@@ -63,7 +63,7 @@ class Call:
     reads: tuple[int, ...]
     seed: Seed
     first: int
-    asked: int
+    cohort: int
     terms: str
 
 
@@ -135,7 +135,7 @@ class Host:
         if not call.terms:
             return heads
         outcomes = [head if isinstance(head, Failure) else unpack_outcome(head, private=False) for head in heads]
-        sums = fold(outcomes, call.first, call.asked, self._crew.terms(call.terms))
+        sums = fold(outcomes, call.first, call.cohort, self._crew.terms(call.terms))
         return [
             head if isinstance(head, Failure) or isinstance(one, Failure) else without_payload(head, one)
             for head, one in zip(heads, sums, strict=True)
@@ -160,7 +160,7 @@ class Fleet:
         """Start all hosts; returns before they have started. Setup and data are sent to the object store once."""
         self.placement = placement
         self._actor: Any = ray.remote(Host)
-        self._given = (ray.put(setup), ray.put(shards), placement.gpus, deadline, bits)
+        self._arguments = (ray.put(setup), ray.put(shards), placement.gpus, deadline, bits)
         self._options = worker_options(bits)
         self.handles: list[Any] = []
         self._starting: dict[int, tuple[ray.ObjectRef, float]] = {}
@@ -177,7 +177,7 @@ class Fleet:
             scheduling_strategy="SPREAD",
             **self._options,
         )
-        handle = wants.remote(*self._given)
+        handle = wants.remote(*self._arguments)
         self._starting[number] = (handle.peak_rss_mb.remote(), time.monotonic())
         return handle
 
@@ -214,8 +214,8 @@ class Fleet:
         """
         self._look()
         limit = START_SECONDS + SECONDS_PER_START * len(self.handles)
-        spared = self._replacing if self.placement.kind == "pooled" and len(self._starting) < len(self.handles) else ()
-        late = [n for n, (_, since) in self._starting.items() if n not in spared and time.monotonic() - since > limit]
+        exempt = self._replacing if self.placement.kind == "pooled" and len(self._starting) < len(self.handles) else ()
+        late = [n for n, (_, since) in self._starting.items() if n not in exempt and time.monotonic() - since > limit]
         if late:
             free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
             raise HostStartError(

@@ -197,18 +197,18 @@ def _largest(most: int, works: Callable[[int], bool]) -> int:
     return low
 
 
-def _refuse_too_many(request: Request, nodes: Sequence[Node], wanted: int, what: str) -> None:
-    if _most_hosts(request, nodes, wanted) == wanted:
+def _refuse_too_many(request: Request, nodes: Sequence[Node], count: int, what: str) -> None:
+    if _most_hosts(request, nodes, count) == count:
         return
     for name, alone in _each_alone(request).items():
-        room = _most_hosts(alone, nodes, wanted)
-        if room < wanted:
+        room = _most_hosts(alone, nodes, count)
+        if room < count:
             raise PlacementError(
-                f"{wanted} {what} {'do' if wanted > 1 else 'does'} not fit: {name} for {room} "
-                f"({_describe_demand(request, nodes, name)}){_fitting_share(alone, nodes, wanted)}"
+                f"{count} {what} {'do' if count > 1 else 'does'} not fit: {name} for {room} "
+                f"({_describe_demand(request, nodes, name)}){_fitting_share(alone, nodes, count)}"
             )
-    room = _most_hosts(request, nodes, wanted)
-    raise PlacementError(f"{wanted} {what} do not fit: node by node there is room for {room}")
+    room = _most_hosts(request, nodes, count)
+    raise PlacementError(f"{count} {what} do not fit: node by node there is room for {room}")
 
 
 def _each_alone(request: Request) -> dict[str, Request]:
@@ -234,16 +234,16 @@ def _describe_demand(request: Request, nodes: Sequence[Node], name: str) -> str:
     return f"{request.gpus_per_host:g} each{f', {kept:g} kept for the distillation' if kept else ''}, of {there:g}"
 
 
-def _fitting_share(alone: Request, nodes: Sequence[Node], wanted: int) -> str:
+def _fitting_share(alone: Request, nodes: Sequence[Node], count: int) -> str:
     """The share with which the wanted number of hosts would fit, in words; empty where none does."""
     cpus, gpus = alone.cpus_per_host or 0.0, alone.gpus_per_host
 
     def fits_with(units: int) -> bool:
         part = units / _units(cpus or gpus)
-        return _can_start(replace(alone, gpus_per_host=gpus * part), nodes, wanted, cpus * part)
+        return _can_start(replace(alone, gpus_per_host=gpus * part), nodes, count, cpus * part)
 
     share = _largest(_units(cpus or gpus), fits_with) if cpus or gpus else 0
-    return f"; {wanted} would fit with {share / _GRAIN:g} each" if share else ""
+    return f"; {count} would fit with {share / _GRAIN:g} each" if share else ""
 
 
 def _units(amount: float) -> int:

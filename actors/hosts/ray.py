@@ -220,7 +220,7 @@ class _RequestRun:
         self._dispatch = runner.plan_dispatch(request, self._messages.largest)
         self._pending: dict[ray.ObjectRef, _PendingCall] = {}
         self._last_heard: dict[int, float] = {}
-        self._received: dict[int, tuple[Sequence[Head], Sequence[ray.ObjectRef | None]]] = {}
+        self._answers: dict[int, tuple[Sequence[Head], Sequence[ray.ObjectRef | None]]] = {}
 
     def send(self) -> None:
         """Send all that may be sent now."""
@@ -235,7 +235,7 @@ class _RequestRun:
                 reads,
                 request.seed,
                 first=chunk.start,
-                asked=len(request.clients),
+                cohort=len(request.clients),
                 terms=request.terms,
             )
             memories = [self._runner.memory_refs.get(client) for client in chunk.clients]
@@ -252,7 +252,7 @@ class _RequestRun:
                 self._wait()
                 continue
             self.send()
-            heads, memories = self._received.pop(chunk.start)
+            heads, memories = self._answers.pop(chunk.start)
             for head, memory in zip(heads, memories, strict=True):
                 yield self._accept(head, memory, chunk.losses)
 
@@ -290,7 +290,7 @@ class _RequestRun:
             del self._pending[ended[0]]
             self._last_heard[pending.host] = time.monotonic()
             self._dispatch.receive(pending.host, pending.chunk)
-            self._received[pending.chunk.start] = (heads, pending.memories)
+            self._answers[pending.chunk.start] = (heads, pending.memories)
         self.send()
 
     def _replace_silent_hosts(self) -> None:
@@ -317,8 +317,10 @@ class _RequestRun:
         loss = self._dispatch.lose_host(pending.host, reason)
         self._runner.fleet.replace(pending.host, pending.handle)
         if loss.left_out:
-            gone = [self._runner.left_out_failure(self._request, client, reason) for client in loss.left_out.clients]
-            self._received[loss.left_out.start] = (gone, [None] * len(gone))
+            failures = [
+                self._runner.left_out_failure(self._request, client, reason) for client in loss.left_out.clients
+            ]
+            self._answers[loss.left_out.start] = (failures, [None] * len(failures))
         again = ", ".join(str(client) for chunk in loss.again for client in chunk.clients) or "none"
         left_out = ", ".join(map(str, loss.left_out.clients)) if loss.left_out else "none"
         log.warning(

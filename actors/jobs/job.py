@@ -63,9 +63,9 @@ def error_result(name: str, error: Exception) -> JobResult:
     return JobResult(name, None, error=f"{type(error).__name__}: {lines[0]}", traceback=traceback.format_exc())
 
 
-def ready_jobs(waiting: Sequence[Job], ended: Collection[str]) -> list[Job]:
+def ready_jobs(waiting: Sequence[Job], finished: Collection[str]) -> list[Job]:
     """The waiting jobs that may start now."""
-    return [job for job in waiting if job.after is None or job.after in ended]
+    return [job for job in waiting if job.after is None or job.after in finished]
 
 
 def one_by_one(

@@ -63,15 +63,15 @@ class RecallingLoop:
     """`training.fit` for plain local training (no objective or correction of a method's own), done once for all runs.
 
     Attributes:
-        done: seconds of training done here.
-        spared: seconds that training took when it was done, and that were not spent again here.
+        train_seconds: of training done here.
+        saved_seconds: that training took when it was done, and that were not spent again here.
     """
 
     def __init__(self, store: Store, data: str, loop: TrainingLoop = fit) -> None:
         """`data` names the data set, without which a shard's rows mean nothing, and the kind of processor. `loop`
         trains."""
         self._store, self._data, self._fit = store, data, loop
-        self.done = self.spared = 0.0
+        self.train_seconds = self.saved_seconds = 0.0
 
     def __call__(
         self,
@@ -91,10 +91,10 @@ class RecallingLoop:
         kept = self._store.get(key)
         if kept is not None:
             return self._restore(net, load(kept))
-        begun = time.process_time()
+        start = time.process_time()
         fitted = self._fit(net, task, shard, work, seed, position=position)
-        seconds = time.process_time() - begun
-        self.done += seconds
+        seconds = time.process_time() - start
+        self.train_seconds += seconds
         self._store.put(key, save(_outcome(net, fitted, seconds)))
         return fitted
 
@@ -121,14 +121,14 @@ class RecallingLoop:
         net.train()
         torch.set_rng_state(kept[_RANDOM])
         loss, steps, position, seconds = kept[_FIT].tolist()
-        self.spared += seconds
+        self.saved_seconds += seconds
         return Fit(loss=loss, steps=int(steps), position=int(position))
 
 
-def _outcome(net: nn.Module, fitted: Fit, seconds: float) -> dict[str, Tensor]:
+def _outcome(net: nn.Module, result: Fit, seconds: float) -> dict[str, Tensor]:
     """Each tensor with memory of its own, as safetensors takes them."""
     state = {f"{_STATE}{name}": value.detach().cpu().clone() for name, value in net.state_dict().items()}
-    numbers = torch.tensor([fitted.loss, fitted.steps, fitted.position, seconds], dtype=torch.float64)
+    numbers = torch.tensor([result.loss, result.steps, result.position, seconds], dtype=torch.float64)
     return {**state, _FIT: numbers, _RANDOM: torch.get_rng_state()}
 
 
@@ -141,8 +141,8 @@ class RecallingRunner(InlineRunner):
         self._loop = loop
 
     def _perform(self, request: StepRequest, clients: Sequence[int]) -> Iterable[Outcome | Failure]:
-        before = self._loop.spared
+        before = self._loop.saved_seconds
         (outcome,) = super()._perform(request, clients)
         if isinstance(outcome, Failure):
             return [outcome]
-        return [replace(outcome, seconds=outcome.seconds + self._loop.spared - before)]
+        return [replace(outcome, seconds=outcome.seconds + self._loop.saved_seconds - before)]

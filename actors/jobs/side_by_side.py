@@ -26,7 +26,7 @@ class _SharedPlace:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._told: dict[str, str] = {}
+        self._lines: dict[str, str] = {}
 
     def get(self, group: str, key: str) -> bytes | None:
         return FolderStore(self._folder / group).get(key)
@@ -35,10 +35,10 @@ class _SharedPlace:
         FolderStore(self._folder / group).put(key, value)
 
     def tell(self, job: str, text: str) -> None:
-        self._told[job] = text
+        self._lines[job] = text
 
     def progress(self) -> dict[str, str]:
-        return self._told
+        return self._lines
 
 
 class _RemoteStore:
@@ -93,8 +93,8 @@ def side_by_side(
                 waiting.remove(job)
                 running[task.remote(job.call, job.group, job.name, held, place)] = job
             done, _ = ray.wait(list(running), timeout=_LOOK_SECONDS)
-            told: dict[str, str] = ray.get(place.progress.remote())
-            watch({job.name: told[job.name] for job in running.values() if job.name in told})
+            lines: dict[str, str] = ray.get(place.progress.remote())
+            watch({job.name: lines[job.name] for job in running.values() if job.name in lines})
             for reference in done:
                 job = running.pop(reference)
                 ended.add(job.name)

@@ -22,10 +22,10 @@ class Groups:
         means: of all whole groups so far, by name.
     """
 
-    def __init__(self, asked: int, terms: TermsOf) -> None:
-        """`asked` clients in all."""
+    def __init__(self, cohort: int, terms: TermsOf) -> None:
+        """`cohort` clients in all."""
         self.means: dict[str, WeightedMean] = {}
-        self._asked, self._terms = asked, terms
+        self._cohort, self._terms = cohort, terms
         self._group: dict[str, WeightedMean] = {}
 
     def take(self, place: int, outcome: Outcome | None) -> None:
@@ -34,7 +34,7 @@ class Groups:
             self._group = dict(outcome.group)
         elif outcome is not None and outcome.payload is not None:
             add(self._group, self._terms(Update(outcome.client, outcome.payload)))
-        if ends_group(place, self._asked):
+        if ends_group(place, self._cohort):
             for name, mean in self._group.items():
                 self.means.setdefault(name, WeightedMean()).join(mean)
             self._group = {}
@@ -46,9 +46,9 @@ def add(means: dict[str, WeightedMean], terms: Terms) -> None:
         means.setdefault(name, WeightedMean()).add(state, weight)
 
 
-def ends_group(place: int, asked: int) -> bool:
+def ends_group(place: int, cohort: int) -> bool:
     """Whether a place of the cohort, from 0, is the last one of its group."""
-    return (place + 1) % GROUP == 0 or place + 1 == asked
+    return (place + 1) % GROUP == 0 or place + 1 == cohort
 
 
 def whole_groups(clients: int) -> int:
@@ -56,20 +56,20 @@ def whole_groups(clients: int) -> int:
     return GROUP * round(clients / GROUP) or clients
 
 
-def fold(outcomes: Sequence[Outcome | Failure], first: int, asked: int, terms: TermsOf) -> list[Outcome | Failure]:
+def fold(outcomes: Sequence[Outcome | Failure], first: int, cohort: int, terms: TermsOf) -> list[Outcome | Failure]:
     """Outcomes of neighbours in the cohort, with sums in the place of the payloads of every group that is whole.
 
     A group with a failure stays as it is, since the client may be tried again.
 
     Args:
         first: place of the first one.
-        asked: clients in the cohort.
+        cohort: clients in the cohort.
     """
     found: list[Outcome | Failure] = []
     group: list[Outcome | Failure] = []
     for place, outcome in enumerate(outcomes, start=first):
         group.append(outcome)
-        if ends_group(place, asked):
+        if ends_group(place, cohort):
             begins = place + 1 - len(group)
             found += _sum_of(group, terms) if begins % GROUP == 0 else group
             group = []

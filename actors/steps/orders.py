@@ -100,12 +100,12 @@ class Span:
 
     Attributes:
         host: the machine's name and the process's number.
-        begun, ended: seconds since the epoch, by that machine's clock.
+        start, end: seconds since the epoch, by that machine's clock.
     """
 
     host: str
-    begun: float
-    ended: float
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)

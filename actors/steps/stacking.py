@@ -32,7 +32,7 @@ class StackedLoop:
     def __init__(self) -> None:
         self._gathering = False
         self._stackable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-        self._asked: dict[tuple[Seed, int], tuple[nn.Module, Task, Work, TrainingRequest]] = {}
+        self._requests: dict[tuple[Seed, int], tuple[nn.Module, Task, Work, TrainingRequest]] = {}
         self._done: dict[tuple[Seed, int], TrainingResult] = {}
 
     def __call__(
@@ -52,7 +52,7 @@ class StackedLoop:
         work = work.at(seed.round)
         asked = TrainingRequest([p.detach().clone() for p in net.parameters()], shard, seed, position, correct)
         if self._gathering:
-            self._asked[seed, position] = net, task, work, asked
+            self._requests[seed, position] = net, task, work, asked
             raise _TrainingReached
         trained = self._done.pop((seed, position), None) or fit_together(net, task, work, [asked])[0]
         with torch.no_grad():
@@ -68,22 +68,22 @@ class StackedLoop:
     def gather(self) -> None:
         """Begin to collect training requests instead of performing them."""
         self._gathering = True
-        self._asked, self._done = {}, {}
+        self._requests, self._done = {}, {}
 
     def train(self) -> None:
         """Perform the collected requests, together for all with the same network and work."""
         self._gathering = False
         alike: dict[tuple[int, Work], list[tuple[Seed, int]]] = {}
-        for place, (net, _, work, _) in self._asked.items():
+        for place, (net, _, work, _) in self._requests.items():
             alike.setdefault((id(net), work), []).append(place)
         for places in alike.values():
-            net, task, work, _ = self._asked[places[0]]
+            net, task, work, _ = self._requests[places[0]]
             try:
-                trained = fit_together(net, task, work, [self._asked[place][3] for place in places])
+                trained = fit_together(net, task, work, [self._requests[place][3] for place in places])
             except Exception:  # a correction of one client: each meets its own when its step trains alone
                 continue
             self._done.update(zip(places, trained, strict=True))
-        self._asked = {}
+        self._requests = {}
 
 
 def single_client_loop(setup: WorkerSetup) -> TrainingLoop:
@@ -116,11 +116,11 @@ class Crew:
             yield from map(self._worker.perform, orders)
             return
         clock = self._worker.clock
-        begun = clock()
+        start = clock()
         self._loop.gather()
         whole = [self._perform_or_wait(order) for order in orders]
         self._loop.train()
-        share = (clock() - begun) / len(orders)
+        share = (clock() - start) / len(orders)
         for one, order in zip(whole, orders, strict=True):
             yield _add_seconds(one or self._worker.perform(order), share)
 

@@ -21,15 +21,15 @@ class BadUpdate(PayloadError):
     """An update that cannot be used: of a network that diverged, or other tensors than it was given."""
 
 
-def faults(sent: Payload, received: Payload) -> Iterator[str]:
+def faults(answer: Payload, received: Payload) -> Iterator[str]:
     """Faults of what a client sends, in words that name each value as `kind.name`; none where it is right.
 
     Names are text, tensors are dense and of real numbers, and every number is finite and fits into 64 bits. A kind of
     which the client received tensors comes back with those names and no others, each tensor with the same shape and
     type; but one may come under a kind that was not received in its place, as a change of it, say.
     """
-    yield from _name_faults(sent, received)
-    for kind, contents in sent.parts.items():
+    yield from _name_faults(answer, received)
+    for kind, contents in answer.parts.items():
         given = received.parts.get(kind, {})
         for name, value in cast(Mapping[Any, Value], contents).items():
             if not isinstance(name, str):
@@ -38,22 +38,22 @@ def faults(sent: Payload, received: Payload) -> Iterator[str]:
             yield from _number_faults(f"{kind}.{name}", value)
 
 
-def refuse_faults(sent: Payload, received: Payload) -> None:
+def refuse_faults(answer: Payload, received: Payload) -> None:
     """Refuse what a client sends if `faults` finds anything.
 
     Raises:
         BadUpdate: naming the first five values, and how many more there are.
     """
-    found = list(faults(sent, received))
+    found = list(faults(answer, received))
     if found:
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         hint = f"; {_DIVERGED}" if any(_NOT_FINITE.search(fault) for fault in found) else ""
         raise BadUpdate(f"the client sends what cannot be used: {'; '.join(found[:5])}{more}{hint}")
 
 
-def _name_faults(sent: Payload, received: Payload) -> Iterator[str]:
-    instead = {name for kind, contents in sent.parts.items() if kind not in received.parts for name in contents}
-    for kind, contents in sent.parts.items():
+def _name_faults(answer: Payload, received: Payload) -> Iterator[str]:
+    instead = {name for kind, contents in answer.parts.items() if kind not in received.parts for name in contents}
+    for kind, contents in answer.parts.items():
         given = received.tensors(kind) if kind in received.parts else {}
         missing = [name for name in given if name not in contents and name not in instead]
         added = [name for name in contents if name not in received.parts[kind]] if given else []
@@ -61,15 +61,15 @@ def _name_faults(sent: Payload, received: Payload) -> Iterator[str]:
         yield from (f"{kind}.{name} comes back, but was not received" for name in added)
 
 
-def _form_faults(name: str, value: Value, given: Value | None) -> Iterator[str]:
+def _form_faults(name: str, value: Value, template: Value | None) -> Iterator[str]:
     if isinstance(value, Tensor) and not _can_travel(value):
         yield f"{name} is {_form(value)}, and only dense tensors of real numbers travel"
-    if given is None or not isinstance(given, Tensor):
+    if template is None or not isinstance(template, Tensor):
         return
     if not isinstance(value, Tensor):
         yield f"{name} is a number, but a tensor was received"
-    elif (value.shape, value.dtype) != (given.shape, given.dtype):
-        yield f"{name} is {_form(value)}, but {_form(given)} was received"
+    elif (value.shape, value.dtype) != (template.shape, template.dtype):
+        yield f"{name} is {_form(value)}, but {_form(template)} was received"
 
 
 def _can_travel(tensor: Tensor) -> bool:

@@ -61,11 +61,11 @@ class PackedOutcome:
     """An outcome on its way to the driver. The memory travels beside it, where the driver need not read it.
 
     Attributes:
-        told: the outcome without what is packed.
+        outcome: the outcome without what is packed.
         keeps: whether the step left the memory as it was.
     """
 
-    told: Outcome
+    outcome: Outcome
     payload: PackedParts | None
     group: PackedMeans | None
     keeps: bool
@@ -185,8 +185,8 @@ def pack_outcome(outcome: Outcome | Failure, *, copy: bool = True) -> tuple[Head
     memory = None if outcome.memory is None else pack_memory(outcome.memory, copy=copy)
     payload = None if outcome.payload is None else pack_payload(outcome.payload, copy=copy)
     group = None if outcome.group is None else pack_means(outcome.group)
-    told = replace(outcome, payload=None, memory=None, group=None)
-    return PackedOutcome(told, payload, group, memory is None), memory
+    bare = replace(outcome, payload=None, memory=None, group=None)
+    return PackedOutcome(bare, payload, group, memory is None), memory
 
 
 def pack_means(means: Mapping[str, WeightedMean]) -> PackedMeans:
@@ -206,7 +206,7 @@ def without_payload(head: PackedOutcome, outcome: Outcome) -> PackedOutcome:
     if outcome.payload is not None:
         return head
     group = None if outcome.group is None else pack_means(outcome.group)
-    return replace(head, told=replace(outcome, group=None), payload=None, group=group)
+    return replace(head, outcome=replace(outcome, group=None), payload=None, group=group)
 
 
 def unpack_outcome(head: PackedOutcome, *, private: bool = True) -> Outcome:
@@ -217,7 +217,7 @@ def unpack_outcome(head: PackedOutcome, *, private: bool = True) -> Outcome:
     """
     payload = None if head.payload is None else unpack_payload(head.payload, private=private)
     group = None if head.group is None else unpack_means(head.group)
-    return replace(head.told, payload=payload, group=group)
+    return replace(head.outcome, payload=payload, group=group)
 
 
 def _tensor_at(place: Place, block: np.ndarray) -> Tensor:

@@ -78,7 +78,7 @@ class Worker:
             raise PayloadError(
                 f"{self._setup.method}.{order.step} is not marked @client_side: no client may be asked to perform it"
             )
-        begun, since = self.clock(), time.time()
+        start, since = self.clock(), time.time()
         try:
             reply = self.reply(order)
         except Exception as error:
@@ -87,7 +87,7 @@ class Worker:
             fault: Fault = "bad_update" if isinstance(error, BadUpdate) else "client_error"
             return Failure(order.client, self._setup.method, order.step, order.seed, reason, text, order, fault)
         span = Span(self._place, since, time.time())
-        seconds = self.clock() - begun
+        seconds = self.clock() - start
         return Outcome(
             order.client, reply.payload, reply.memory, dict(reply.metrics), seconds, span=span, sums=dict(reply.sums)
         )

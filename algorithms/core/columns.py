@@ -102,8 +102,8 @@ def only_column(columns: Columns, roles: Roles, role: str, contents: tuple[Conte
             problem = f"column {name!r} holds {columns[name].content} values{example}"
             raise ColumnError(role, problem, f"name a {wanted} column")
         return name
-    taken = {name for names in roles.values() for name in names}
-    free = [name for name in fitting if name not in taken]
+    named = {name for names in roles.values() for name in names}
+    free = [name for name in fitting if name not in named]
     if len(free) != 1:
         found = f"columns {', '.join(free)} could be it" if free else f"no column holds {wanted} values"
         raise ColumnError(role, found, f"say which by data.columns: {{{role}: NAME}}; there are {', '.join(columns)}")

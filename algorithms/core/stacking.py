@@ -83,7 +83,7 @@ class TrainingResult:
     fit: Fit
 
 
-def fit_together(net: nn.Module, task: Task, work: Work, asked: Sequence[TrainingRequest]) -> list[TrainingResult]:
+def fit_together(net: nn.Module, task: Task, work: Work, requests: Sequence[TrainingRequest]) -> list[TrainingResult]:
     """`training.fit` for several clients at once, by SGD on the task's own loss.
 
     A client's bits do not depend on who else is trained with it, but they are not those of `training.fit`: products of
@@ -98,15 +98,15 @@ def fit_together(net: nn.Module, task: Task, work: Work, asked: Sequence[Trainin
     if layers is None or not serves_stacking(task) or not work.is_plain or work.schedule != CONSTANT:
         raise ValueError(f"cannot be trained together: {net}, {task.title}, {work}")
     device = next(net.parameters()).device
-    orders = [Batches(len(one.shard), work.batch, one.seed) for one in asked]
+    orders = [Batches(len(one.shard), work.batch, one.seed) for one in requests]
     trained: dict[int, TrainingResult] = {}
     for rows in (work.batch, work.batch + 1):
         alike = [i for i, order in enumerate(orders) if (order.largest > work.batch) == (rows > work.batch)]
         for first in range(0, len(alike), LANES):
             some = alike[first : first + LANES]
-            lanes = _Lanes(layers, task, work, [asked[i] for i in some], rows, device)
+            lanes = _Lanes(layers, task, work, [requests[i] for i in some], rows, device)
             trained.update(zip(some, lanes.train(), strict=True))
-    return [trained[i] for i in range(len(asked))]
+    return [trained[i] for i in range(len(requests))]
 
 
 class _Lanes:
@@ -123,19 +123,19 @@ class _Lanes:
         layers: Layers,
         task: Task,
         work: Work,
-        asked: Sequence[TrainingRequest],
+        requests: Sequence[TrainingRequest],
         rows: int,
         device: torch.device,
     ) -> None:
         """`rows` of every batch; no client has more examples in one."""
-        self._layers, self._task, self._work, self._asked, self._rows = layers, task, work, asked, rows
+        self._layers, self._task, self._work, self._requests, self._rows = layers, task, work, requests, rows
         self._device = device
-        places = [*asked, *[asked[0]] * (LANES - len(asked))]
+        places = [*requests, *[requests[0]] * (LANES - len(requests))]
         entries = zip(*(one.parameters for one in places), strict=True)
         self._stack = [_pad(torch.stack(entry), whole_from=1) for entry in entries]
-        self._shapes = [p.shape for p in asked[0].parameters]
+        self._shapes = [p.shape for p in requests[0].parameters]
         self._velocity = [torch.zeros_like(entry) for entry in self._stack] if work.momentum else []
-        self._orders = [Batches(len(one.shard), work.batch, one.seed) for one in asked]
+        self._orders = [Batches(len(one.shard), work.batch, one.seed) for one in requests]
         self._steps = [steps_of_work(work, order) for order in self._orders]
         self._totals = torch.zeros(LANES, device=device)
 
@@ -145,14 +145,14 @@ class _Lanes:
         ended: dict[int, TrainingResult] = {}
         for step in range(max(self._steps) + 1):
             ended.update({i: self._result(i) for i, count in enumerate(self._steps) if count == step})
-            if len(ended) < len(self._asked):
+            if len(ended) < len(self._requests):
                 self._step(step)
-        return [ended[i] for i in range(len(self._asked))]
+        return [ended[i] for i in range(len(self._requests))]
 
     def _result(self, place: int) -> TrainingResult:
         """As it is now."""
         steps = self._steps[place]
-        fit = Fit(float(self._totals[place]) / max(steps, 1), steps, self._asked[place].position + steps)
+        fit = Fit(float(self._totals[place]) / max(steps, 1), steps, self._requests[place].position + steps)
         return TrainingResult([entry.clone() for entry in self._own(self._stack, place)], fit)
 
     def _own(self, stack: Sequence[Tensor], place: int) -> list[Tensor]:
@@ -165,7 +165,7 @@ class _Lanes:
         losses, errors = _losses_and_gradients(self._task, passed[-1], labels, shares, classes=self._shapes[-1][0])
         self._totals += losses
         back = _backward(self._stack, passed, errors, self._layers)
-        work, corrections = self._work, [one.correct for one in self._asked]
+        work, corrections = self._work, [one.correct for one in self._requests]
         if not (work.momentum or work.weight_decay or work.clip is not None or any(corrections)):
             _descend_plainly(self._stack, back, work.lr)
             return
@@ -177,10 +177,10 @@ class _Lanes:
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs (LANES, rows, features), labels (LANES, rows), and each row's share in its client's loss, alike."""
-        first = self._asked[0].shard
+        first = self._requests[0].shard
         rows = first.rows[:1].repeat(LANES, self._rows)
         shares = torch.zeros(LANES, self._rows)
-        for place, (one, order) in enumerate(zip(self._asked, self._orders, strict=True)):
+        for place, (one, order) in enumerate(zip(self._requests, self._orders, strict=True)):
             if step < self._steps[place]:
                 picks = order[one.position + step]
                 rows[place, : len(picks)] = one.shard.rows[picks]
@@ -225,9 +225,9 @@ Back = Iterator[tuple[int, Tensor, Tensor]]
 of the loss by its outputs, both (clients, B, features). What is said of a layer stays true when it is changed."""
 
 
-def _backward(parameters: Sequence[Tensor], passed: Sequence[Tensor], errors: Tensor, layers: Layers) -> Back:
+def _backward(parameters: Sequence[Tensor], activations: Sequence[Tensor], errors: Tensor, layers: Layers) -> Back:
     for layer in reversed(range(len(layers))):
-        inputs = passed[layer]
+        inputs = activations[layer]
         below = torch.bmm(errors, parameters[2 * layer]) if layer else errors
         yield 2 * layer, inputs, errors
         errors = below.mul_(inputs > 0) if layer and layers[layer - 1] else below

@@ -73,6 +73,6 @@ class FedAdagrad(Averaging[FedAdagradState]):
         )
         return replace(state, model={**averaged, **theta}, first=first, second=second), {}
 
-    def next_second(self, v: Tensor, squared: Tensor) -> Tensor:
+    def next_second(self, v: Tensor, square: Tensor) -> Tensor:
         """v + Delta^2."""
-        return v + squared
+        return v + square

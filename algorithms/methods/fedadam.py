@@ -26,6 +26,6 @@ class FedAdam(FedAdagrad):
 
     config: Config
 
-    def next_second(self, v: Tensor, squared: Tensor) -> Tensor:
+    def next_second(self, v: Tensor, square: Tensor) -> Tensor:
         """beta2 v + (1 - beta2) Delta^2."""
-        return self.config.beta2 * v + (1 - self.config.beta2) * squared
+        return self.config.beta2 * v + (1 - self.config.beta2) * square

@@ -142,8 +142,8 @@ class FedDF(Ensembling[FedDFState]):
         models: dict[str, dict[str, Tensor]] = {}
         for net, model in first.models.items():
             models[net] = self.kit.distil(self.job(source, teacher, net, model, plan.seed))
-        told = {"teachers": float((weights > 0).sum())}
-        return replace(state, model=models.pop(state.net), others=models), told
+        metrics = {"teachers": float((weights > 0).sum())}
+        return replace(state, model=models.pop(state.net), others=models), metrics
 
     def teacher(self, bank: Bank, weights: Tensor) -> WeightedLogits:
         """The clients' networks as one, by shares (K,) which sum to 1."""

@@ -108,10 +108,10 @@ class FedDyn(Averaging[FedDynState]):
         """The trained networks, weighted as configured and all alike."""
         return {**super().terms(update), "uniform": (update.payload.tensors("weights"), 1.0)}
 
-    def _next_state(self, state: FedDynState, average: dict[str, Tensor], trained: WeightedMean) -> FedDynState:
+    def _next_state(self, state: FedDynState, average: dict[str, Tensor], weights: WeightedMean) -> FedDynState:
         """The state after a round in which somebody answered."""
-        answered = trained.weight / state.clients
-        theta, mean = only(state.model, state.moves), only(trained.result(state.model), state.moves)
+        answered = weights.weight / state.clients
+        theta, mean = only(state.model, state.moves), only(weights.result(state.model), state.moves)
         moves = combine(lambda h, new, old: h + answered * (new - old), state.moves, mean, theta)
         model = {**average, **combine(torch.add, only(average, moves), moves)}
         return replace(state, model=model, average=average, moves=moves)

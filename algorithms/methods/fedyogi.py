@@ -17,6 +17,6 @@ class FedYogi(FedAdam):
     Travels: as in FedAvg.
     """
 
-    def next_second(self, v: Tensor, squared: Tensor) -> Tensor:
+    def next_second(self, v: Tensor, square: Tensor) -> Tensor:
         """v - (1 - beta2) Delta^2 sign(v - Delta^2)."""
-        return v - (1 - self.config.beta2) * squared * torch.sign(v - squared)
+        return v - (1 - self.config.beta2) * square * torch.sign(v - square)

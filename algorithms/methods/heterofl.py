@@ -148,11 +148,11 @@ class HeteroFL(Averaging[HeteroFLState]):
         """bool (C,): the classes that the client has; None without `mask`, which alone needs them."""
         return client.shard.label_counts(self.kit.task.classes) > 0 if self.config.mask else None
 
-    def _masked_objective(self, held: Tensor) -> Objective:
+    def _masked_objective(self, classes: Tensor) -> Objective:
         """The cross-entropy in which the logits of missing classes are 0."""
 
         def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-            return self.kit.loss(net(inputs).masked_fill(~held, 0.0), labels)
+            return self.kit.loss(net(inputs).masked_fill(~classes, 0.0), labels)
 
         return loss
 

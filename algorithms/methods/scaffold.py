@@ -84,9 +84,9 @@ class Scaffold(Averaging[ScaffoldState]):
         """The trained networks, and every change of a c_i alike."""
         return {**super().terms(update), "control": (update.payload.tensors("control"), 1.0)}
 
-    def _next_model(self, state: ScaffoldState, trained: WeightedMean) -> dict[str, Tensor]:
+    def _next_model(self, state: ScaffoldState, weights: WeightedMean) -> dict[str, Tensor]:
         """x + eta_g mean(y - x); the mean itself for buffers, and for eta_g = 1 to the bit."""
-        mean = trained.result(otherwise=state.model)
+        mean = weights.result(otherwise=state.model)
         x, y = (only(whole, state.control) for whole in (state.model, mean))
         return {**mean, **combine(lambda a, b: a.lerp(b, self.config.server_lr), x, y)}
 

@@ -20,14 +20,16 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.first, self.second = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.taken, self.given = nn.Linear(size, 3 * size), nn.Linear(size, size)
+        self.projection, self.output = nn.Linear(size, 3 * size), nn.Linear(size, size)
         self.layers = nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, size))
 
     def forward(self, places: Tensor, mask: Tensor | None = None) -> Tensor:
         """`mask`, bool (B, 1, 1, T), says what may be looked at; where None, a place sees itself and those before."""
-        queries, keys, values = self.taken(self.first(places)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        queries, keys, values = (
+            self.projection(self.first(places)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
-        places = places + self.given(seen.transpose(1, 2).flatten(2))
+        places = places + self.output(seen.transpose(1, 2).flatten(2))
         changed: Tensor = places + self.layers(self.second(places))
         return changed
 

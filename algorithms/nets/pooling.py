@@ -44,12 +44,12 @@ class _Largest(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         inputs, pooled = ctx.saved_tensors
         spread = torch.zeros_like(inputs)
-        taken = torch.zeros_like(pooled, dtype=torch.bool)
+        is_matched = torch.zeros_like(pooled, dtype=torch.bool)
         for corner, target in zip(_corners(inputs), _corners(spread), strict=True):
-            hit = (corner == pooled) & ~taken
+            hit = (corner == pooled) & ~is_matched
             # As numbers of one byte: products with truth values take three times as long.
             target.copy_(gradients[0] * hit.view(torch.uint8))
-            taken |= hit
+            is_matched |= hit
         return spread
 
 

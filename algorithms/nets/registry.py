@@ -254,21 +254,21 @@ def _one_width(form: Form, width: float) -> str:
 
 def _unknown(name: str, form: Form) -> str:
     near = difflib.get_close_matches(name, names(form), n=1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
-    return f"no such network{meant}; those for {_kind(form)} are {_choice(form)}"
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"no such network{hint}; those for {_kind(form)} are {_choice(form)}"
 
 
-def _call(source: str, wanted: str, form: Form, outputs: int) -> nn.Module:
+def _call(source: str, attribute: str, form: Form, outputs: int) -> nn.Module:
     """The module that a user's function returns."""
     asked: dict[str, Any] = {"form": form, "outputs": outputs}
     if isinstance(form, Images):
         asked = {"shape": form.shape, "classes": outputs}
     try:
-        function = getattr(import_module(source), wanted)
+        function = getattr(import_module(source), attribute)
         net = function(**asked)
     # Whatever goes wrong in a user's module is the answer to why there is no network; the traceback travels as cause.
     except Exception as error:
-        call = f"{source}:{wanted}({', '.join(f'{key}={value!r}' for key, value in asked.items())})"
+        call = f"{source}:{attribute}({', '.join(f'{key}={value!r}' for key, value in asked.items())})"
         raise NetworkError(f"{call} cannot be called: {reason(error)}") from error
     if not isinstance(net, nn.Module):
         raise NetworkError(f"the function returned a {type(net).__name__}; needed is a torch.nn.Module")

@@ -24,8 +24,8 @@ class Reader(nn.Module):
         self.recurrence = nn.LSTM(size, units, batch_first=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        said: Tensor = self.recurrence(self.embedding(tokens))[0]
-        return said
+        outputs: Tensor = self.recurrence(self.embedding(tokens))[0]
+        return outputs
 
 
 class Decoder(nn.Module):

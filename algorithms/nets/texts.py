@@ -80,8 +80,8 @@ class Recurrent(nn.Module):
         self.recurrence = recurrence(size, size, batch_first=True)
 
     def forward(self, texts: Mapping[str, Tensor]) -> Tensor:
-        said, _ = self.recurrence(self.embedding(texts["ids"]))
-        return _mean(said, _mask(texts))
+        states, _ = self.recurrence(self.embedding(texts["ids"]))
+        return _mean(states, _mask(texts))
 
 
 class Encoder(nn.Module):

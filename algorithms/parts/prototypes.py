@@ -43,10 +43,10 @@ def prototypes(features: Tensor, labels: Tensor, most: int, least: int, random_s
     return found
 
 
-def join_prototypes(kept: Mapping[int, Tensor], new: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """One tensor (P, F) for each label, those of `kept` first; labels in rising order."""
-    labels = sorted(kept.keys() | new.keys())
-    return {label: torch.cat([part[label] for part in (kept, new) if label in part]) for label in labels}
+def join_prototypes(old: Mapping[int, Tensor], new: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """One tensor (P, F) for each label, those of `old` first; labels in rising order."""
+    labels = sorted(old.keys() | new.keys())
+    return {label: torch.cat([part[label] for part in (old, new) if label in part]) for label in labels}
 
 
 def as_examples(by_label: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:

@@ -111,11 +111,11 @@ def features(columns: Columns, roles: Roles, ignore: Sequence[str], otherwise: S
         if columns[name].content not in ("number", "category", "class"):
             problem = f"column {name!r} holds {columns[name].content} values"
             raise ColumnError(TABLE, problem, "a table is made of numbers and categories")
-    taken = {*otherwise, *ignore, *(name for role in roles if role != TABLE for name in roles[role])}
+    excluded = {*otherwise, *ignore, *(name for role in roles if role != TABLE for name in roles[role])}
     candidates = named or [n for n, column in columns.items() if column.content in ("number", "category", "class")]
-    found = [name for name in candidates if name not in taken]
+    found = [name for name in candidates if name not in excluded]
     if not found:
-        remedy = "ignore fewer" if taken - {*otherwise} else f"there must be one beside {', '.join(otherwise)}"
+        remedy = "ignore fewer" if excluded - {*otherwise} else f"there must be one beside {', '.join(otherwise)}"
         raise ColumnError(TABLE, "no column of numbers or categories is left to learn from", remedy)
     return found
 

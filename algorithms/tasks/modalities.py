@@ -145,12 +145,12 @@ class _Modality:
         return cls(task, {role: tuple(columns), LABEL: (_CLASS,)}, own, theirs, has, _any_value(theirs))
 
     def prepare(
-        self, classes: Column, test_classes: Column, chosen: Any
+        self, classes: Column, test_classes: Column, options: Any
     ) -> tuple[Part, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
         """The task, with statistics of the training rows that have the modality, and the columns of both halves."""
         rows = np.flatnonzero(self.ours)
         settings = (
-            self.task.Settings(vocabulary=chosen.vocabulary, length=chosen.length)
+            self.task.Settings(vocabulary=options.vocabulary, length=options.length)
             if issubclass(self.task, TextTask)
             else self.task.Settings()
         )

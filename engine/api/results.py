@@ -178,14 +178,14 @@ class Comparison:
     failed: Mapping[str, str]
 
     @classmethod
-    def of(cls, compared: ComparisonResult) -> Comparison:
+    def of(cls, result: ComparisonResult) -> Comparison:
         from pyarrow import csv
 
         return cls(
-            folder=compared.folder,
-            table=csv.read_csv(compared.folder / "table.csv"),
-            runs={one.cell.name: Run(one.run) for one in compared.finished if one.run is not None},
-            failed={one.cell.name: one.error for one in compared.finished if one.run is None},
+            folder=result.folder,
+            table=csv.read_csv(result.folder / "table.csv"),
+            runs={one.cell.name: Run(one.run) for one in result.finished if one.run is not None},
+            failed={one.cell.name: one.error for one in result.finished if one.run is None},
         )
 
 

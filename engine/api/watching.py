@@ -54,8 +54,8 @@ class RoundCaller:
         self._rounds = start.rounds
         self._then.started(start)
 
-    def step(self, round: int, step: str, done: int, asked: int) -> None:
-        self._then.step(round, step, done, asked)
+    def step(self, round: int, step: str, done: int, total: int) -> None:
+        self._then.step(round, step, done, total)
 
     def stage(self, record: StageRecord) -> None:
         self._stages[record.stage] = MappingProxyType(dict(record.evaluation.figures))
@@ -96,7 +96,7 @@ class Silence:
 
     def started(self, start: RunStart) -> None: ...
 
-    def step(self, round: int, step: str, done: int, asked: int) -> None: ...
+    def step(self, round: int, step: str, done: int, total: int) -> None: ...
 
     def stage(self, record: StageRecord) -> None: ...
 

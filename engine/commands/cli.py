@@ -182,9 +182,9 @@ def run(configuration: str, overrides: tuple[str, ...], out: str | None, profile
     help="Where the job keeps the run's folder: an absolute path on storage that the nodes share, or a URI.",
 )
 @click.option(
-    "--fetch", "fetched", type=click.Path(path_type=Path), metavar="DIR", help="Copy the run's folder here afterwards."
+    "--fetch", "fetch_to", type=click.Path(path_type=Path), metavar="DIR", help="Copy the run's folder here afterwards."
 )
-def submit(configuration: str, overrides: tuple[str, ...], address: str, out: str, fetched: Path | None) -> None:
+def submit(configuration: str, overrides: tuple[str, ...], address: str, out: str, fetch_to: Path | None) -> None:
     """Run a configuration as a job on a cluster (Ray Jobs), show its progress, and end with its exit code.
 
     The current folder travels with it, but for what its .rayignore and .gitignore name, hidden files, data/, runs/,
@@ -194,7 +194,7 @@ def submit(configuration: str, overrides: tuple[str, ...], address: str, out: st
         raise click.UsageError("Ray is not installed, which sends jobs: pip install 'ray[default,data,train]'")
     from engine.commands.submitting import submit as send
 
-    code = send(configuration, overrides, address, out, fetched, lambda text: click.echo(text, nl=False))
+    code = send(configuration, overrides, address, out, fetch_to, lambda text: click.echo(text, nl=False))
     if code:
         click.get_current_context().exit(code)
 

@@ -143,9 +143,9 @@ def with_settings(difference: str, settings: Mapping[str, Any]) -> str:
     return f"{difference} ({needed})" if needed else difference
 
 
-def bullets(described: type) -> dict[str, str]:
+def bullets(kind: type) -> dict[str, str]:
     """The choices that a class lists in its docstring, as "- `name`: what it is;", which may go on in further lines."""
-    text = inspect.getdoc(described) or ""
+    text = inspect.getdoc(kind) or ""
     found = re.findall(r"^- `([^`]+)`: (.+?)[;.]$(?=\n- |\n\n|\Z)", text, flags=re.MULTILINE | re.DOTALL)
     return {name: " ".join(about.split()) for name, about in found}
 

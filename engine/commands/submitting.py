@@ -22,7 +22,7 @@ def submit(
     overrides: Sequence[str],
     address: str,
     out: str,
-    fetched: Path | None,
+    fetch_to: Path | None,
     tell: Callable[[str], None],
 ) -> int:
     """Run a configuration on a cluster, as `ray job submit --working-dir . -- python -m tessera_fl run ...` does.
@@ -30,7 +30,7 @@ def submit(
     Args:
         address: of the cluster's dashboard.
         out: where the job keeps the run's folder: an absolute path there, or a URI.
-        fetched: where the run's folder is copied to afterwards; not at all where None.
+        fetch_to: where the run's folder is copied to afterwards; not at all where None.
         tell: takes what the job prints.
 
     Returns:
@@ -42,8 +42,8 @@ def submit(
     here = _folder()
     put_own_code_last(str(here))  # where the job, too, finds what the configuration names as pkg.module:function
     load(configuration, overrides)
-    if fetched is not None:
-        refuse_taken(fetched)
+    if fetch_to is not None:
+        refuse_taken(fetch_to)
     words = command(_remote_configuration(configuration, here), overrides, _place(out))
     job = submit_job(words, here, address)
     tell(
@@ -51,8 +51,8 @@ def submit(
         f"ray job logs --address {address} --follow {job.id}\n"
     )
     code = _follow(job, tell)
-    if fetched is not None:
-        _fetch(out, fetched, code, tell)
+    if fetch_to is not None:
+        _fetch(out, fetch_to, code, tell)
     return code
 
 

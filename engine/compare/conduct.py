@@ -60,7 +60,7 @@ class ComparisonWatcher(Protocol):
     def finished(self, finished: CellResult) -> None: ...
 
 
-Told: TypeAlias = Callable[[dict[str, str]], None]
+ProgressReport: TypeAlias = Callable[[dict[str, str]], None]
 
 
 def memory_of_all(comparison: Comparison, dataset: DataSet) -> int:
@@ -201,11 +201,11 @@ def _drop_store(comparison: Comparison, seed: int, done: Mapping[str, CellResult
 
 @contextmanager
 def _performing(
-    config: RunConfig, jobs: Sequence[Job], memory: int, dataset: DataSet, folder: Path, told: Told
+    config: RunConfig, jobs: Sequence[Job], memory: int, dataset: DataSet, folder: Path, report: ProgressReport
 ) -> Iterator[tuple[Iterator[JobResult], list[str]]]:
     """The jobs as they end, and in words how they are carried out."""
     if config.runner.kind == "inline" or not jobs:
-        yield one_by_one(jobs, dataset, folder / SHARED, told), ["runner: one run after another in this process"]
+        yield one_by_one(jobs, dataset, folder / SHARED, report), ["runner: one run after another in this process"]
         return
     from actors.jobs.side_by_side import side_by_side
     from clusters.session import attach_or_start
@@ -217,7 +217,7 @@ def _performing(
         places = sum(min(places_on(node, share), len(jobs)) for node in cluster.nodes)
         where = "started here" if cluster.started else cluster.address
         facts = [f"runner: Ray, {where}; {min(places, len(jobs))} runs at a time, each on one CPU"]
-        yield side_by_side(jobs, dataset, folder / SHARED, share, told), facts
+        yield side_by_side(jobs, dataset, folder / SHARED, share, report), facts
 
 
 def places_on(node: Node, share: Share) -> int:

@@ -24,25 +24,25 @@ _LOG = logging.getLogger(__name__)
 class Follower:
     """Tells a store of a comparison; runs that an interrupted one had finished are told again, under the new parent."""
 
-    def __init__(self, reached: TrackingStore, comparison: Comparison, folder: Path) -> None:
+    def __init__(self, store: TrackingStore, comparison: Comparison, folder: Path) -> None:
         tags = {
             "comparison": comparison.source,
             "methods": ",".join(comparison.labels),
             "folder": str(folder.absolute()),
         }
-        self._reached = reached
-        made = reached.client.create_run(reached.experiment, tags=tags, run_name=folder.absolute().name)
+        self._store = store
+        made = store.client.create_run(store.experiment, tags=tags, run_name=folder.absolute().name)
         self._id: str = made.info.run_id
 
-    def run(self, finished: CellResult) -> None:
+    def run(self, result: CellResult) -> None:
         """A run, as its folder tells it; one that failed is not told."""
-        if finished.run is not None:
-            retell(finished.run, MlflowWatcher(self._reached, parent=self._id))
+        if result.run is not None:
+            retell(result.run, MlflowWatcher(self._store, parent=self._id))
 
     def close(self, rows: Sequence[Row], files: Sequence[Path]) -> None:
         """Means and deviations by method, and the comparison's own files."""
         try:
-            client = self._reached.client
+            client = self._store.client
             for row in rows:
                 if row.values:
                     client.log_metric(self._id, f"{row.figure.name}/{row.label}", row.score.mean)
@@ -51,7 +51,7 @@ class Follower:
                 client.log_artifact(self._id, str(file))
             client.set_terminated(self._id, "FAILED" if any(row.failed for row in rows) else "FINISHED")
         except Exception as error:  # whatever a store raises: a view never ends a comparison
-            _LOG.warning("Stopped logging to MLflow at %s: %s; the comparison continues", self._reached.uri, error)
+            _LOG.warning("Stopped logging to MLflow at %s: %s; the comparison continues", self._store.uri, error)
 
 
 def retell(run: StoredRun, watcher: MlflowWatcher) -> None:

@@ -18,7 +18,7 @@ from engine.views.report.html import Element, element, page
 from engine.views.report.words import as_words, count
 
 
-def write_page(comparison: Comparison, finished: Sequence[CellResult], rows: Sequence[Row], path: Path) -> None:
+def write_page(comparison: Comparison, results: Sequence[CellResult], rows: Sequence[Row], path: Path) -> None:
     """One file that needs no network; the same runs give the same bytes."""
     style = files("engine.views.report").joinpath("style.css").read_text(encoding="utf-8")
     title = f"{count(len(rows), 'method')} on {comparison.common.data.source}"
@@ -28,15 +28,15 @@ def write_page(comparison: Comparison, finished: Sequence[CellResult], rows: Seq
         element("h1", title),
         element("p", _lead(comparison, rows), class_="lead"),
         _table(rows),
-        element("p", _note(comparison, finished), class_="note"),
+        element("p", _note(comparison, results), class_="note"),
     )
     parts = [
         _failures(rows),
-        _curves(comparison, finished),
+        _curves(comparison, results),
         _bars(rows),
         _cost(rows),
-        _clients(finished),
-        _runs(finished),
+        _clients(results),
+        _runs(results),
     ]
     with replacing(path) as temporary:
         temporary.write_bytes(page(title, style, head, *parts))
@@ -71,14 +71,14 @@ def _table(rows: Sequence[Row]) -> Element:
 
 def _note(comparison: Comparison, finished: Sequence[CellResult]) -> str:
     seeds = ", ".join(map(str, comparison.seeds))
-    spared = sum(f.saved_seconds for f in finished)
+    saved = sum(f.saved_seconds for f in finished)
     text = (
         f"Mean ± standard deviation over seeds {seeds}. Of a seed, all methods share partition, initial weights and "
         "client work. Client steps are mini-batches of local training; client s are seconds of computing of all "
         "clients, generators included, as if no run had shared them."
     )
-    if spared:
-        text += f" Equal client training was done once: {duration(spared)} of computing were spared."
+    if saved:
+        text += f" Equal client training was done once: {duration(saved)} of computing were spared."
     if any(f.cell.config.method.type.personal for f in finished):
         text += (
             " Methods with own models are measured client by client on examples like a client's own, which is easier."

@@ -77,7 +77,7 @@ def comparison_of(
     """
     names = {label_of(name): name for name in methods}
     tree = tree_of(source)
-    tree = reading.override(tree, overrides, dotted=[*names, *_labels(tree)])
+    tree = reading.override(tree, overrides, dotted_keys=[*names, *_labels(tree)])
     entries = _entries(tree)
     labels = list(names or entries)
     found: dict[str, RunConfig] = {}

@@ -111,11 +111,11 @@ class Row:
         return {**found, name: values, f"{name}_mean": self.score.mean, f"{name}_std": self.score.deviation}
 
 
-def rows_of(finished: Sequence[CellResult]) -> list[Row]:
+def rows_of(results: Sequence[CellResult]) -> list[Row]:
     """A row for each label, in the order in which labels come first."""
-    labels = dict.fromkeys(f.cell.label for f in finished)
-    figure = next((f.run.headline for f in finished if f.run is not None), UNKNOWN)
-    return [_row(label, figure, [f for f in finished if f.cell.label == label]) for label in labels]
+    labels = dict.fromkeys(f.cell.label for f in results)
+    figure = next((f.run.headline for f in results if f.run is not None), UNKNOWN)
+    return [_row(label, figure, [f for f in results if f.cell.label == label]) for label in labels]
 
 
 def _row(label: str, figure: Figure, finished: Sequence[CellResult]) -> Row:

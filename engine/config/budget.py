@@ -32,5 +32,5 @@ def values_of_budget(config: RunConfig) -> dict[str, Any]:
 def budget_fact(config: RunConfig) -> dict[str, str]:
     """The budget in words, by name; empty where it sets nothing."""
     values = values_of_budget(config)
-    told = ", ".join(f"{key} = {one_line(value)}" for key, value in values.items())
-    return {"budget": f"{config.budget}: {told}"} if values else {}
+    text = ", ".join(f"{key} = {one_line(value)}" for key, value in values.items())
+    return {"budget": f"{config.budget}: {text}"} if values else {}

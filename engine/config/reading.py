@@ -34,14 +34,14 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
-        self.repeated: list[tuple[str, Any]] = []
+        self.repeats: list[tuple[str, Any]] = []
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    self.repeated.append((key.value, key.start_mark))
+                    self.repeats.append((key.value, key.start_mark))
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -72,11 +72,11 @@ def parse(text: bytes | str, place: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
-    if loader.repeated:
+    if loader.repeats:
         raise ConfigError(
             [
                 Problem(f"{place}, {_position(mark)}", MISSING, f"the key {key} stands twice in one mapping; keep one")
-                for key, mark in loader.repeated
+                for key, mark in loader.repeats
             ]
         )
     return _plain(tree, place)
@@ -156,11 +156,11 @@ def _file(name: str) -> bytes:
     raise ConfigError([Problem(name, MISSING, reason)])
 
 
-def override(tree: dict[str, Any], overrides: Sequence[str], dotted: Collection[str] = ()) -> dict[str, Any]:
+def override(tree: dict[str, Any], overrides: Sequence[str], dotted_keys: Collection[str] = ()) -> dict[str, Any]:
     """The tree with `a.b=c` put in, in the order given; each value is read as YAML.
 
     Args:
-        dotted: keys that have dots of their own.
+        dotted_keys: keys that have dots of their own.
 
     Raises:
         ConfigError: all overrides that are not of this form.
@@ -169,7 +169,7 @@ def override(tree: dict[str, Any], overrides: Sequence[str], dotted: Collection[
     problems: list[Problem] = []
     for text in overrides:
         try:
-            _put(tree, text, dotted)
+            _put(tree, text, dotted_keys)
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
@@ -177,9 +177,9 @@ def override(tree: dict[str, Any], overrides: Sequence[str], dotted: Collection[
     return tree
 
 
-def _put(tree: dict[str, Any], text: str, dotted: Collection[str]) -> None:
+def _put(tree: dict[str, Any], text: str, dotted_keys: Collection[str]) -> None:
     place, equals, value = text.partition("=")
-    *path, last = _keys(place, dotted)
+    *path, last = _keys(place, dotted_keys)
     if not equals or not all([*path, last]):
         raise ConfigError([Problem(f"--set {text}", MISSING, "must be of the form section.key=value")])
     parsed = parse(value, f"--set {text}")
@@ -190,9 +190,9 @@ def _put(tree: dict[str, Any], text: str, dotted: Collection[str]) -> None:
     tree[last] = parsed
 
 
-def _keys(place: str, dotted: Collection[str]) -> list[str]:
-    """The keys of a place, in which those of `dotted` are one each."""
-    for name in sorted(dotted, key=len, reverse=True):
+def _keys(place: str, dotted_keys: Collection[str]) -> list[str]:
+    """The keys of a place, in which those of `dotted_keys` are one each."""
+    for name in sorted(dotted_keys, key=len, reverse=True):
         before, found, after = place.partition(f".{name}.")
         if found:
             return [*before.split("."), name, *after.split(".")]

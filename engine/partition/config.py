@@ -105,9 +105,9 @@ class PartitionConfig(BaseModel):
             return value
         if value is None and name in NEEDS[kind]:
             raise ValueError(f"kind {kind} needs it: {_RIGHT[name]}")
-        taken = NEEDS[kind] + MAY.get(kind, ())
-        if value is not None and name not in taken:
-            raise ValueError(f"kind {kind} does not use it, only {' and '.join(taken)}; leave it out")
+        fields = NEEDS[kind] + MAY.get(kind, ())
+        if value is not None and name not in fields:
+            raise ValueError(f"kind {kind} does not use it, only {' and '.join(fields)}; leave it out")
         return value
 
 

@@ -29,7 +29,7 @@ def equal(total: int, clients: int) -> np.ndarray:
     return total // clients + (np.arange(clients) < total % clients)
 
 
-def apportion(shares: np.ndarray, total: int, rounded: Rounding = np.rint) -> np.ndarray:
+def apportion(shares: np.ndarray, total: int, rounding: Rounding = np.rint) -> np.ndarray:
     """int64, (clients,): numbers in proportion to shares, which sum to `total`.
 
     Each client gets the part between two cumulative shares, which are rounded to whole numbers: to the nearest one,
@@ -37,7 +37,7 @@ def apportion(shares: np.ndarray, total: int, rounded: Rounding = np.rint) -> np
     equal: numpy gives them where alpha is so large that the sum over the clients overflows.
     """
     running = np.cumsum(shares if shares.sum() > 0 else np.ones_like(shares))
-    ends = rounded(running / running[-1] * total).astype(np.int64)
+    ends = rounding(running / running[-1] * total).astype(np.int64)
     return np.diff(ends, prepend=0)
 
 
@@ -179,9 +179,9 @@ def classes(sizes: np.ndarray, clients: int, each: int, seed: Seed) -> np.ndarra
     holds = np.zeros((clients, len(sizes)), bool)
     random = seed.numpy("classes")
     for client in range(clients):
-        taken = np.lexsort((random.permutation(len(sizes)), -left))[:each]
-        holds[client, taken] = True
-        left[taken] -= 1
+        winners = np.lexsort((random.permutation(len(sizes)), -left))[:each]
+        holds[client, winners] = True
+        left[winners] -= 1
     counts = np.zeros(holds.shape, np.int64)
     for label, size in enumerate(sizes):
         holders = np.flatnonzero(holds[:, label])

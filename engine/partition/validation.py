@@ -22,9 +22,11 @@ def hold_out(partition: Partition, share: float, seed: Seed) -> tuple[Partition,
     Returns:
         the partition of the rows that stay for training; and int64 (m_k,), sorted, the rows taken of each client.
     """
-    taken = tuple(_draw(rows, share, seed.at(phase="validation", client=k)) for k, rows in enumerate(partition.rows))
-    left = tuple(np.setdiff1d(rows, held) for rows, held in zip(partition.rows, taken, strict=True))
-    return replace(partition, rows=left), taken
+    held_rows = tuple(
+        _draw(rows, share, seed.at(phase="validation", client=k)) for k, rows in enumerate(partition.rows)
+    )
+    left = tuple(np.setdiff1d(rows, held) for rows, held in zip(partition.rows, held_rows, strict=True))
+    return replace(partition, rows=left), held_rows
 
 
 def _draw(rows: np.ndarray, share: float, seed: Seed) -> np.ndarray:

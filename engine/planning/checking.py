@@ -141,7 +141,7 @@ def _stop(federation: Federation) -> Iterator[Problem]:
         title = federation.setup.task.title
         reason = f"{title} has no such figure; {nearest(stop.metric, figures)}it has {', '.join(figures)}"
         yield Problem("stop.metric", stop.metric, reason)
-    if not any(map(len, federation.held)):
+    if not any(map(len, federation.validation_rows)):
         largest = max(map(len, federation.partition.rows))
         reason = f"leaves no client a validation row, of {largest} rows at most; raise it to {1 / largest:.2g} or more"
         yield Problem("stop.share", stop.share, reason)

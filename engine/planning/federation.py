@@ -67,7 +67,7 @@ class Federation:
         config: complete and resolved.
         dataset: its training half is shifted as `config.shift` says; its test half is as it was read.
         partition: of the rows that clients train on.
-        held: int64 (m_k,), each client's validation rows, of the training half; () where the run has none.
+        validation_rows: int64 (m_k,), each client's validation rows, of the training half; () where the run has none.
         setup: what a worker is told.
         shards: every client's examples, without copies.
         needs: what the method answers, which is asked once, here.
@@ -77,7 +77,7 @@ class Federation:
     config: RunConfig
     dataset: DataSet
     partition: Partition
-    held: tuple[np.ndarray, ...]
+    validation_rows: tuple[np.ndarray, ...]
     setup: WorkerSetup
     shards: ShardArrays
     needs: Needs
@@ -158,7 +158,7 @@ class Federation:
 
     @cached_property
     def _validation(self) -> Shard:
-        return ShardArrays.of(self.dataset.train, [np.concatenate(self.held)])(0)
+        return ShardArrays.of(self.dataset.train, [np.concatenate(self.validation_rows)])(0)
 
     def evaluate_clients(self, predictor: torch.nn.Module) -> ClientFigures:
         """A predictor on each client's own share of the test set, in one pass over it."""

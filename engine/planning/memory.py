@@ -177,17 +177,17 @@ def confusion_bytes(task: Task) -> int:
     return 2 * 8 * task.classes**2
 
 
-def _distillation(federation: Federation, planned: PlannedDistillation) -> tuple[int, int, int]:
+def _distillation(federation: Federation, plan: PlannedDistillation) -> tuple[int, int, int]:
     """Bytes that a sampler, a teacher and a train worker hold beside their processes."""
-    task, batch = federation.setup.task, _batch_bytes(federation, planned)
-    students = [network_of(name, task) for name in planned.students]
+    task, batch = federation.setup.task, _batch_bytes(federation, plan)
+    students = [network_of(name, task) for name in plan.students]
     activations = {net: activation_bytes(net, task.form) for net in students}
-    largest = max(COPIES * state_bytes(net) + activations[net] * planned.batch for net in students)
-    answering = max(activations[net] // 2 for net in students) * planned.batch
+    largest = max(COPIES * state_bytes(net) + activations[net] * plan.batch for net in students)
+    answering = max(activations[net] // 2 for net in students) * plan.batch
     return (
-        _public_bytes(federation) + planned.source + 4 * batch,
-        planned.teacher + 2 * batch + answering,
-        largest + (planned.kept + 2) * batch,
+        _public_bytes(federation) + plan.source + 4 * batch,
+        plan.teacher + 2 * batch + answering,
+        largest + (plan.kept + 2) * batch,
     )
 
 

@@ -128,9 +128,9 @@ class PlanReport:
     def facts(self) -> dict[str, str]:
         """Facts shown when the run starts, in words by name."""
         placement, memory = self.placement, self.memory
-        told = {"task": self.task, **({"data": "; ".join(self.data)} if self.data else {}), **self.budget}
+        lines = {"task": self.task, **({"data": "; ".join(self.data)} if self.data else {}), **self.budget}
         if placement:
-            told["placement"] = f"{placement.kind}: {placement.reason}"
+            lines["placement"] = f"{placement.kind}: {placement.reason}"
         workers = [
             f"{part.processes} {part.name}{'' if part.processes == 1 else 's'} of {part.cpus:g} CPU"
             + (f" and {part.gpus:g} GPU" if part.gpus else "")
@@ -138,10 +138,10 @@ class PlanReport:
             if part.name in KINDS.values()
         ]
         if workers:
-            told["distillation"] = f"{', '.join(workers)}, beside the hosts"
+            lines["distillation"] = f"{', '.join(workers)}, beside the hosts"
         each = f" (driver {size(memory.driver)}, each host {size(memory.host)})" if placement else ""
-        told["memory"] = f"about {size(memory.together)} will be used{each}; {size(memory.free)} are free"
-        return told
+        lines["memory"] = f"about {size(memory.together)} will be used{each}; {size(memory.free)} are free"
+        return lines
 
 
 def plan(federation: Federation, nodes: Sequence[Node], free: int) -> PlanReport:
@@ -325,10 +325,10 @@ def _batches(federation: Federation) -> float:
     return float(sum((clients.epochs or 0) * -(-int(n) // clients.batch) for n in federation.partition.sizes))
 
 
-def _traffic(direction: str, kind: str, sent: Volume, clients: int, cohort: int) -> Traffic:
+def _traffic(direction: str, kind: str, volume: Volume, clients: int, cohort: int) -> Traffic:
     """The method's traffic of a kind, for all clients where it travels once, else for those asked in a round."""
-    if sent.once:
-        return Traffic(kind, direction, None if sent.bytes is None else round(sent.bytes * clients), "once")
-    if sent.bytes is None:
+    if volume.once:
+        return Traffic(kind, direction, None if volume.bytes is None else round(volume.bytes * clients), "once")
+    if volume.bytes is None:
         return Traffic(kind, direction, None, "as the data has it")
-    return Traffic(kind, direction, round(sent.bytes * cohort), "every round")
+    return Traffic(kind, direction, round(volume.bytes * cohort), "every round")

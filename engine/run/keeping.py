@@ -24,15 +24,15 @@ class Keeper:
     """Writes checkpoints, and brings a run back to the last one.
 
     Attributes:
-        refused: what was wrong with checkpoints that were passed over, in words.
+        refusals: what was wrong with checkpoints that were passed over, in words.
     """
 
     def __init__(
         self, folder: Path, journal: Journal, keep: Keep, now: Callable[[], float] = time.perf_counter
     ) -> None:
         self._folder, self._journal, self._keep, self._now = folder, journal, keep, now
-        self._cost, self._written = 0.0, now()
-        self.refused: list[str] = []
+        self._cost, self._last_write = 0.0, now()
+        self.refusals: list[str] = []
 
     def restore_latest(self, rounds: Rounds) -> None:
         """Bring a run that has just been made to where its last trustworthy checkpoint was, if there is one.
@@ -40,7 +40,7 @@ class Keeper:
         Raises:
             CheckpointError: there are some and none can be used.
         """
-        found = latest(self._folder, type(rounds.state), lambda error: self.refused.append(str(error)))
+        found = latest(self._folder, type(rounds.state), lambda error: self.refusals.append(str(error)))
         if found is not None:
             apply_checkpoint(rounds, found)
             self._journal.restore(found.memories)
@@ -53,12 +53,12 @@ class Keeper:
         """A round is over and all have heard of it: write a checkpoint where one is due, always after the last."""
         if not (last or self._due(rounds.next)):
             return
-        begun = self._now()
+        start = self._now()
         with rounds.clock.during("server:checkpoint"):
             save(self._folder, checkpoint_of(rounds, self._journal), self._keep)
             self._journal.drop(before=rounds.next)
-        self._written = self._now()
-        self._cost = self._written - begun
+        self._last_write = self._now()
+        self._cost = self._last_write - start
 
     def forget(self, rounds: Rounds) -> None:
         """Drop what was written down of requests after the last round, which no round will ask for again."""
@@ -66,7 +66,7 @@ class Keeper:
 
     def _due(self, done: int) -> bool:
         kept = self._keep.every is not None and done % self._keep.every == 0
-        return kept or self._cost <= SHARE * (self._now() - self._written)
+        return kept or self._cost <= SHARE * (self._now() - self._last_write)
 
 
 def checkpoint_of(rounds: Rounds, journal: Journal) -> Checkpoint[Any]:

@@ -60,7 +60,7 @@ def launch(config: RunConfig, preset: str, folder: Path, terminal: Watcher, trac
         UserError and its like: before anything is written, for what a person can put right.
         StepError: a client's step raised; its order lies in the folder, and the message says how to replay it.
     """
-    clock = PhaseClock("start:data", told=trace.phase) if trace else PhaseClock("start:data")
+    clock = PhaseClock("start:data", report=trace.phase) if trace else PhaseClock("start:data")
     federation = Federation.gather(config)
     check(federation)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -122,13 +122,13 @@ def _carry_out(run: RunContext, watchers: Sequence[Watcher]) -> Result:
     """Perform a run from where its folder has it to its end, as often as clients' memories may be lost."""
     lost: list[tuple[int, ...]] = []
     while True:
-        heard_by = list(watchers)
+        observers = list(watchers)
         try:
             with _explaining(run):
-                return _attempt(run, heard_by, lost)
+                return _attempt(run, observers, lost)
         except BaseException as error:
             if not isinstance(error, MemoryLostError) or _gives_up(run, len(lost)):
-                for watcher in heard_by:
+                for watcher in observers:
                     watcher.failed(error)
                 raise
             lost.append(error.clients)

@@ -56,9 +56,9 @@ RowT = TypeVar("RowT")
 
 def _drain(rows: list[RowT]) -> tuple[RowT, ...]:
     """Empty a list and return its rows: over a thousand rounds of a hundred clients they would take 100 MB."""
-    taken = tuple(rows)
+    copy = tuple(rows)
     rows.clear()
-    return taken
+    return copy
 
 
 @dataclass(frozen=True)
@@ -238,9 +238,9 @@ class Rounds:
         for watcher in self._watchers:
             watcher.stage(StageRecord(self.next, stage, evaluation))
 
-    def _step_told(self, step: str, done: int, asked: int) -> None:
+    def _step_told(self, step: str, done: int, total: int) -> None:
         for watcher in self._watchers:
-            watcher.step(self.next, step, done, asked)
+            watcher.step(self.next, step, done, total)
 
     def _distil(self, job: Distillation) -> dict[str, Tensor]:
         """A distillation by the runner, whose steps are told to the watchers."""

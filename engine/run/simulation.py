@@ -105,7 +105,7 @@ def _validation(federation: Federation) -> Validation | None:
 
 
 def _refusals(keeper: Keeper) -> dict[str, str]:
-    return {"checkpoints refused": "; ".join(keeper.refused)} if keeper.refused else {}
+    return {"checkpoints refused": "; ".join(keeper.refusals)} if keeper.refusals else {}
 
 
 def _client_figures(federation: Federation, rounds: Rounds) -> ClientFigures:
@@ -188,10 +188,10 @@ def _pictures(federation: Federation, rounds: Rounds) -> tuple[GeneratedPictures
 
 
 def _of_client(
-    client: int, generated: tuple[torch.Tensor, torch.Tensor], shard: Shard, federation: Federation
+    client: int, samples: tuple[torch.Tensor, torch.Tensor], shard: Shard, federation: Federation
 ) -> GeneratedPictures | None:
     """None where the task has nothing that can be looked at."""
-    inputs, labels = generated
+    inputs, labels = samples
     task, first = federation.dataset.task, torch.arange(min(PICTURES, len(shard)))
     real, real_labels = task.batch(shard, first)
     if not isinstance(real, torch.Tensor):

@@ -83,12 +83,12 @@ def _files(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(stem), path) for stem, path in stems if _NUMBER.fullmatch(stem)), reverse=True)
 
 
-def _prune(folder: Path, written: Path, keep: Keep) -> None:
+def _prune(folder: Path, newest: Path, keep: Keep) -> None:
     files = _files(folder)
     stays = keep.of(done for done, _ in files)
-    current = next(done for done, path in files if path == written)
+    current = next(done for done, path in files if path == newest)
     for done, path in files:
-        if done not in stays or (done == current and path != written):
+        if done not in stays or (done == current and path != newest):
             path.unlink()
 
 
@@ -119,12 +119,12 @@ def _read(path: Path, state_type: type[StateT]) -> Checkpoint[StateT]:
 
 
 def latest(
-    folder: Path, state_type: type[StateT], refused: Callable[[CheckpointError], None]
+    folder: Path, state_type: type[StateT], report: Callable[[CheckpointError], None]
 ) -> Checkpoint[StateT] | None:
     """The newest checkpoint that can be trusted; None where there is none at all.
 
     Args:
-        refused: told of each newer one that was passed over, and why.
+        report: told of each newer one that was passed over, and why.
 
     Raises:
         CheckpointError: where there are some and none can be used.
@@ -134,7 +134,7 @@ def latest(
         try:
             return load(path, state_type)
         except CheckpointError as error:
-            refused(error)
+            report(error)
     if files:
         raise CheckpointError(f"none of the {len(files)} checkpoints in {folder} can be used; start the run anew")
     return None

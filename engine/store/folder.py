@@ -508,7 +508,7 @@ class FolderWatcher:
         self._folder.write_start(start)
         self._folder.reopen(start.done)
 
-    def step(self, round: int, step: str, done: int, asked: int) -> None:
+    def step(self, round: int, step: str, done: int, total: int) -> None:
         """Nothing is written before a round is complete: a resumed run would do it again."""
 
     def stage(self, record: StageRecord) -> None:

@@ -52,15 +52,15 @@ class Journal:
         """
         self._runner, self._folder, self._kinds, self._worth = runner, folder, frozenset(kinds), worth
         self._round = folder
-        self._found: dict[str, Path] = {}
-        self._finished: Counter[str] = Counter()
+        self._files: dict[str, Path] = {}
+        self._counts: Counter[str] = Counter()
         self._not_worth: set[str] = set()
 
     def begin(self, round: int) -> None:
         """Begin a round: requests from now on belong to it."""
         self._round = self._folder / f"round-{round:06d}"
-        self._found = {stem: path for path in sorted(self._round.glob("*")) if (stem := stem_of(path))}
-        self._finished = Counter()
+        self._files = {stem: path for path in sorted(self._round.glob("*")) if (stem := stem_of(path))}
+        self._counts = Counter()
 
     def drop(self, before: int | None = None) -> None:
         """Forget the rounds before a number, or all."""
@@ -79,10 +79,10 @@ class Journal:
 
     def _name(self, what: str) -> str:
         """Steps that a client has finished before in this round are told apart by a number."""
-        return f"{what}-{self._finished[what]}"
+        return f"{what}-{self._counts[what]}"
 
     def _whole(self, name: str) -> Path | None:
-        path = self._found.get(name)
+        path = self._files.get(name)
         if path is not None and not is_whole(path):
             log.warning("%s is truncated or modified; redoing that step", path)
             return None
@@ -93,13 +93,13 @@ class Journal:
         request: StepRequest,
         names: Mapping[int, str],
         found: Mapping[int, Path],
-        asked: Iterator[Outcome | Failure],
+        outcomes: Iterator[Outcome | Failure],
     ) -> Iterator[Outcome | Failure]:
         for client in request.clients:
             known = self._read_outcome(request, client, found[client]) if client in found else None
-            outcome = known or (next(self._alone(request, client)) if client in found else next(asked))
+            outcome = known or (next(self._alone(request, client)) if client in found else next(outcomes))
             if isinstance(outcome, Outcome):
-                self._finished[names[client].rpartition("-")[0]] += 1
+                self._counts[names[client].rpartition("-")[0]] += 1
                 if known is None:
                     self._keep(request.step, names[client], outcome)
             yield outcome
@@ -143,16 +143,16 @@ class Journal:
     ) -> dict[str, Tensor]:
         """A job done, or read where it was written down; unless told otherwise, its checkpoints lie with its round."""
         name = self._name("student")
-        self._finished["student"] += 1
+        self._counts["student"] += 1
         path = self._whole(name)
         if path is not None:
             tree, tensors = unseal(path)
             return dict(rebuild(dict[str, Tensor], tree, tensors))
-        begun = time.perf_counter()
+        start = time.perf_counter()
         storage = storage or self._round / name
         student = self._runner.distil(job, listener, storage)
         shutil.rmtree(storage, ignore_errors=True)
-        if self._worth(time.perf_counter() - begun, sum(t.nbytes for t in student.values())):
+        if self._worth(time.perf_counter() - start, sum(t.nbytes for t in student.values())):
             tensors, tree = flatten(student)
             seal(self._round, name, tree, tensors)
         return student

@@ -104,8 +104,8 @@ def _refuse_unusable(uri: str) -> None:
     """Find out before hours of work whether their result can be kept."""
     try:
         files, path = _resolve(uri)
-        taken = files.exists(path) and bool(files.find(path))
-        if not taken:
+        is_used = files.exists(path) and bool(files.find(path))
+        if not is_used:
             files.makedirs(path, exist_ok=True)
             files.pipe_file(f"{path}/.tessera", b"")
             files.rm_file(f"{path}/.tessera")
@@ -114,7 +114,7 @@ def _refuse_unusable(uri: str) -> None:
             f"--out {uri}: nothing can be written there: {_line(error)}; name a folder, or a URI that fsspec can "
             "write to"
         ) from error
-    if taken:
+    if is_used:
         raise FolderExists(f"{uri} already holds something, and a run never writes over another: name another place")
 
 

@@ -39,12 +39,12 @@ class Trace:
         self._midnight = time.time() - time.perf_counter()
         self._round_began = time.perf_counter()
 
-    def phase(self, name: str, begun: float, ended: float) -> None:
+    def phase(self, name: str, start: float, end: float) -> None:
         """A phase of the driver, in seconds of `time.perf_counter()`."""
-        if ended - begun >= SHORTEST:
+        if end - start >= SHORTEST:
             kind, _, step = name.partition(":")
             shown = f"waiting for {step}" if kind == "client" else name
-            self._add(shown, _DRIVER, _PHASES, self._midnight + begun, self._midnight + ended, {})
+            self._add(shown, _DRIVER, _PHASES, self._midnight + start, self._midnight + end, {})
 
     def started(self, start: RunStart) -> None:
         self._round_began = time.perf_counter()
@@ -52,7 +52,7 @@ class Trace:
             self._file = (start.folder / FILE).open("w", encoding="utf-8")
             self._file.write("[\n")
 
-    def step(self, round: int, step: str, done: int, asked: int) -> None:
+    def step(self, round: int, step: str, done: int, total: int) -> None:
         """Hosts tell more of it."""
 
     def stage(self, record: StageRecord) -> None:
@@ -60,8 +60,8 @@ class Trace:
 
     def round(self, record: RoundRecord) -> None:
         now = time.perf_counter()
-        begun, self._round_began = self._midnight + self._round_began, now
-        self._add(f"round {record.round + 1}", _DRIVER, _ROUNDS, begun, self._midnight + now, dict(record.metrics))
+        start, self._round_began = self._midnight + self._round_began, now
+        self._add(f"round {record.round + 1}", _DRIVER, _ROUNDS, start, self._midnight + now, dict(record.metrics))
         for span in record.spans:
             self._add_step(span, record.round)
         self._write()
@@ -79,17 +79,17 @@ class Trace:
             self._waiting.append(_process_name(f"host {span.host}", self._hosts[span.host]))
         facts = {"client": step.client, "round": round + 1}
         line = self._free_line(span)
-        self._add(f"{step.phase} {step.client}", self._hosts[span.host], line, span.begun, span.ended, facts)
+        self._add(f"{step.phase} {step.client}", self._hosts[span.host], line, span.start, span.end, facts)
 
     def _free_line(self, span: Span) -> int:
         """The first of a host's lines on which nothing goes on any more: clients that are stacked take turns."""
         ends = self._ends.setdefault(span.host, [])
-        line = next((n for n, end in enumerate(ends) if end <= span.begun), len(ends))
-        ends[line : line + 1] = [span.ended]
+        line = next((n for n, end in enumerate(ends) if end <= span.start), len(ends))
+        ends[line : line + 1] = [span.end]
         return line
 
-    def _add(self, name: str, process: int, line: int, begun: float, ended: float, facts: Mapping[str, Any]) -> None:
-        times = {"ts": round(1e6 * begun), "dur": round(1e6 * (ended - begun))}
+    def _add(self, name: str, process: int, line: int, start: float, end: float, facts: Mapping[str, Any]) -> None:
+        times = {"ts": round(1e6 * start), "dur": round(1e6 * (end - start))}
         self._waiting.append({"name": name, "ph": "X", "pid": process, "tid": line, **times, "args": dict(facts)})
 
     def _write(self) -> None:

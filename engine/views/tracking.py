@@ -180,17 +180,17 @@ class MlflowWatcher:
     """Tells MLflow of a run; to be told after the report is written, so that it is among the files kept."""
 
     def __init__(
-        self, reached: TrackingStore, parent: str | None = None, note: Callable[[str], object] = ignore
+        self, store: TrackingStore, parent: str | None = None, note: Callable[[str], object] = ignore
     ) -> None:
         """`parent` is the run under which this one is shown; `note` hears where the store fails, and what it lacks."""
-        self.uri = reached.uri
+        self.uri = store.uri
         self.run_id: str | None = None
-        self._client, self._experiment = reached.client, reached.experiment
+        self._client, self._experiment = store.client, store.experiment
         self._parent = parent
         self._stages: dict[str, float] = {}
         self._folder: Path | None = None
         self._code: tuple[str, ...] = ()
-        self._heard: frozenset[int] = frozenset()
+        self._known_rounds: frozenset[int] = frozenset()
         self._lost = False
         self._machine: SystemMetricsMonitor | None = None
         self._note, self._missing = note, 0
@@ -201,7 +201,7 @@ class MlflowWatcher:
         self._attempt(lambda: self._start(start))
         self._attempt(lambda: self._watch_machine(start))
 
-    def step(self, round: int, step: str, done: int, asked: int) -> None:
+    def step(self, round: int, step: str, done: int, total: int) -> None:
         """A store is told of whole rounds only."""
 
     def stage(self, record: StageRecord) -> None:
@@ -211,7 +211,7 @@ class MlflowWatcher:
 
     def round(self, record: RoundRecord) -> None:
         values, self._stages = {**round_metrics(record), **self._stages}, {}
-        if record.round not in self._heard:
+        if record.round not in self._known_rounds:
             self._attempt(lambda: self._log_metrics(values, record.round))
         self._missing += self._lost
 
@@ -279,7 +279,7 @@ class MlflowWatcher:
         else:
             self._client.update_run(self._id, status="RUNNING")
             # A run that was killed may have been told here of rounds that it must do again.
-            self._heard = frozenset(m.step for m in self._client.get_metric_history(self._id, _EVERY_ROUND))
+            self._known_rounds = frozenset(m.step for m in self._client.get_metric_history(self._id, _EVERY_ROUND))
 
     def _create(self, start: RunStart) -> None:
         from mlflow.entities import Param

@@ -32,7 +32,7 @@ def test_an_error_inside_a_block_gives_the_phase_back():
 
 def test_every_time_that_a_phase_goes_on_is_told():
     told = []
-    clock = PhaseClock("server", now=wound(0.0, 1.0, 4.0, 10.0), told=lambda *span: told.append(span))
+    clock = PhaseClock("server", now=wound(0.0, 1.0, 4.0, 10.0), report=lambda *span: told.append(span))
     with clock.during("client:train"):
         pass
     clock.switch("evaluate")

@@ -63,8 +63,8 @@ def test_a_run_that_takes_its_training_from_fedavg_has_the_digests_of_one_that_t
     shared, loop = recalled(store, setup, rounds=2)
     assert shared.digests == play(setup, shards=tiny_shards(3), rounds=2).digests
     assert (kept, store.kept, store.given) == (6, 6, 6)
-    assert loop.done == 0
-    assert loop.spared > 0
+    assert loop.train_seconds == 0
+    assert loop.saved_seconds > 0
 
 
 def test_training_under_a_correction_of_the_method_is_never_shared(store):
@@ -77,7 +77,7 @@ def test_client_seconds_are_told_as_if_nothing_had_been_shared(store):
     setup = tiny_setup("fedavg", clients=3)
     _, trained = recalled(store, setup)
     second, _ = recalled(store, setup)
-    assert trained.spared == 0
+    assert trained.saved_seconds == 0
     assert second.book.client_seconds["train"] >= trained.done
 
 

@@ -47,7 +47,7 @@ def test_the_same_order_gives_the_same_bits_whatever_was_done_before(worker):
 
 def test_an_outcome_says_when_and_where_its_step_was_performed(worker):
     first, second = (worker.perform(order(client=client)).span for client in (0, 1))
-    assert first.begun <= first.ended <= second.begun
+    assert first.start <= first.end <= second.start
     assert first.host == second.host == f"{platform.node()} {os.getpid()}"
 
 

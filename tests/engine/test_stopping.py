@@ -134,15 +134,17 @@ def gathered(*more):
 def test_nobody_trains_on_validation_rows_and_together_they_are_all_that_was_dealt():
     whole, split = gathered(), gathered("stop.share=0.25")
     trained = np.concatenate(split.partition.rows)
-    assert set(trained).isdisjoint(np.concatenate(split.held))
-    assert sorted([*trained, *np.concatenate(split.held)]) == sorted(np.concatenate(whole.partition.rows))
+    assert set(trained).isdisjoint(np.concatenate(split.validation_rows))
+    assert sorted([*trained, *np.concatenate(split.validation_rows)]) == sorted(np.concatenate(whole.partition.rows))
     assert [len(split.shards(k)) for k in range(10)] == [len(rows) for rows in split.partition.rows]
     assert split.setup.needs is not None
 
 
 def test_of_a_personal_method_each_client_has_its_own_validation_rows():
     split = gathered("stop.share=0.25", "method.name=fedbn")
-    assert [split.shards.validation(k).rows.tolist() for k in range(10)] == [rows.tolist() for rows in split.held]
+    assert [split.shards.validation(k).rows.tolist() for k in range(10)] == [
+        rows.tolist() for rows in split.validation_rows
+    ]
     assert gathered("stop.share=0.25").shards.validation(0) is None
 
 

@@ -44,7 +44,7 @@ def distillation(
         released: rules of the released code that apply: `bhattacharyya`, `frozen_norm`.
         teacher: None for the class asked as the only answer.
     """
-    taught = DistillationObjective(
+    objective = DistillationObjective(
         alpha=config.alpha,
         beta=config.beta,
         temperature=config.temperature,
@@ -55,7 +55,7 @@ def distillation(
         source=source,
         teacher=teacher or Silent(classes),
         student=student,
-        loss=taught if teacher else LabelObjective(),
+        loss=objective if teacher else LabelObjective(),
         steps=config.distil_steps,
         distinct=config.distinct or config.distil_steps,
         lr=config.distil_lr,

@@ -98,7 +98,7 @@ def _upper_bits(image: Image.Image) -> Image.Image:
 
 def stack(
     items: Iterable[Item],
-    opened: Callable[[Item], Image.Image],
+    opener: Callable[[Item], Image.Image],
     size: int | None,
     source: str,
     place: Callable[[int], str],
@@ -109,7 +109,7 @@ def stack(
 
     Args:
         items: one per row.
-        opened: opens a row's item; raises `Unreadable`.
+        opener: opens a row's item; raises `Unreadable`.
         size: side in pixels to scale to, or None.
         source, place: the configuration's source and the words for a row, for errors.
 
@@ -120,7 +120,7 @@ def stack(
     deep: list[int] = []
     for row, item in enumerate(items):
         try:
-            image = opened(item)
+            image = opener(item)
             array = pixels(image, size)
         except Unreadable as error:
             raise DataError("data.source", source, f"{place(row)} {error}", "replace or remove it") from error

@@ -261,11 +261,11 @@ def client_sizes(sizes: np.ndarray) -> Element:
     )
 
 
-def _column(client: int, held: int, clients: int, height: float) -> Element:
+def _column(client: int, examples: int, clients: int, height: float) -> Element:
     width = 100 / clients
     return element(
         "rect",
-        element("title", f"client {client}: {held:,}"),
+        element("title", f"client {client}: {examples:,}"),
         x=f"{(client + 0.1) * width:.3f}",
         width=f"{0.8 * width:.3f}",
         y=f"{100 - height:.2f}",

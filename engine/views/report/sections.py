@@ -49,9 +49,9 @@ def _note(text: str) -> Element:
     return element("p", text, class_="note")
 
 
-def _each(runs: Runs, drawn: Callable[[StoredRun], Element | None]) -> list[Element]:
+def _each(runs: Runs, draw: Callable[[StoredRun], Element | None]) -> list[Element]:
     """One block for each run that has something to show, under its name where there are several runs."""
-    blocks = [(name, drawn(run)) for name, run in zip(labels(runs), runs, strict=True)]
+    blocks = [(name, draw(run)) for name, run in zip(labels(runs), runs, strict=True)]
     if len(runs) == 1:
         return [block for _, block in blocks if block is not None]
     return [element("div", element("h3", name), block, class_="of-run") for name, block in blocks if block is not None]
@@ -274,12 +274,12 @@ def _pictures(run: StoredRun) -> Element | None:
     return element("div", *cards, class_="cards") if cards else None
 
 
-def _card(shown: GeneratedPictures, names: Sequence[str]) -> Element:
+def _card(figures: GeneratedPictures, names: Sequence[str]) -> Element:
     return element(
         "figure",
-        element("figcaption", f"client {shown.client}"),
-        _sheet("generated", shown.generated, shown.labels, names),
-        _sheet("real", shown.real, shown.real_labels, names),
+        element("figcaption", f"client {figures.client}"),
+        _sheet("generated", figures.generated, figures.labels, names),
+        _sheet("real", figures.real, figures.real_labels, names),
     )
 
 
@@ -303,19 +303,19 @@ def _seconds(run: StoredRun, longest: float) -> Element:
     return bars([Bar(name, s, f"{s:.1f} s") for name, s in phases(run.result["seconds"])], longest)
 
 
-def phases(spent: dict[str, float]) -> list[tuple[str, float]]:
+def phases(seconds: dict[str, float]) -> list[tuple[str, float]]:
     """Seconds of result.json as parts that add up to the total.
 
     `client:train` becomes `clients: train`, and what `clients` has beyond its parts is `clients, otherwise`.
     """
-    rows = [("start", spent.get("start", 0.0))]
+    rows = [("start", seconds.get("start", 0.0))]
     for group, prefix in (("clients", "client:"), ("server", "server:")):
-        parts = [(f"{group}: {key.removeprefix(prefix)}", s) for key, s in spent.items() if key.startswith(prefix)]
-        rest = spent.get(group, 0.0) - sum(s for _, s in parts)
+        parts = [(f"{group}: {key.removeprefix(prefix)}", s) for key, s in seconds.items() if key.startswith(prefix)]
+        rest = seconds.get(group, 0.0) - sum(s for _, s in parts)
         rows += [*parts, (f"{group}, otherwise" if parts else group, rest)]
-    rows.append(("evaluate", spent.get("evaluate", 0.0)))
-    rows.append(("everything else", spent["total"] - sum(s for _, s in rows)))
-    return [(name, s) for name, s in rows if s >= 0.0005 * spent["total"]]
+    rows.append(("evaluate", seconds.get("evaluate", 0.0)))
+    rows.append(("everything else", seconds["total"] - sum(s for _, s in rows)))
+    return [(name, s) for name, s in rows if s >= 0.0005 * seconds["total"]]
 
 
 def traffic(runs: Runs) -> Element | None:

@@ -93,9 +93,9 @@ class DCGan:
     def to_inputs(self) -> Callable[[Tensor], Tensor]:
         return as_they_are if "tanh_range" in self.released else images_of(self.kit.task).from_signed
 
-    def part(self, sent: Tensors, counts: Tensor) -> DCPart:
+    def part(self, tensors: Tensors, counts: Tensor) -> DCPart:
         weights = counts.to(torch.float64) if self.config.conditional else None
-        return DCPart(self._frame, sent, weights)
+        return DCPart(self._frame, tensors, weights)
 
     def fit(self, client: Client) -> tuple[dict[str, Tensor], Tensor]:
         shard, classes = client.shard, self.kit.task.classes
@@ -177,10 +177,10 @@ class _Game:
             _step(by_judge, loss)
             _step(by_generator, self._generator_loss(fake, asked.to(device), gap))
 
-    def _generator_loss(self, fake: Tensor, asked: Tensor, gap: NormGap) -> Tensor:
+    def _generator_loss(self, fake: Tensor, labels: Tensor, gap: NormGap) -> Tensor:
         """L_adv + c L_ent + d L_div + i L_inv, and the class asked."""
         config = self.config
-        loss = config.adversarial * F.softplus(-self.judge(fake, self._label_input(asked))).mean()
+        loss = config.adversarial * F.softplus(-self.judge(fake, self._label_input(labels))).mean()
         if not (config.entropy or config.diversity or config.inversion or config.classify):
             return loss
         with gap.watching():
@@ -190,7 +190,7 @@ class _Game:
         if config.diversity:
             loss = loss + config.diversity * diversity(logits, self._present().to(logits.device))
         if config.classify:
-            loss = loss + config.classify * F.cross_entropy(logits, asked)
+            loss = loss + config.classify * F.cross_entropy(logits, labels)
         if config.inversion:
             loss = loss + config.inversion * gap.value()
         return loss

@@ -30,7 +30,7 @@ class Family(Protocol):
         """
         ...
 
-    def part(self, sent: Tensors, counts: Tensor) -> Part:
+    def part(self, tensors: Tensors, counts: Tensor) -> Part:
         """The generator that `fit` sent, ready to draw from."""
         ...
 
@@ -39,6 +39,6 @@ class Family(Protocol):
         ...
 
 
-def as_they_are(made: Tensor) -> Tensor:
+def as_they_are(images: Tensor) -> Tensor:
     """Samples that are network inputs already."""
-    return made
+    return images

@@ -31,8 +31,8 @@ class PixelCells:
         statistics = summarise(pixels.flatten(1), client.shard.own_labels, self.config, client.seed)
         return _with_counts(statistics, self.kit.task.classes)
 
-    def part(self, sent: Tensors, counts: Tensor) -> Cells:
-        return Cells(sent, images_of(self.kit.task).shape, limits=(-1.0, 1.0))
+    def part(self, tensors: Tensors, counts: Tensor) -> Cells:
+        return Cells(tensors, images_of(self.kit.task).shape, limits=(-1.0, 1.0))
 
     def to_inputs(self) -> Callable[[Tensor], Tensor]:
         return images_of(self.kit.task).from_signed
@@ -58,8 +58,8 @@ class FeatureCells:
         statistics = summarise(features, client.shard.own_labels, self.config, client.seed)
         return _with_counts(statistics, self.kit.task.classes)
 
-    def part(self, sent: Tensors, counts: Tensor) -> Cells:
-        return Cells(sent, tuple(sent["mean"].shape[1:]))
+    def part(self, tensors: Tensors, counts: Tensor) -> Cells:
+        return Cells(tensors, tuple(tensors["mean"].shape[1:]))
 
     def to_inputs(self) -> Callable[[Tensor], Tensor]:
         return as_they_are
