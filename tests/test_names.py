@@ -39,7 +39,20 @@ VALUES = {
         "padded",
     ),
     *("planned", "ragged", "received", "released", "shared", "started", "stored", "unlabelled", "held_out", "left_out"),
-    *("evaluated", "kept", "loaded", "mapped", "served", "changed", "found", "chosen", "owned", "needed", "replaced"),
+    *(
+        "evaluated",
+        "kept",
+        "loaded",
+        "mapped",
+        "served",
+        "changed",
+        "found",
+        "chosen",
+        "owned",
+        "needed",
+        "replaced",
+        "augmented",
+    ),
 }
 """Adjectives that stand for a value where its class or function says of what: `expected` bytes, `hidden` units, clients
 `done`, what a client `received`."""
@@ -47,7 +60,7 @@ VALUES = {
 SPOKEN = {"begun", "felt", "gone", "heard", "lain", "meant", "met", "said", "spoken", "taken", "taught", "told"}
 """Participles that no local variable is either; others are: `scaled = scale * x`."""
 
-EVENTS = ("started", "finished", "failed", "replaced")
+EVENTS = ("started", "finished", "failed", "replaced", "augmented")
 """Events that observers hear of, as methods of theirs."""
 
 

@@ -190,11 +190,11 @@ class BatchCache(Generic[BatchT]):
         return batch
 
 
-def distil_here(job: Distillation, told: Callable[[int], None] = ignore) -> dict[str, Tensor]:
+def distil_here(job: Distillation, report: Callable[[int], None] = ignore) -> dict[str, Tensor]:
     """Perform a job as a plain loop in this process.
 
     Args:
-        told: hears the number of steps done, after each of them.
+        report: hears the number of steps done, after each of them.
 
     Returns:
         The student's state dict after the last step, on the CPU.
@@ -202,7 +202,7 @@ def distil_here(job: Distillation, told: Callable[[int], None] = ignore) -> dict
     learner, kept = Learner(job, copy_of(job.student)), BatchCache[LabelledBatch](job)
     for step in range(job.steps):
         learner.step(kept.at(step, lambda index: labelled_batch(job, index)))
-        told(learner.done)
+        report(learner.done)
     return snapshot(learner.student)
 
 

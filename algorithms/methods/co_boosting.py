@@ -108,15 +108,15 @@ class CoBoosting(OneShot[CoBoostingState]):
             momentum=config.student_momentum,
             weight_decay=config.student_weight_decay,
         )
-        told = self.kit.progress("distillation", self.server_steps()).count_step
+        report = self.kit.progress("distillation", self.server_steps()).count_step
         for epoch in range(config.epochs):
             judge = self.image_loss(ensemble, ensemble.norm_gap(), weights, student.eval())
-            fresh = synthesise_batch(config, self.kit, seed, epoch, judge, clip=CLIP, told=told)
+            fresh = synthesise_batch(config, self.kit, seed, epoch, judge, clip=CLIP, report=report)
             if epoch:
-                weights = self.boost_weights(weights, ensemble, pool, seed, epoch, told)
+                weights = self.boost_weights(weights, ensemble, pool, seed, epoch, report)
             pool.add(*fresh)
             optimiser.param_groups[0]["lr"] = config.student_lr * cosine(epoch, config.epochs)
-            loss = self.train_epoch(student, optimiser, ensemble, weights, pool, seed, epoch, told)
+            loss = self.train_epoch(student, optimiser, ensemble, weights, pool, seed, epoch, report)
         shares = normalise(weights)
         self.kit.show("boosted ensemble", WeightedLogits(ensemble, shares))
         spread = {"least_weight": float(shares.min()), "largest_weight": float(shares.max())}
@@ -151,9 +151,9 @@ class CoBoosting(OneShot[CoBoostingState]):
         pool: Pool,
         seed: Seed,
         epoch: int,
-        told: Callable[[], None] = ignore,
+        report: Callable[[], None] = ignore,
     ) -> Tensor:
-        """Boost the ensemble: its weights (K,) after one epoch's signed steps, each of which is told."""
+        """Boost the ensemble: its weights (K,) after one epoch's signed steps, each of which is reported."""
         config, size = self.config, self.config.weight_step * self.config.weight_decay**epoch
         draws = seed.torch("ensemble", epoch)
         for _ in range(config.weight_passes):
@@ -161,7 +161,7 @@ class CoBoosting(OneShot[CoBoostingState]):
                 with torch.no_grad():
                     logits = ensemble.logits(as_inputs(images_of(self.kit.task), images, draws))
                 weights = signed_step(weights, logits, labels, size)
-                told()
+                report()
         return weights
 
     def train_epoch(
@@ -173,9 +173,9 @@ class CoBoosting(OneShot[CoBoostingState]):
         pool: Pool,
         seed: Seed,
         epoch: int,
-        told: Callable[[], None] = ignore,
+        report: Callable[[], None] = ignore,
     ) -> float:
-        """Train the student for one pass over the moved images, in place; the mean loss of its steps, each told."""
+        """Train the student for one pass over the moved images, in place; the mean loss of its steps, each reported."""
         draws, tau, losses = seed.torch("pass", epoch), self.config.temperature, []
         teacher = WeightedLogits(ensemble, normalise(weights))
         student.train()
@@ -189,7 +189,7 @@ class CoBoosting(OneShot[CoBoostingState]):
             nn.utils.clip_grad_norm_(student.parameters(), CLIP)
             optimiser.step()
             losses.append(float(loss.detach()))
-            told()
+            report()
         return sum(losses) / len(losses)
 
     def move_images(self, images: Tensor, teacher: WeightedLogits, draws: torch.Generator) -> Tensor:

@@ -67,9 +67,9 @@ class Dense(OneShot[DenseState]):
         progress = self.kit.progress("distillation", self.server_steps())
         for epoch in range(config.epochs):
             judge = self.image_loss(ensemble, ensemble.norm_gap(), student.eval())
-            told = progress.count_step
-            pool.add(*synthesise_batch(config, self.kit, seed, epoch, judge, augmented=True, told=told))
-            loss = self.train_epoch(student, optimiser, ensemble, pool, seed, epoch, told)
+            report = progress.count_step
+            pool.add(*synthesise_batch(config, self.kit, seed, epoch, judge, augmented=True, report=report))
+            loss = self.train_epoch(student, optimiser, ensemble, pool, seed, epoch, report)
         return {"distillation_loss": loss, "pool": len(pool)}
 
     def image_loss(self, ensemble: Ensemble, gap: NormGap, student: nn.Module) -> ImageLoss:
@@ -96,9 +96,9 @@ class Dense(OneShot[DenseState]):
         pool: Pool,
         seed: Seed,
         epoch: int,
-        told: Callable[[], None] = ignore,
+        report: Callable[[], None] = ignore,
     ) -> float:
-        """Train the student for one pass over the pool, in place; the mean loss of its steps, each of which is told."""
+        """Train the student for one pass over the pool, in place; the mean loss of its steps, each reported."""
         draws, tau, losses = seed.torch("pass", epoch), self.config.temperature, []
         student.train()
         for images, _ in pool.batches(self.config.student_batch, draws):
@@ -110,7 +110,7 @@ class Dense(OneShot[DenseState]):
             loss.backward()
             optimiser.step()
             losses.append(float(loss.detach()))
-            told()
+            report()
         return sum(losses) / len(losses)
 
 

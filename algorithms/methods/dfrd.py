@@ -136,17 +136,17 @@ class DFRD(Averaging[DFRDState]):
         """Run the server's phase: train the generator, then the student; the new state and its last losses."""
         student = load_network(self.kit, state.net, state.model)
         generator = self._generator(state.generator)
-        told = self.train_generator(generator, student, teacher, seed.at(phase="generator"))
+        metrics = self.train_generator(generator, student, teacher, seed.at(phase="generator"))
         fresh = snapshot(generator)
         average = moving_average(state.average, fresh, self.config.keep)
-        told |= self.train_student(student, [generator, self._generator(average)], teacher, seed.at(phase="student"))
-        return replace(state, model=snapshot(student), generator=fresh, average=average), told
+        metrics |= self.train_student(student, [generator, self._generator(average)], teacher, seed.at(phase="student"))
+        return replace(state, model=snapshot(student), generator=fresh, average=average), metrics
 
     def train_generator(
         self, generator: MergedGenerator, student: nn.Module, teacher: ByClass, seed: Seed
     ) -> dict[str, float]:
         """Train the generator in place; its last losses."""
-        config, told = self.config, {}
+        config, metrics = self.config, {}
         optimiser = torch.optim.Adam(generator.parameters(), lr=config.generator_lr, betas=BETAS)
         generator.train()
         student.eval()
@@ -163,15 +163,15 @@ class DFRD(Averaging[DFRDState]):
             optimiser.zero_grad(set_to_none=True)
             torch.stack(list(parts.values())).sum().backward(inputs=list(generator.parameters()))
             optimiser.step()
-            told = {name: float(value.detach()) for name, value in parts.items()}
+            metrics = {name: float(value.detach()) for name, value in parts.items()}
             progress.count_step()
-        return told
+        return metrics
 
     def train_student(
         self, student: nn.Module, generators: Sequence[MergedGenerator], teacher: ByClass, seed: Seed
     ) -> dict[str, float]:
         """Train the student in place on the images of the generator and of its moving average; its last loss."""
-        config, told = self.config, {}
+        config, metrics = self.config, {}
         optimiser = torch.optim.SGD(student.parameters(), lr=config.student_lr)
         student.train()
         if config.freeze_norm:
@@ -189,9 +189,9 @@ class DFRD(Averaging[DFRDState]):
             optimiser.zero_grad(set_to_none=True)
             torch.stack(losses).sum().backward()
             optimiser.step()
-            told = {"distillation_loss": float(torch.stack(losses).sum().detach())}
+            metrics = {"distillation_loss": float(torch.stack(losses).sum().detach())}
             progress.count_step()
-        return told
+        return metrics
 
     def _labels(self, teacher: ByClass, steps: int, seed: Seed) -> Sequence[Tensor]:
         """The labels asked in each of some steps, together as frequent as the clients' examples."""

@@ -189,9 +189,9 @@ class FedDF(Ensembling[FedDFState]):
                 teacher = ensemble.logits(images).mean(1)
             return self.config.label * F.cross_entropy(teacher, labels) + self.config.norm * gap.value()
 
-        told = self.kit.progress("synthesis", self.config.batches * self.config.generator_steps).count_step
+        report = self.kit.progress("synthesis", self.config.batches * self.config.generator_steps).count_step
         for index in range(self.config.batches):
-            pool.add(*synthesise_batch(self.config, self.kit, seed, index, loss, augmented=True, told=told))
+            pool.add(*synthesise_batch(self.config, self.kit, seed, index, loss, augmented=True, report=report))
         return as_inputs(images_of(self.kit.task), pool.images, None).cpu()
 
     def weights(self, members: Sequence[Expert]) -> Tensor:

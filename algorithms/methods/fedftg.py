@@ -135,14 +135,14 @@ class FedFTG(Averaging[FedFTGState]):
         shares = shares_by_class(counts).to(device)
         number = config.server_steps * config.batch
         asked = labels_like(torch.stack(list(counts)).sum(0), number, seed.torch("labels")).to(device)
-        told: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         progress = self.kit.progress("fine-tuning", config.server_steps)
         for step, labels in enumerate(asked.split(config.batch)):
             z = torch.randn(config.batch, config.latent, generator=seed.torch("noise", step)).to(device)
             batch = _Batch(z, labels, shares[:, labels].T)
-            told = {"generator_loss": contest.seek(batch), "student_loss": contest.learn(batch)}
+            metrics = {"generator_loss": contest.seek(batch), "student_loss": contest.learn(batch)}
             progress.count_step()
-        return replace(state, model=snapshot(student), generator=snapshot(generator)), told
+        return replace(state, model=snapshot(student), generator=snapshot(generator)), metrics
 
     @client_side
     def train(self, client: Client) -> Reply:

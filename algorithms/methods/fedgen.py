@@ -147,10 +147,10 @@ class FedGen(Ensembling[FedGenState]):
             return state, {}
         common = head.result(otherwise=only(state.model, HEAD))
         models = {net: {**mean.result(otherwise=state.models[net]), **common} for net, mean in bodies.items()}
-        generator, told = self.train_generator(state, Heads(heads, self.kit.device), counts, plan)
+        generator, metrics = self.train_generator(state, Heads(heads, self.kit.device), counts, plan)
         available = state.available | (torch.stack(counts).sum(0) > 0)
         model = models.pop(state.net)
-        return replace(state, model=model, others=models, generator=generator, available=available), told
+        return replace(state, model=model, others=models, generator=generator, available=available), metrics
 
     def train_generator(
         self, state: FedGenState, heads: Heads, counts: Sequence[Tensor], plan: Plan
@@ -164,11 +164,11 @@ class FedGen(Ensembling[FedGenState]):
             weight_decay=config.generator_weight_decay,
         )
         shares = shares_by_class(counts).to(device)
-        met = torch.stack(list(counts)).sum(0).nonzero()[:, 0]
-        told: dict[str, float] = {}
+        classes = torch.stack(list(counts)).sum(0).nonzero()[:, 0]
+        metrics: dict[str, float] = {}
         progress = self.kit.progress("generator", config.generator_steps)
         for _ in range(config.generator_steps):
-            labels = met[torch.randint(len(met), (config.generator_batch,), generator=draws)].to(device)
+            labels = classes[torch.randint(len(classes), (config.generator_batch,), generator=draws)].to(device)
             noise = self._noise(len(labels), draws)
             features = generator(noise, labels)
             fidelity = config.fidelity * heads.cross_entropy(features, labels, shares)
@@ -176,9 +176,9 @@ class FedGen(Ensembling[FedGenState]):
             optimiser.zero_grad(set_to_none=True)
             (fidelity + diversity).backward()
             optimiser.step()
-            told = {"fidelity": float(fidelity.detach()), "diversity": float(diversity.detach())}
+            metrics = {"fidelity": float(fidelity.detach()), "diversity": float(diversity.detach())}
             progress.count_step()
-        return snapshot(generator), told
+        return snapshot(generator), metrics
 
     def _messages(self, state: FedGenState, nets: dict[int, str]) -> dict[int, Payload]:
         extra: dict[str, dict[str, Any]] = {}

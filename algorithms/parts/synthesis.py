@@ -48,7 +48,7 @@ def synthesise_batch(
     *,
     augmented: bool = False,
     clip: float | None = None,
-    told: Callable[[], None] = ignore,
+    report: Callable[[], None] = ignore,
 ) -> tuple[Tensor, Tensor]:
     """One batch of images: those of the step with the smallest loss of a new generator, trained with its noise.
 
@@ -57,7 +57,7 @@ def synthesise_batch(
         loss: its networks must be frozen or their gradients unused.
         augmented: it sees the images as training images are shown, and not as they are.
         clip: largest 2-norm of the generator's gradient, or None.
-        told: hears of every step of the generator.
+        report: hears of every step of the generator.
 
     Returns:
         images float32 (B, C, H, W) in [0, 1], before any augmentation, and the labels asked, int64 (B,).
@@ -81,7 +81,7 @@ def synthesise_batch(
         if clip is not None:
             nn.utils.clip_grad_norm_(generator.parameters(), clip)
         optimiser.step()
-        told()
+        report()
     return best, labels
 
 

@@ -63,14 +63,14 @@ class _Teller:
 
     def __init__(self, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
         self._tell, self._rounds, self._unit, self._score = tell, 0, "", ""
-        self._clock, self._told = clock, clock()
+        self._clock, self._last = clock, clock()
 
     def started(self, start: RunStart) -> None:
         self._rounds, self._unit = start.rounds, start.headline.unit
 
-    def step(self, round: int, step: str, done: int, asked: int) -> None:
-        if self._clock() - self._told >= self.SECONDS:
-            self._say(f"{round + 1}/{self._rounds}{self._score} {step} {done}/{asked}")
+    def step(self, round: int, step: str, done: int, total: int) -> None:
+        if self._clock() - self._last >= self.SECONDS:
+            self._say(f"{round + 1}/{self._rounds}{self._score} {step} {done}/{total}")
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == GLOBAL:
@@ -81,7 +81,7 @@ class _Teller:
 
     def _say(self, text: str) -> None:
         self._tell(text)
-        self._told = self._clock()
+        self._last = self._clock()
 
     def finished(self, result: Result) -> None: ...
 
@@ -113,5 +113,5 @@ def carry(
             processors={processor(): ["driver"]},
         )
         simulate(run, RecallingRunner(federation.setup, federation.shards, loop), [_Teller(tell), *watchers])
-        (folder / TRAINING).write_text(json.dumps({"done": loop.done, "spared": loop.spared}))
+        (folder / TRAINING).write_text(json.dumps({"done": loop.train_seconds, "spared": loop.saved_seconds}))
         return Files.of(folder)

@@ -23,7 +23,7 @@ class ComparisonTerminal:
 
     def __init__(self, screen: Console | Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self.screen, self._clock = screen if isinstance(screen, Screen) else Screen(screen, clock), clock
-        self._begun = clock()
+        self._start = clock()
         self._all = self._missing = self._done = 0
 
     def __enter__(self) -> ComparisonTerminal:
@@ -34,7 +34,7 @@ class ComparisonTerminal:
         self.screen.stop()
 
     def started(self, comparison: Comparison, folder: Path, missing: int, facts: Sequence[str]) -> None:
-        self._begun, self._all, self._missing = self._clock(), len(comparison.cells), missing
+        self._start, self._all, self._missing = self._clock(), len(comparison.cells), missing
         for fact in facts:
             self.screen.print(fact)
         self.screen.print(f"folder: {folder}")
@@ -46,13 +46,13 @@ class ComparisonTerminal:
         under_way = " · ".join(f"{name} {text}" for name, text in lines.items())
         parts = (under_way, f"{self._done} of {self._missing} done", self._time_left())
         line = " · ".join(part for part in parts if part)
-        self.screen.say(line, plain=f"{duration(self._clock() - self._begun):>8}  {line}")
+        self.screen.say(line, plain=f"{duration(self._clock() - self._start):>8}  {line}")
 
     def finished(self, finished: CellResult) -> None:
         if finished.earlier:
             return
         self._done += 1
-        spent = duration(self._clock() - self._begun)
+        spent = duration(self._clock() - self._start)
         if finished.run is None:
             self.screen.print(f"{spent:>8}  {finished.cell.name:<28}  failed: {finished.error}")
             return
@@ -67,7 +67,7 @@ class ComparisonTerminal:
         """From the runs that are done, which may be quicker than those to come."""
         if not self._done:
             return ""
-        return f"about {duration((self._clock() - self._begun) / self._done * (self._missing - self._done))} left"
+        return f"about {duration((self._clock() - self._start) / self._done * (self._missing - self._done))} left"
 
 
 class ComparisonSilence:

@@ -33,7 +33,7 @@ class Screen:
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.console, self._clock = console, clock
-        self._printed = self._said = clock()
+        self._last_print = self._last_line = clock()
         self.line = ""
         self._moves = console.is_terminal and not os.environ.get("CI")
         self._spinner = Spinner("dots" if console.encoding.startswith("utf") else "line")
@@ -48,12 +48,12 @@ class Screen:
     def print(self, text: str) -> None:
         """A line that stays."""
         self._write_plainly(text)
-        self._printed = self._said
+        self._last_print = self._last_line
 
     def say(self, text: str, plain: str = "") -> None:
         """Write the moving line; where there is none, and there was silence, a line that stays (`plain`, if given)."""
         if not self._moves:
-            if self._clock() - self._said >= max(self.SILENCE, self.PATIENCE * (self._clock() - self._printed)):
+            if self._clock() - self._last_line >= max(self.SILENCE, self.PATIENCE * (self._clock() - self._last_print)):
                 self._write_plainly(plain or text)
             return
         self.line = text
@@ -72,7 +72,7 @@ class Screen:
 
     def _write_plainly(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self._said = self._clock()
+        self._last_line = self._clock()
 
     def stop(self) -> None:
         """End the moving line; the next word of `say` begins another."""
@@ -100,14 +100,14 @@ class NotebookScreen(Screen):
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(console, clock)
-        self._changed = -self.SECONDS
+        self._last_change = -self.SECONDS
         self._handle: Any = None
 
     def say(self, text: str, plain: str = "") -> None:
         """Write the moving line, unless it was changed a moment ago."""
-        if self._clock() - self._changed < self.SECONDS:
+        if self._clock() - self._last_change < self.SECONDS:
             return
-        self.line, self._changed = text, self._clock()
+        self.line, self._last_change = text, self._clock()
         self._show(text)
 
     def stop(self) -> None:

@@ -47,7 +47,7 @@ class Terminal:
     def __init__(self, screen: Console | Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self.screen, self._clock = screen if isinstance(screen, Screen) else Screen(screen, clock), clock
         self._start: RunStart | None = None
-        self._shown = ""
+        self._score = ""
         self._pace = Pace(0, clock)
 
     def __enter__(self) -> Terminal:
@@ -70,14 +70,14 @@ class Terminal:
             self.screen.print(f"log of Ray: {start.log}")
         self.screen.say("waiting for the first client")
 
-    def step(self, round: int, step: str, done: int, asked: int) -> None:
-        self._pace.step(step, done, asked)
-        line = self._line(round, step, done, asked)
+    def step(self, round: int, step: str, done: int, total: int) -> None:
+        self._pace.step(step, done, total)
+        line = self._line(round, step, done, total)
         self.screen.say(line, plain=f"{duration(self._pace.seconds_elapsed()):>8}  {line}")
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == GLOBAL:
-            self._shown = self._headline_of(record.evaluation)
+            self._score = self._headline_of(record.evaluation)
         self.screen.print(
             f"{duration(self._pace.seconds_elapsed()):>8}  round {self._of(record.round)}  {record.stage:<10}"
             f"  {self._figures(record.evaluation)}"
@@ -121,10 +121,10 @@ class Terminal:
         rounds = str(self._pace.rounds)
         return f"{round + 1:>{len(rounds)}}/{rounds}"
 
-    def _line(self, round: int, step: str, done: int, asked: int) -> str:
-        parts = [f"round {self._of(round)}", f"{step} {done}/{asked}"]
-        if self._shown:
-            parts.append(self._shown)
+    def _line(self, round: int, step: str, done: int, total: int) -> str:
+        parts = [f"round {self._of(round)}", f"{step} {done}/{total}"]
+        if self._score:
+            parts.append(self._score)
         left = self._pace.seconds_left()
         if left is not None:
             parts.append(f"about {duration(left)} left")
@@ -138,15 +138,15 @@ class Pace:
         """`done` of the rounds were complete before."""
         self.rounds, self._done = rounds, done
         self._clock = clock
-        self._begun = self._mark = clock()
+        self._start_time = self._mark = clock()
         self._lengths: list[float] = []
         self._step: tuple[str, int, int] = ("", 0, 0)
-        self._step_begun, self._first = self._begun, 0
+        self._step_start, self._first = self._start_time, 0
 
     def step(self, name: str, done: int, total: int) -> None:
         """`done` of `total` parts of a phase are through. Its pace is taken from the last time that none was new."""
         if name != self._step[0] or done <= self._first:
-            self._step_begun, self._first = self._clock(), done
+            self._step_start, self._first = self._clock(), done
         self._step = (name, done, total)
 
     def round(self) -> None:
@@ -157,7 +157,7 @@ class Pace:
 
     def seconds_elapsed(self) -> float:
         """Seconds since the start."""
-        return self._clock() - self._begun
+        return self._clock() - self._start_time
 
     def seconds_left(self) -> float | None:
         """Seconds; None before the first round is over.
@@ -174,7 +174,7 @@ class Pace:
     def _phase_left(self) -> float:
         _, done, total = self._step
         new = done - self._first
-        return (self._clock() - self._step_begun) / new * (total - done) if new else 0.0
+        return (self._clock() - self._step_start) / new * (total - done) if new else 0.0
 
 
 def fault_lines(faults: Sequence[FaultEntry]) -> list[str]:

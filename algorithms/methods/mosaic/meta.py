@@ -101,14 +101,14 @@ class Examples:
 
 
 def train_meta(
-    examples: Examples, config: MetaConfig, released: Collection[str], seed: Seed, told: Callable[[], None]
+    examples: Examples, config: MetaConfig, released: Collection[str], seed: Seed, report: Callable[[], None]
 ) -> MetaModel:
     """A meta model trained by cross-entropy, as the moving average of its parameters, in eval mode without gradients.
 
     Args:
         examples: on the device where it is to be trained.
         released: rules of the released code that apply: `sum_pooling`, `plain_average`, `unbalanced`.
-        told: hears of every step.
+        report: hears of every step.
     """
     _, experts, classes = examples.logits.shape
     draws = seed.torch("meta batches")
@@ -124,7 +124,7 @@ def train_meta(
             F.cross_entropy(model(examples.logits[picks]), examples.labels[picks]).backward()
             optimiser.step()
             average.update()
-            told()
+            report()
     return cast(MetaModel, average.network())
 
 

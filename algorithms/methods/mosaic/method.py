@@ -181,8 +181,8 @@ class Mosaic(Method[MosaicState]):
 
         def takes_prototypes(self, round: int) -> bool:
             """Whether clients send them in this round of the warm-up."""
-            taken = self.prototype_rounds if "stale_prototypes" in self.released_rules else 1
-            return self.uses_prototypes and self.warmup - taken <= round < self.warmup
+            rounds = self.prototype_rounds if "stale_prototypes" in self.released_rules else 1
+            return self.uses_prototypes and self.warmup - rounds <= round < self.warmup
 
     config: Config
 
