@@ -128,17 +128,17 @@ def _table(runs: Runs) -> Element:
     )
 
 
-def _row(name: str, run: StoredRun, shown: Sequence[Figure], best: float | None, says_worst: bool) -> Element:
+def _row(name: str, run: StoredRun, figures: Sequence[Figure], best: float | None, says_worst: bool) -> Element:
     result = run.result
     worst = [element("td", value) for _, value, _ in _worst_client(run)] or [element("td", "-")]
-    figures = [element("td", figure_text(result["figures"].get(figure.name), figure.unit)) for figure in shown]
+    values = [element("td", figure_text(result["figures"].get(figure.name), figure.unit)) for figure in figures]
     if run.score == best:
-        figures[0].set("class", "best")
+        values[0].set("class", "best")
     cells = [
         element("td", str(result["preset"])),
         element("td", str(result["seed"])),
         element("td", f"{result['rounds']:,}"),
-        *figures,
+        *values,
         *(worst if says_worst else ()),
         element("td", size(result["bytes_up"])),
         element("td", size(result["bytes_down"])),
