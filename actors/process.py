@@ -36,7 +36,7 @@ def keep_freed_memory() -> None:
         mallopt(_MMAP_THRESHOLD, _LARGEST_IN_HEAP)
 
 
-def set_kernels(asked: bits.Bits = "native") -> None:
+def set_kernels(level: bits.Bits = "native") -> None:
     """Have torch compute here as the process was started to, natively or portably.
 
     torch gives convolutions and recurrences to oneDNN or NNPACK, which size their blocks, and so their sums, by the
@@ -45,7 +45,7 @@ def set_kernels(asked: bits.Bits = "native") -> None:
     Raises:
         bits.BitsError: portable bits are asked, and this process or machine cannot compute them.
     """
-    bits.require(asked)
+    bits.require(level)
     if os.environ.get(bits.MARK) == bits.PORTABLE[bits.MARK]:
         import torch  # late, because processes that compute nothing import this file
 

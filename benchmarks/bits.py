@@ -57,12 +57,12 @@ def _step_time(name: str, shape: tuple[int, ...]) -> float:
     optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
     times = []
     for _ in range(TRIES + 1):  # the first one finds caches cold
-        begun = time.process_time()
+        start = time.process_time()
         for _ in range(STEPS):
             optimiser.zero_grad()
             cross_entropy(net(inputs), targets).backward()
             optimiser.step()
-        times.append((time.process_time() - begun) / STEPS)
+        times.append((time.process_time() - start) / STEPS)
     return 1000 * min(times[1:])
 
 

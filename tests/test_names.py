@@ -60,7 +60,7 @@ VALUES = {
 SPOKEN = {"begun", "felt", "gone", "heard", "lain", "meant", "met", "said", "spoken", "taken", "taught", "told"}
 """Participles that no local variable is either; others are: `scaled = scale * x`."""
 
-EVENTS = ("started", "finished", "failed", "replaced", "augmented")
+EVENTS = ("started", "finished", "failed", "replaced", "augmented", "handed", "tested")
 """Events that observers hear of, as methods of theirs."""
 
 

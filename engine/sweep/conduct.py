@@ -87,7 +87,7 @@ class _Judge:
 
     def started(self, start: RunStart) -> None: ...
 
-    def step(self, round: int, step: str, done: int, asked: int) -> None: ...
+    def step(self, round: int, step: str, done: int, total: int) -> None: ...
 
     def stage(self, record: StageRecord) -> None:
         if record.stage == VALIDATION:
@@ -179,14 +179,14 @@ def conduct(sweep: Sweep, folder: Path, watcher: SweepWatcher) -> list[SettingRe
     with replacing(folder / SPEC) as temporary:
         temporary.write_text(f"# {sweep.source}\n{dump(sweep.tree)}", encoding="utf-8")
     missing = [one for one in sweep.settings if not _is_over(one, known[one.name])]
-    heard = _Ear(sweep, folder, figure, watcher, known)
+    ear = _Ear(sweep, folder, figure, watcher, known)
     if missing:
-        _perform(sweep, folder, datasets, memory, figure, known, heard, len(missing))
+        _perform(sweep, folder, datasets, memory, figure, known, ear, len(missing))
     else:
-        heard.start(0, [])
+        ear.start(0, [])
         for setting in sweep.settings:
-            heard.finished(setting.name)
-    results = [heard.results[setting.name] for setting in sweep.settings]
+            ear.finished(setting.name)
+    results = [ear.results[setting.name] for setting in sweep.settings]
     if not any(one.error for one in results):
         shutil.rmtree(folder / SHARED, ignore_errors=True)
     return results

@@ -18,16 +18,16 @@ FILES = ("table.md", "table.csv", "best.yaml", "sweep.yaml")
 
 
 def follow(
-    reached: TrackingStore, sweep: Sweep, finished: Sequence[SettingResult], rows: Sequence[Row], folder: Path
+    store: TrackingStore, sweep: Sweep, finished: Sequence[SettingResult], rows: Sequence[Row], folder: Path
 ) -> None:
     """Tell a store of a sweep that is done. A view: what it raises ends no sweep."""
-    client = reached.client
+    client = store.client
     try:
         tags = {"sweep": sweep.source, "search": sweep.section.search, "folder": str(folder.absolute())}
-        parent = client.create_run(reached.experiment, tags=tags, run_name=folder.absolute().name).info.run_id
+        parent = client.create_run(store.experiment, tags=tags, run_name=folder.absolute().name).info.run_id
         for one in finished:
             for run in one.runs:
-                retell(run, MlflowWatcher(reached, parent=parent))
+                retell(run, MlflowWatcher(store, parent=parent))
         for row in sorted(rows, key=lambda row: row.number):
             if row.score.values:
                 client.log_metric(parent, f"validation/{row.figure.name}", row.score.mean, step=row.number)
@@ -36,4 +36,4 @@ def follow(
                 client.log_artifact(parent, str(path))
         client.set_terminated(parent, "FAILED" if any(row.state == "failed" for row in rows) else "FINISHED")
     except Exception as error:  # whatever a store raises
-        _LOG.warning("Stopped logging to MLflow at %s: %s; the sweep's folder is whole", reached.uri, error)
+        _LOG.warning("Stopped logging to MLflow at %s: %s; the sweep's folder is whole", store.uri, error)

@@ -25,7 +25,7 @@ class SweepTerminal:
 
     def __init__(self, screen: Console | Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self.screen, self._clock = screen if isinstance(screen, Screen) else Screen(screen), clock
-        self._begun = clock()
+        self._start = clock()
         self._lines: dict[str, str] = {}
 
     def __enter__(self) -> SweepTerminal:
@@ -36,7 +36,7 @@ class SweepTerminal:
         self.screen.stop()
 
     def started(self, sweep: Sweep, folder: Path, missing: int, facts: Sequence[str]) -> None:
-        self._begun = self._clock()
+        self._start = self._clock()
         for fact in facts:
             self.screen.print(fact)
         self.screen.print(f"folder: {folder}")
@@ -54,7 +54,7 @@ class SweepTerminal:
             return
         values = ", ".join(f"{key} {one_line(value)}" for key, value in finished.setting.values.items())
         line = (
-            f"{duration(self._clock() - self._begun):>8}  setting {finished.setting.name}  {_words(finished, figure)}"
+            f"{duration(self._clock() - self._start):>8}  setting {finished.setting.name}  {_words(finished, figure)}"
         )
         self.screen.print(f"{line}  {values}")
 
