@@ -52,6 +52,9 @@ VALUES = {
         "needed",
         "replaced",
         "augmented",
+        "handed",
+        "tested",
+        "given",
     ),
 }
 """Adjectives that stand for a value where its class or function says of what: `expected` bytes, `hidden` units, clients
@@ -60,7 +63,7 @@ VALUES = {
 SPOKEN = {"begun", "felt", "gone", "heard", "lain", "meant", "met", "said", "spoken", "taken", "taught", "told"}
 """Participles that no local variable is either; others are: `scaled = scale * x`."""
 
-EVENTS = ("started", "finished", "failed", "replaced", "augmented", "handed", "tested")
+EVENTS = ("started", "finished", "failed", "replaced")
 """Events that observers hear of, as methods of theirs."""
 
 

@@ -179,9 +179,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 class MlflowWatcher:
     """Tells MLflow of a run; to be told after the report is written, so that it is among the files kept."""
 
-    def __init__(
-        self, store: TrackingStore, parent: str | None = None, note: Callable[[str], object] = ignore
-    ) -> None:
+    def __init__(self, store: TrackingStore, parent: str | None = None, note: Callable[[str], object] = ignore) -> None:
         """`parent` is the run under which this one is shown; `note` hears where the store fails, and what it lacks."""
         self.uri = store.uri
         self.run_id: str | None = None
