@@ -277,7 +277,7 @@ def test_mlflow_keeps_hostile_names_as_text_in_its_own_folder(tmp_path):
     assert kept.data.tags["preset"] == evil
     assert evil in kept.data.params.values()
     assert watcher._client.list_artifacts(kept.info.run_id)[0].path == "label_map.png"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlartifacts", "mlflow.db", "run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlartifacts", "mlflow.db", "run"]
 
 
 # --- A run's folder that somebody else made ---------------------------------------------------------------------------
