@@ -25,6 +25,7 @@ WITH_RAY = {
     "algorithms/test_mosaic_on_ray.py",
     "clusters/test_leaving_nothing.py",
     "clusters/test_session.py",
+    "engine/test_bits_on_ray.py",
     "engine/test_full_store.py",
     "engine/test_lost_node.py",
     "engine/test_resume_on_ray.py",
