@@ -1,7 +1,5 @@
 """A cluster of unlike nodes: portable runs have the digests of any machine, native ones say that the nodes differ."""
 
-# ruff: noqa: E402 (where Ray is not installed the file is skipped before it imports what needs Ray)
-
 import json
 
 import pytest
