@@ -155,12 +155,14 @@ class Method(Generic[StateT]):
         paper: citation, with the arXiv number where there is one.
         State: frozen dataclass of what the server carries between rounds; see `algorithms.core.records`.
         Config: frozen dataclass of the method's settings; see `algorithms.core.settings`.
+        task_traits: properties that a task must have; where settings decide it, see `requires`.
         budgets: of a method that does much on the server, settings by a budget's name; none where the defaults are it.
         personal: clients have predictors of their own and the server has none: the method gives `own_message` and
             `own_predictor` in the place of `predictor`, and is evaluated through the step `evaluate_own`.
     """
 
     paper: ClassVar[str]
+    task_traits: ClassVar[frozenset[Trait]] = frozenset()
     personal: ClassVar[bool] = False
     State: ClassVar[type]
     Config: ClassVar[type[settings.Config]] = settings.Config
@@ -172,8 +174,8 @@ class Method(Generic[StateT]):
 
     @classmethod
     def requires(cls, config: Any) -> frozenset[Trait]:
-        """Properties that a task must have for the method to serve it; `needs` is asked about no other."""
-        return frozenset()
+        """Properties that a task must have for a method of these settings; `needs` is asked about no other task."""
+        return cls.task_traits
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:

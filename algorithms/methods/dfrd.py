@@ -17,7 +17,7 @@ from algorithms.core.payload import Payload, Tensors
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import combine, snapshot
-from algorithms.core.task import Task, Trait
+from algorithms.core.task import Task
 from algorithms.core.training import Work
 from algorithms.nets.server_generators import Merge, MergedGenerator
 from algorithms.parts.averaging import BEFORE_DISTILLATION, Averaging, GlobalModel
@@ -72,6 +72,7 @@ class DFRD(Averaging[DFRDState]):
     """
 
     paper = "Luo et al. 2023, arXiv 2309.13546"
+    task_traits = frozenset({"classes", "images"})
     State = DFRDState
 
     @dataclass(frozen=True, kw_only=True)
@@ -95,10 +96,6 @@ class DFRD(Averaging[DFRDState]):
     config: Config
 
     budgets = {"laptop": {"generator_steps": 5, "student_steps": 5, "generator_width": 16, "student_lr": 1e-3}}
-
-    @classmethod
-    def requires(cls, config: Any) -> frozenset[Trait]:
-        return frozenset({"classes", "images"})
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:

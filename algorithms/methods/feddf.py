@@ -17,7 +17,7 @@ from algorithms.core.needs import Needs, PlannedDistillation, PublicData
 from algorithms.core.scoring import score
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
-from algorithms.core.task import Task, Trait
+from algorithms.core.task import Task
 from algorithms.core.training import Work
 from algorithms.parts.bank import Bank, Expert
 from algorithms.parts.ensembles import (
@@ -71,6 +71,7 @@ class FedDF(Ensembling[FedDFState]):
     """
 
     paper = "Lin et al. 2020, arXiv 2006.07242"
+    task_traits = frozenset({"classes", "images"})
     State = FedDFState
 
     @dataclass(frozen=True, kw_only=True)
@@ -108,10 +109,6 @@ class FedDF(Ensembling[FedDFState]):
             "steps": 20,
         }
     }
-
-    @classmethod
-    def requires(cls, config: Any) -> frozenset[Trait]:
-        return frozenset({"classes", "images"})
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:

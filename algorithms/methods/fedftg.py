@@ -17,7 +17,7 @@ from algorithms.core.payload import Payload
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, snapshot
-from algorithms.core.task import Task, Trait
+from algorithms.core.task import Task
 from algorithms.core.training import Work
 from algorithms.nets.server_generators import ConditionalGenerator
 from algorithms.parts.averaging import BEFORE_DISTILLATION, Averaging, GlobalModel
@@ -67,6 +67,7 @@ class FedFTG(Averaging[FedFTGState]):
     """
 
     paper = "Zhang et al. 2022, arXiv 2203.09249"
+    task_traits = frozenset({"classes", "images"})
     State = FedFTGState
 
     @dataclass(frozen=True, kw_only=True)
@@ -88,10 +89,6 @@ class FedFTG(Averaging[FedFTGState]):
     config: Config
 
     budgets = {"laptop": {"server_steps": 2, "generator_width": 16, "student_lr": 1e-3}}
-
-    @classmethod
-    def requires(cls, config: Any) -> frozenset[Trait]:
-        return frozenset({"classes", "images"})
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:

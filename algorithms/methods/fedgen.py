@@ -16,7 +16,7 @@ from algorithms.core.payload import Payload, Tensors, Value
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, only, snapshot, state_bytes
-from algorithms.core.task import Task, Trait
+from algorithms.core.task import Task
 from algorithms.core.training import Batches, Objective, Work
 from algorithms.nets import NetworkError, require_head
 from algorithms.nets.server_generators import LatentGenerator
@@ -74,6 +74,7 @@ class FedGen(Ensembling[FedGenState]):
     """
 
     paper = "Zhu et al. 2021, arXiv 2105.10056"
+    task_traits = frozenset({"classes"})
     State = FedGenState
 
     @dataclass(frozen=True, kw_only=True)
@@ -102,10 +103,6 @@ class FedGen(Ensembling[FedGenState]):
             return bool(self.epochs and (self.alpha or self.beta))
 
     config: Config
-
-    @classmethod
-    def requires(cls, config: Any) -> frozenset[Trait]:
-        return frozenset({"classes"})
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:

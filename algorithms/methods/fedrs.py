@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from algorithms.core.contract import Client, Reply, client_side
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
-from algorithms.core.task import Trait
 from algorithms.methods.fedavg import FedAvg
 
 
@@ -41,11 +40,8 @@ class FedRS(FedAvg):
         )
         missing: int = setting(0, "a class with at most so many examples is missing, in the paper's rule", ge=0)
 
+    task_traits = frozenset({"classes"})
     config: Config
-
-    @classmethod
-    def requires(cls, config: Any) -> frozenset[Trait]:
-        return frozenset({"classes"})
 
     @client_side
     def train(self, client: Client) -> Reply:

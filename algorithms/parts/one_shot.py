@@ -16,7 +16,7 @@ from algorithms.core.needs import Needs
 from algorithms.core.seeds import Seed
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
-from algorithms.core.task import Task, Trait
+from algorithms.core.task import Task
 from algorithms.core.training import Work
 from algorithms.parts.bank import Expert
 from algorithms.parts.ensembles import (
@@ -53,11 +53,8 @@ class OneShot(Ensembling[GroupsT]):
         student_momentum: float = setting(0.9, "momentum of SGD for the student", ge=0, lt=1)
         student_batch: int = setting(256, "images in a step of the student", ge=2)
 
+    task_traits = frozenset({"classes", "images"})
     config: Config
-
-    @classmethod
-    def requires(cls, config: Any) -> frozenset[Trait]:
-        return frozenset({"classes", "images"})
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
