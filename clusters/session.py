@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def _join(address: str, log: Path) -> Iterator[Cluster]:
 @contextmanager
 def _start_own(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: bool, log: Path) -> Iterator[Cluster]:
     """Start a cluster for this process alone, and end it afterwards."""
-    with scratch_folder() as folder:
+    with scratch_folder() as folder, _token():
         try:
             with (
                 redirect_all_output(log),
@@ -146,6 +147,23 @@ def _start_own(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: b
                 ray.shutdown()
             for session in folder.glob("session_2*"):
                 collect(session, log)
+
+
+def _token() -> AbstractContextManager[None]:
+    """A block in which a cluster has a token of its own where Ray can keep none in the home folder."""
+    if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or _keeps_token():
+        return nullcontext()
+    return variable("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _keeps_token() -> bool:
+    """Whether Ray's token lies in the home folder, or Ray can put one there."""
+    folder = Path.home() / ".ray"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return (folder / "auth_token").exists() or os.access(folder, os.W_OK)
 
 
 def _cluster(info: dict[str, Any], started: bool, log: Path) -> Cluster:

@@ -116,6 +116,21 @@ with attach_or_start(None, log=Path(sys.argv[1]), cpus=1, dashboard=False) as cl
 """
 
 
+def test_a_cluster_has_a_token_of_its_own_where_the_home_folder_cannot_be_written(tmp_path, monkeypatch):
+    """Ray asks everyone who connects for a token, which it keeps in ~/.ray; /proc takes no folder, not even of root."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    done = run(
+        "with attach_or_start(None, log=Path(sys.argv[1]), cpus=1, dashboard=False) as cluster:\n"
+        "    token = ray.remote(lambda: os.environ['RAY_AUTH_TOKEN'])\n"
+        "    print(ray.get(token.remote()) == os.environ['RAY_AUTH_TOKEN'])\n"
+        "print('RAY_AUTH_TOKEN' in os.environ)",
+        tmp_path / "ray.log",
+    )
+    assert (done.stdout, done.stderr) == ("True\nFalse\n", "")
+
+
 def test_a_started_cluster_is_silent_and_keeps_what_its_workers_printed_even_after_an_error(tmp_path):
     log = tmp_path / "logs" / "ray.log"
     done = run(START, log)
