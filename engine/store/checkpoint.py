@@ -111,10 +111,7 @@ def load(path: Path, state_type: type[StateT]) -> Checkpoint[StateT]:
 
 def _read(path: Path, state_type: type[StateT]) -> Checkpoint[StateT]:
     header, tensors = unseal(path)
-    memories = {
-        int(client): {name: rebuild(Any, value, tensors) for name, value in memory.items()}
-        for client, memory in header["memories"].items()
-    }
+    memories = {int(client): rebuild(dict[str, Any], memory, tensors) for client, memory in header["memories"].items()}
     return Checkpoint(header["done"], rebuild(state_type, header["state"], tensors), memories, header["extra"])
 
 

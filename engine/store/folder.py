@@ -470,6 +470,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     with _naming(path):
         table = pq.read_table(path, partitioning=None)
+        table.validate(full=True)  # texts that are no UTF-8 would fail where they are first looked at
         if not table.schema.equals(schema):
             raise ValueError(f"its columns are {', '.join(table.schema.names)} instead of {', '.join(schema.names)}")
         return table

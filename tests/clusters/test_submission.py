@@ -161,7 +161,7 @@ def test_what_listens_but_never_answers_is_not_waited_for(tmp_path, monkeypatch)
 
 def refused(**changes) -> str:
     """The message for a run that is not sent."""
-    asked = {"configuration": "fedavg-digits", "overrides": (), "out": "/shared/x", "fetched": None, **changes}
+    asked = {"configuration": "fedavg-digits", "overrides": (), "out": "/shared/x", "fetch_to": None, **changes}
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (whose words are looked at)
         submit_run(address="http://127.0.0.1:1", tell=print, **asked)
     return str(caught.value)
@@ -174,7 +174,7 @@ def test_what_cannot_be_run_or_kept_is_said_before_anything_is_sent(tmp_path, mo
     assert "clients.cohort = 77" in refused(overrides=("clients.cohort=77",))
     assert "only the current folder travels" in refused(configuration="../outside.yaml")
     assert "name an absolute path on storage" in refused(out="runs/x")
-    assert "already holds something" in refused(fetched=tmp_path)
+    assert "already holds something" in refused(fetch_to=tmp_path)
     for folder in ("/", tmp_path):
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.chdir(folder)

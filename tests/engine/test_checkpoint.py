@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from algorithms.core.records import digest
@@ -79,6 +79,7 @@ def fill(folder: Path, rounds: int) -> list[Path]:
     return [save(folder, Checkpoint(n, small(n), {}), ALL) for n in range(1, rounds + 1)]
 
 
+@example(state=small(), kept={0: {"$": 0, "$tensor": 1}}, done=0)
 @given(state=states, kept=memories, done=st.integers(0, 2_000_000))
 @settings(max_examples=60, deadline=None)
 def test_every_state_and_memory_comes_back_to_the_bit(tmp_path_factory, state, kept, done):

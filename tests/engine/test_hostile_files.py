@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import zeros
@@ -55,6 +55,7 @@ PLACES, JUNK = st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size
 
 
 @FUZZ
+@example(place=0.388671875, junk=b"\x00")
 @given(place=PLACES, junk=JUNK)
 def test_damaged_data_are_read_or_refused_in_words(place, junk, tmp_path):
     write(tmp_path / "train.parquet", GREY, [0, 1, 2], domain=["x", "y", "x"])
@@ -64,7 +65,7 @@ def test_damaged_data_are_read_or_refused_in_words(place, junk, tmp_path):
         load(DataConfig(source=f"parquet:{tmp_path}"))
     except DataError as error:
         said = str(error)
-        assert "train.parquet" in said or "class" in said
+        assert any(word in said for word in ("train.parquet", "class", "column"))
 
 
 @FUZZ
@@ -81,6 +82,7 @@ def test_damaged_partitions_are_read_or_refused_in_words(place, junk, tmp_path):
 
 
 @FUZZ
+@example(name="rounds.parquet", place=0.2265625, junk=b"\x80")
 @given(name=st.sampled_from(["rounds.parquet", "ledger.parquet", "seconds.parquet"]), place=PLACES, junk=JUNK)
 def test_damaged_tables_of_a_run_are_read_or_refused_in_words(name, place, junk, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile") / "run"
