@@ -317,7 +317,7 @@ def test_clients_that_are_asked_now_and_then_take_part(name):
 
 
 MIXTURES = {
-    "five networks": (("mlp", "small_cnn", "cnn2", "resnet8", "resnet18"), (1.0,)),
+    "four networks": (("mlp", "small_cnn", "cnn2", "resnet8"), (1.0,)),
     "features of one size": (("small_cnn", "cnn2"), (1.0,)),
     "two widths": (("small_cnn",), (1.0, 0.5)),
     "widths of a residual network": (("resnet8",), (0.25, 1.0, 0.5)),
