@@ -109,7 +109,8 @@ def test_every_command_and_option_that_a_page_names_is_there(page):
         known = {option for parameter in cli.commands[name].params for option in parameter.opts}
         assert {*re.findall(r"--[\w-]+", words)} <= known, (name, words)
     for name, words in re.findall(r"(?:`|^\$ )python -m benchmarks\.(\w+)([^`\n]*)", PAGES[page], flags=re.MULTILINE):
-        parser = (ROOT / "benchmarks" / f"{name}.py").read_text()
+        module = ROOT / "benchmarks" / name
+        parser = (module / "__main__.py" if module.is_dir() else module.with_suffix(".py")).read_text()
         assert all(f'"{option}"' in parser for option in re.findall(r"--[\w-]+", words)), (name, words)
 
 
