@@ -124,8 +124,8 @@ class Dispatch:
 
     def __init__(self, step: str, chunks: Sequence[Chunk], hosts: int, ahead: int, policy: FailurePolicy) -> None:
         self._step, self.ahead, self._policy = step, ahead, policy
-        self._waiting = sorted(chunks, key=lambda chunk: chunk.start)
         self._long = LONG * statistics.median(chunk.cost for chunk in chunks) if chunks else 0.0
+        self._waiting = sorted(chunks, key=self._precedence)
         self._in_flight: list[list[Chunk]] = [[] for _ in range(hosts)]
         self._arrivals: dict[int, Chunk] = {}
         self._turn = 0
@@ -144,12 +144,15 @@ class Dispatch:
                 perform goes to others, as long as there are some.
         """
         now: list[tuple[int, Chunk]] = []
-        for chunk in sorted(self._waiting, key=self._precedence):
+        kept: list[Chunk] = []
+        for chunk in self._waiting:
             host = self._host_with_room(chunk, absent) if self._may_go(chunk) else None
-            if host is not None:
-                self._waiting.remove(chunk)
+            if host is None:
+                kept.append(chunk)
+            else:
                 self._in_flight[host].append(chunk)
                 now.append((host, chunk))
+        self._waiting = kept
         return now
 
     def _is_long(self, chunk: Chunk) -> bool:
@@ -193,7 +196,7 @@ class Dispatch:
         if action == "stop":
             raise HostLostError(host, self._step, charged.clients, charged.losses, reason)
         again = [*charged.singles(), *at_the_door] if action == "retry" else at_the_door
-        self._waiting = sorted([*self._waiting, *again], key=lambda chunk: chunk.start)
+        self._waiting = sorted([*self._waiting, *again], key=self._precedence)
         if action == "retry":
             return Loss(tuple(again))
         self._arrivals[charged.start] = charged

@@ -8,12 +8,11 @@ what is decided follows from their order alone.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -26,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.jobs.job import Share
 from actors.jobs.recall import FolderStore, Store
+from clusters.environment import variable
 
 Report: TypeAlias = Callable[[int, float], None]
 """Takes the number of a step, which rises, and a trial's score after it; may end the trial by raising SystemExit."""
@@ -200,20 +200,6 @@ _QUIET = {
 }
 
 
-@contextmanager
-def _environment() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _QUIET}
-    os.environ.update(_QUIET)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def tune_trials(
     trials: Sequence[Trial],
     shared: Any,
@@ -243,7 +229,9 @@ def tune_trials(
     )
     bundle = {"CPU": share.cpus, "memory": share.memory, **({"GPU": share.gpus} if share.gpus else {})}
     try:
-        with _environment(), tempfile.TemporaryDirectory(prefix="tessera-tune-") as storage:
+        with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="tessera-tune-") as storage:
+            for name, value in _QUIET.items():
+                stack.enter_context(variable(name, value))
             tune.Tuner(
                 tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
                 param_space={"trial": tune.grid_search(list(range(len(trials))))},
