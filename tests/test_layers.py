@@ -21,6 +21,8 @@ MAY_USE = {
     "engine": OURS,
 }
 SCIENCE = {"numpy", "torch", "torchvision", "sklearn", "threadpoolctl"}
+LANGUAGE = {"transformers", "peft", "tokenizers", "accelerate", "huggingface_hub"}
+"""Packages of the extra `llm`, without which all else works."""
 
 
 FLOORS = {
@@ -239,16 +241,52 @@ def test_every_place_that_may_speak_of_images_does():
 
 
 def test_algorithms_use_the_scientific_stack_and_nothing_else():
-    allowed = sys.stdlib_module_names | SCIENCE | {"algorithms"}
+    allowed = sys.stdlib_module_names | SCIENCE | LANGUAGE | {"algorithms"}
     wrong = {
         f"{p.relative_to(ROOT)} imports {n}" for p in files_of("algorithms") for n in imports_of(p) if n not in allowed
     }
     assert not wrong
 
 
+READS_FOLDERS = {"algorithms/nets/language_models.py imports pathlib"}
+"""The weights of a named base model come from a folder, and from nowhere else in `algorithms`."""
+
+
 def test_algorithms_touch_no_file_clock_environment_or_logger():
     banned = {"os", "time", "datetime", "logging", "socket", "subprocess", "pathlib", "tempfile", "random", "pickle"}
-    wrong = {f"{p.relative_to(ROOT)} imports {n}" for p in files_of("algorithms") for n in imports_of(p) if n in banned}
+    found = {f"{p.relative_to(ROOT)} imports {n}" for p in files_of("algorithms") for n in imports_of(p) if n in banned}
+    assert found == READS_FOLDERS
+
+
+def imports_at_once(tree: ast.Module) -> Iterator[str]:
+    """Top-level names of what a file imports when it is imported itself: outside functions and `if TYPE_CHECKING`."""
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.If)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    }
+    for node in ast.walk(tree):
+        if id(node) not in later and isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif id(node) not in later and isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+def test_imports_at_once_are_told_from_those_of_a_function():
+    source = "import peft.tuners\nfrom torch import nn\ndef f():\n    import transformers\n"
+    assert list(imports_at_once(ast.parse(source))) == ["peft", "torch"]
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_packages_of_the_extra_for_language_models_are_imported_where_they_are_used_alone(package):
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files_of(package)
+        for name in imports_at_once(ast.parse(path.read_text()))
+        if name in LANGUAGE
+    }
     assert not wrong
 
 
