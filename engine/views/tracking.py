@@ -129,6 +129,7 @@ def fetch() -> None:
     """Import MLflow, which takes seconds."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # which it shows where tqdm is
     import mlflow  # noqa: F401
 
 
