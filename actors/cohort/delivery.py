@@ -244,7 +244,8 @@ class Delivery:
 
     def _write(self, step: str, client: int, direction: Literal["up", "down"], sizes: Mapping[str, int]) -> None:
         declared = self._needs.up if direction == "up" else self._needs.down
-        for kind, count in sizes.items():
+        for sent, count in sizes.items():
+            kind = self._needs.kind_of(sent)
             if kind not in declared:
                 raise PayloadError(
                     f"step {step} sends {kind} {direction} (client {client}), which the method does not declare; "

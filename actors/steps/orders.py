@@ -70,7 +70,8 @@ class WorkerSetup:
         lacking = method.requires(self.config) - self.task.traits
         if lacking:
             return Needs(up={}, down={}, lacking=lacking)
-        return method.needs(self.config, self.task, self.variants(), self.work, counts)
+        found = method.needs(self.config, self.task, self.variants(), self.work, counts)
+        return found.naming_states(self.task.state_kind)
 
     @property
     def torch_device(self) -> torch.device:

@@ -125,6 +125,7 @@ class Needs:
         public: what the server must own itself: `kit.public`.
         least_rounds: None where one round will do.
         stages: those that the method may show, the most telling comparison first.
+        state_kind: the kind that states of networks are, which methods send as `weights`; see `Task`.
         for_mixture: the same settings, changed where clients of unrelated networks need it: which of these is
             evaluated, say. None where nothing has to be changed.
     """
@@ -140,6 +141,24 @@ class Needs:
     least_rounds: LeastRounds | None = None
     stages: tuple[Stage, ...] = ()
     for_mixture: Any = None
+    state_kind: str = "weights"
+
+    def naming_states(self, kind: str) -> Needs:
+        """The same with another name for the kind `weights`."""
+
+        def renamed(volumes: Mapping[str, Volume]) -> dict[str, Volume]:
+            return {kind if name == "weights" else name: volume for name, volume in volumes.items()}
+
+        return replace(self, up=renamed(self.up), down=renamed(self.down), state_kind=kind)
+
+    @property
+    def sent_kinds(self) -> frozenset[str]:
+        """The kinds that clients may send, by the names that payloads have."""
+        return frozenset("weights" if kind == self.state_kind else kind for kind in self.up)
+
+    def kind_of(self, kind: str) -> str:
+        """The name of a kind in ledgers and policies."""
+        return self.state_kind if kind == "weights" else kind
 
     def adding(
         self,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from algorithms.core.task import Shard, Sums, Task, add
+from algorithms.core.task import LABEL, Shard, Sums, Task, add
 
 
 @torch.no_grad()
@@ -23,8 +23,14 @@ def score(predictor: nn.Module, task: Task, shard: Shard, device: torch.device, 
     for picks in torch.arange(len(shard)).split(batch):
         if len(picks):
             inputs, targets = task.batch(shard, picks, device=device)
-            total = add(total, task.sums(predictor(inputs), targets))
-    return total
+            total = add(total, _sums(task, predictor(inputs), targets, shard.rows[picks], shard))
+    return {**total, **task.written(predictor, shard)} if total else total
+
+
+def _sums(task: Task, outputs: Tensor, targets: Tensor, rows: Tensor, shard: Shard) -> Sums:
+    """A task's sums over a batch of some rows of a shard's columns."""
+    sums = task.sums(outputs, targets)
+    return {**sums, **task.grouped(outputs, targets, shard.columns[LABEL][rows])} if LABEL in shard.columns else sums
 
 
 @torch.no_grad()
@@ -56,6 +62,7 @@ def score_each(
                 current, total = current + 1, {}
             until = min(ends[current], first + len(picks))
             part = slice(done - first, until - first)
-            total, done = add(total, task.sums(outputs[part], targets[part])), until
+            rows = whole.rows[picks][part]
+            total, done = add(total, _sums(task, outputs[part], targets[part], rows, whole)), until
     yield total
     yield from ({} for _ in ends[current + 1 :])

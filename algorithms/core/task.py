@@ -101,9 +101,10 @@ class PreparedTask:
     facts: tuple[str, ...] = ()
 
 
-Trait: TypeAlias = Literal["classes", "images", "language", "numbers"]
+Trait: TypeAlias = Literal["adapters", "classes", "images", "language", "numbers"]
 """A property that a method may need of a task, or that decides what a person is shown.
 
+- `adapters`: networks are frozen language models with low-rank adapters, `algorithms.nets.adapters`.
 - `classes`: one class a row in column `label`; a network answers with a logit for each.
 - `images`: inputs are normalised images, and images that a generator makes can be inputs.
 - `language`: targets are the next tokens.
@@ -119,6 +120,8 @@ class Task(ABC):
         traits: see `Trait`.
         figures: what is reported, the headline first.
         target: name of the prepared column that is to be predicted, None where inputs are their own targets.
+        state_kind: the kind, of `algorithms.core.payload.KINDS`, that the state of a network of the task is. Methods
+            send states as `weights`; ledgers and policies call them by this name.
         Settings: of how columns become batches; see `algorithms.core.settings`.
     """
 
@@ -126,6 +129,7 @@ class Task(ABC):
     traits: ClassVar[frozenset[Trait]] = frozenset()
     figures: ClassVar[tuple[Figure, ...]]
     target: ClassVar[str | None] = LABEL
+    state_kind: ClassVar[str] = "weights"
     Settings: ClassVar[type[settings.Config]] = settings.Config
 
     # What networks take and answer
@@ -142,7 +146,8 @@ class Task(ABC):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One for each class; () where there are none."""
+        """One for each class, or for each group by which a task without classes tells examples apart; () where there
+        are none."""
         return ()
 
     @property
@@ -215,6 +220,15 @@ class Task(ABC):
     @abstractmethod
     def report(self, sums: Sums) -> dict[str, float]:
         """The figures of `figures`, by name; NaN without examples."""
+
+    def grouped(self, outputs: Tensor, targets: Tensor, labels: Tensor) -> Sums:
+        """Further sums over a batch, by the examples' own labels, int64 (B,) on the CPU, where targets do not say
+        them."""
+        return {}
+
+    def written(self, predictor: nn.Module, shard: Shard) -> Sums:
+        """Further sums over a shard, of what a predictor writes by itself and not of its outputs."""
+        return {}
 
     # What a network answers about rows that nobody has labelled
 

@@ -8,15 +8,15 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.core import settings
 from algorithms.core.classification import has_label
 from algorithms.core.columns import ASKED, ColumnError, Columns, Roles, contents_of, full_column, only_column
 from algorithms.core.settings import setting
-from algorithms.core.task import Figure, PreparedTask, Shard, Sums, Task, Trait
+from algorithms.core.task import PreparedTask, Shard, Trait
 from algorithms.nets.forms import Inputs, Sequences
+from algorithms.tasks._next_token import NO_TARGET, NextToken
 from algorithms.tasks._tokens import FIRST, PADDING, codes_of, encode_tokens, most_frequent, note_unknown, words_of
 
 TEXT = "text"
@@ -24,9 +24,6 @@ TEXT = "text"
 
 TOKENS = "tokens"
 """Name of the column of windows, int32 (N, length + 1): token numbers, 0 after a text's end."""
-
-NO_TARGET = -100
-"""The target of a place after which the text ends: it counts in no loss and no figure."""
 
 Tokens: TypeAlias = Literal["characters", "words", "bytes"]
 
@@ -39,7 +36,7 @@ _SPLITTERS: dict[str, Callable[[str], Sequence[str]]] = {
 
 
 @dataclass(frozen=True)
-class LanguageTask(Task):
+class LanguageTask(NextToken):
     """Language modelling: what comes next, at every place of a text.
 
     Each text is cut into windows of `length` + 1 tokens, each of which begins with the last token of the one before, so
@@ -54,11 +51,6 @@ class LanguageTask(Task):
 
     title: ClassVar[str] = "language modelling"
     traits: ClassVar[frozenset[Trait]] = frozenset({"language"})
-    figures: ClassVar[tuple[Figure, ...]] = (
-        Figure("perplexity", "lower"),
-        Figure("accuracy", "higher", "%"),
-        Figure("loss", "lower", "nats"),
-    )
 
     @dataclass(frozen=True, kw_only=True)
     class Settings(settings.Config):
@@ -142,37 +134,6 @@ class LanguageTask(Task):
         windows = shard.columns[TOKENS][shard.rows[picks]].to(device).long()
         following = windows[:, 1:]
         return windows[:, :-1].contiguous(), following.masked_fill(following == PADDING, NO_TARGET)
-
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """float (B,): cross-entropy of each example, the mean over its tokens, in nats."""
-        return _nll(outputs, targets).sum(1) / (targets != NO_TARGET).sum(1).clamp(min=1)
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats, the mean over all tokens of a batch."""
-        return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
-
-    def sums(self, outputs: Tensor, targets: Tensor) -> Sums:
-        """`examples` (windows), `tokens` that were to be predicted, `hits` among them, and `nll`, their summed
-        cross-entropy."""
-        return {
-            "examples": torch.tensor(len(targets)),
-            "tokens": (targets != NO_TARGET).sum().cpu(),
-            "hits": (outputs.argmax(2) == targets).sum().cpu(),
-            "nll": _nll(outputs, targets).detach().double().sum().cpu(),
-        }
-
-    def report(self, sums: Sums) -> dict[str, float]:
-        """Perplexity exp(loss); share of tokens that were thought the most likely; mean cross-entropy of a token."""
-        if not sums:
-            return dict.fromkeys((figure.name for figure in self.figures), float("nan"))
-        tokens, loss = sums["tokens"].double(), sums["nll"] / sums["tokens"]
-        return {"perplexity": float(loss.exp()), "accuracy": float(sums["hits"] / tokens), "loss": float(loss)}
-
-
-def _nll(outputs: Tensor, targets: Tensor) -> Tensor:
-    """float (B, T): cross-entropy of each token, 0 where there is none."""
-    each = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET, reduction="none")
-    return each.view(targets.shape)
 
 
 def cut_windows(tokens: np.ndarray, length: int) -> np.ndarray:

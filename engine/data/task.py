@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.steps.finding import find_class, module_names
 from algorithms import tasks
@@ -31,6 +31,13 @@ class TaskChoice:
     def type(self) -> type[Task]:
         """The task's class."""
         return find_task(self.name)
+
+    def reading_for(self, net: str | None) -> TaskChoice:
+        """The same; where the task reads data as a network does (its Settings have a field `net`) and none is named, as
+        this one."""
+        if net is None or getattr(self.settings, "net", net) is not None:
+            return self
+        return replace(self, settings=replace(self.settings, net=net))  # type: ignore[call-arg]
 
     @property
     def is_own(self) -> bool:

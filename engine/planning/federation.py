@@ -93,7 +93,8 @@ class Federation:
             ConfigError: shifts that such data cannot have, or a method of one's own that fails when it is asked.
         """
         set_kernels(config.runner.bits)
-        return cls.of(config, load(config.data, config.task))
+        nets = config.clients.net
+        return cls.of(config, load(config.data, config.task, nets if isinstance(nets, str) else None))
 
     @classmethod
     def of(cls, config: RunConfig, dataset: DataSet) -> Federation:

@@ -157,7 +157,7 @@ def _attempt(run: RunContext, watchers: list[Watcher], lost: Sequence[tuple[int,
         if config.mlflow.enabled:
             run.clock.switch("start:mlflow")
             watchers.insert(-1, mlflow_watcher())
-        journal = Journal(runner, checkpoints, run.federation.needs.up)
+        journal = Journal(runner, checkpoints, run.federation.needs.sent_kinds)
         if "rounds" in run.changes:
             journal.drop()  # what a round asks for may depend on how many there are
         keeper = Keeper(checkpoints, journal, Keep(config.checkpoint.last, config.checkpoint.every))

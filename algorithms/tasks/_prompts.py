@@ -1,0 +1,49 @@
+"""How an instruction is put to a language model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+Template: TypeAlias = Literal["markers", "chat", "alpaca"]
+"""The layout of a prompt.
+
+- `markers`: the tokens <task> and <answer> before each part, of the tiny models made here;
+- `chat`: the tokenizer's own chat template, the instruction being what the user says;
+- `alpaca`: headings, as the Alpaca data have them.
+"""
+
+TASK, ANSWER = "<task>", "<answer>"
+"""The tokens of `markers`."""
+
+
+def usual_template(tokenizer: Any) -> Template:
+    """The layout that a tokenizer was made for."""
+    if {TASK, ANSWER} <= tokenizer.get_vocab().keys():
+        return "markers"
+    return "chat" if tokenizer.chat_template else "alpaca"
+
+
+def prompt_ids(tokenizer: Any, template: Template, instruction: str) -> list[int]:
+    """Tokens of a prompt, up to where the answer begins.
+
+    Prompt and answer are cut into tokens apart, so that where one ends never depends on the other.
+    """
+    if template == "chat":
+        turns = [{"role": "user", "content": instruction}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return token_ids(tokenizer, text)
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    if template == "markers":
+        return [*start, *token_ids(tokenizer, f"{TASK}{instruction}{ANSWER}")]
+    return [*start, *token_ids(tokenizer, f"### Instruction:\n{instruction}\n\n### Response:\n")]
+
+
+def answer_ids(tokenizer: Any, answer: str) -> list[int]:
+    """Tokens of an answer and of its end."""
+    return [*token_ids(tokenizer, answer), tokenizer.eos_token_id]
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Tokens of a text, without any that a tokenizer adds by itself."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -1,0 +1,424 @@
+"""Instruction following: a frozen language model, and low-rank adapters that learn to answer as clients do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from algorithms.core import settings
+from algorithms.core.columns import ASKED, ColumnError, Columns, Roles, full_column
+from algorithms.core.settings import setting
+from algorithms.core.task import LABEL, Figure, PreparedTask, Shard, Sums, Trait
+from algorithms.nets.adapters import AdaptedModel, Adapter
+from algorithms.nets.errors import NetworkError
+from algorithms.nets.forms import Inputs, Sequences
+from algorithms.nets.generation import generate
+from algorithms.nets.language_models import load_base, load_tokenizer
+from algorithms.tasks._next_token import NO_TARGET, NextToken
+from algorithms.tasks._prompts import Template, answer_ids, prompt_ids, usual_template
+
+INSTRUCTION, ANSWER = "instruction", "answer"
+"""Roles of the columns of what is asked and of what is to be answered."""
+
+INPUT, ORACLE, KEY, GROUP = "input", "oracle", "key", "group"
+"""Roles of columns that data may have besides: what an instruction is about, which is put after it; the same answer in
+one style for all; what a right answer has to hold, in parts with | between them; and the kind of an instruction, by
+which figures are told."""
+
+TOKENS, PROMPT, LENGTH = "tokens", "prompt", "length"
+"""Names of the columns of token numbers, int32 (N, context), of how many of them are the prompt, and of how many there
+are, int32 (N,)."""
+
+KEY_BYTES = "key"
+"""Name of the column of keys, uint8 (N, longest), UTF-8 with zeros after it."""
+
+Learnt: TypeAlias = Literal["answers", "everything"]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class InstructionTask(NextToken):
+    """Instruction following by a causal language model that is frozen, with adapters that learn.
+
+    An example is a prompt and its answer, cut into tokens apart, with the token for the end. What is learnt is the
+    answer and its end; prompt and padding have no part in the loss. Tokens beyond `context` are cut off, and an example
+    of which then nothing is left to learn is left out; both are counted and told.
+
+    Adapters are float32, whatever the precision of the frozen model.
+
+    Attributes:
+        base: the language model whose tokenizer makes the tokens.
+        vocabulary: of the language model's answers.
+        groups: names of the kinds of instructions, whose numbers are the column `label`; () where nothing is said.
+        context, template, learn, precision, checkpointing, generate: see Settings.
+        adapter: the form of the adapters.
+    """
+
+    title: ClassVar[str] = "instruction following"
+    traits: ClassVar[frozenset[Trait]] = frozenset({"language", "adapters"})
+    state_kind: ClassVar[str] = "adapters"
+    figures: ClassVar[tuple[Figure, ...]] = (*NextToken.figures, Figure("key match", "higher", "%"))
+    target: ClassVar[str | None] = None
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(settings.Config):
+        net: str | None = setting(
+            None, "language model whose tokenizer makes the tokens; null: the one that the clients have"
+        )
+        context: int = setting(256, "tokens of a prompt and its answer that are read", ge=4)
+        template: Template | None = setting(
+            None, "layout of a prompt: markers, chat or alpaca; null: what the tokenizer was made for"
+        )
+        learn: Learnt = setting("answers", "what the loss counts: answers alone, or the prompts too")
+        rank: int = setting(8, "rank r of the adapters", ge=1)
+        alpha: float = setting(16.0, "of the adapters' scale alpha / r", gt=0)
+        targets: tuple[str, ...] = setting(
+            (), "last parts of the names of adapted matrices; none: those that peft adapts, as q_proj and v_proj"
+        )
+        dropout: float = setting(0.0, "share of an adapted matrix's inputs that training leaves out", ge=0, lt=1)
+        precision: Precision = setting("float32", "of the frozen model")
+        checkpointing: bool = setting(False, "compute activations twice and keep fewer")
+        generate: int = setting(0, "test examples that the model answers freely, for the figure key match", ge=0)
+
+    base: str
+    vocabulary: int
+    context: int
+    template: Template
+    adapter: Adapter
+    groups: tuple[str, ...] = ()
+    learn: Learnt = "answers"
+    precision: Precision = "float32"
+    checkpointing: bool = False
+    generate: int = 0
+
+    # From texts to tokens
+
+    @classmethod
+    def fits(cls, columns: Columns, roles: Roles) -> bool:
+        return all(_name(columns, roles, role) is not None for role in (INSTRUCTION, ANSWER))
+
+    @classmethod
+    def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> PreparedTask:
+        if settings.net is None:
+            raise ColumnError("", "instruction following needs a language model", "name one by task.net or clients.net")
+        try:
+            tokenizer, vocabulary, longest = load_tokenizer(place_of(settings.net))
+        except NetworkError as error:
+            raise ColumnError("", f"clients.net: {error}", "name a language model by clients.net") from error
+        context = min(settings.context, longest)
+        groups = _groups(train, test, roles)
+        task = cls(
+            base=settings.net,
+            vocabulary=vocabulary,
+            context=context,
+            template=settings.template or usual_template(tokenizer),
+            adapter=Adapter(settings.rank, settings.alpha, settings.targets, settings.dropout),
+            groups=groups,
+            learn=settings.learn,
+            precision=settings.precision,
+            checkpointing=settings.checkpointing,
+            generate=settings.generate,
+        )
+        ours, rows, facts = task._examples(train, roles, "training", tokenizer)
+        theirs, _, further = task._examples(test, roles, "test", tokenizer)
+        if context < settings.context:
+            facts = (f"{settings.net} reads {context} tokens at once, not {settings.context}", *facts)
+        return PreparedTask(task, ours, theirs, rows, (*facts, *further))
+
+    def _examples(
+        self, columns: Columns, roles: Roles, half: str, tokenizer: Any
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[str, ...]]:
+        """The columns of one half, the rows that they are made of, and notes on what was cut or left out."""
+        instructions, answers = (_texts(columns, roles, role, half) for role in (INSTRUCTION, ANSWER))
+        _refuse_empty(answers, half)
+        inputs = _texts(columns, roles, INPUT, half) if _name(columns, roles, INPUT) else [""] * len(answers)
+        prompts = [
+            prompt_ids(tokenizer, self.template, _asked(*pair)) for pair in zip(instructions, inputs, strict=True)
+        ]
+        pairs = [(prompt, answer_ids(tokenizer, text)) for prompt, text in zip(prompts, answers, strict=True)]
+        rows = np.array([row for row, (prompt, _) in enumerate(pairs) if len(prompt) < self.context], dtype=np.int64)
+        if not len(rows):
+            reason = f"every {half} row has a prompt of {self.context} tokens or more"
+            raise ColumnError(INSTRUCTION, reason, "raise task.context, as far as the language model bears it")
+        cut = sum(len(pairs[row][0]) + len(pairs[row][1]) > self.context for row in rows)
+        found = self.rows_of([pairs[row] for row in rows])
+        found[LABEL] = _codes(columns, roles, self.groups, half)[rows]
+        for role in (ORACLE, KEY):
+            name = _name(columns, roles, role)
+            if name:
+                texts = full_column(columns, name, role, columns[name].content, half).values
+                found |= self._kept(role, [str(texts[row]) for row in rows], [pairs[row][0] for row in rows], tokenizer)
+        return found, rows, _notes(half, len(pairs), len(rows), cut, self.context)
+
+    def _kept(
+        self, role: str, texts: Sequence[str], prompts: Sequence[list[int]], tokenizer: Any
+    ) -> dict[str, np.ndarray]:
+        if role == KEY:
+            return {KEY_BYTES: _bytes(texts)}
+        pairs = [(prompt, answer_ids(tokenizer, text)) for prompt, text in zip(prompts, texts, strict=True)]
+        return {f"{ORACLE}.{name}": values for name, values in self.rows_of(pairs).items()}
+
+    def rows_of(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, np.ndarray]:
+        """The columns `TOKENS`, `PROMPT` and `LENGTH` of prompts and answers in tokens, cut off at the context."""
+        tokens = np.zeros((len(pairs), self.context), dtype=np.int32)
+        for row, (prompt, answer) in enumerate(pairs):
+            ids = [*prompt, *answer][: self.context]
+            tokens[row, : len(ids)] = ids
+        lengths = [min(len(prompt) + len(answer), self.context) for prompt, answer in pairs]
+        prompts = [min(len(prompt), self.context) for prompt, _ in pairs]
+        return {
+            TOKENS: tokens,
+            PROMPT: np.array(prompts, dtype=np.int32),
+            LENGTH: np.array(lengths, dtype=np.int32),
+        }
+
+    def question_columns(self, columns: Columns, roles: Roles) -> tuple[str, ...]:
+        return tuple(name for role in (INSTRUCTION, INPUT) if (name := _name(columns, roles, role)))
+
+    def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
+        """The prompts, with nothing after them."""
+        tokenizer = load_tokenizer(place_of(self.base))[0]
+        instructions = _texts(columns, roles, INSTRUCTION, ASKED)
+        inputs = _texts(columns, roles, INPUT, ASKED) if _name(columns, roles, INPUT) else [""] * len(instructions)
+        prompts = [
+            prompt_ids(tokenizer, self.template, _asked(*pair)) for pair in zip(instructions, inputs, strict=True)
+        ]
+        for row, prompt in enumerate(prompts):
+            if len(prompt) >= self.context:
+                reason = f"{ASKED} row {row} has a prompt of {len(prompt)} tokens, and {self.context} are read"
+                raise ColumnError(INSTRUCTION, reason, "shorten it")
+        return {**self.rows_of([(prompt, ()) for prompt in prompts]), LABEL: np.full(len(prompts), -1)}
+
+    def answers(self, outputs: Tensor, inputs: Inputs) -> dict[str, np.ndarray]:
+        """`next`, the token that most likely follows each prompt, object (B,); and `probability`, its softmax."""
+        assert isinstance(inputs, Tensor)
+        tokenizer = load_tokenizer(place_of(self.base))[0]
+        places = (inputs != 0).sum(1) - 1
+        best = outputs[torch.arange(len(outputs)), places].float().softmax(1).cpu().max(1)
+        following = np.array([tokenizer.decode([int(token)]) for token in best.indices], dtype=object)
+        return {"next": following, "probability": best.values.numpy()}
+
+    # What networks take and answer
+
+    @property
+    def form(self) -> Sequences:
+        return Sequences(self.vocabulary, self.context)
+
+    @property
+    def outputs(self) -> int:
+        return self.vocabulary
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The kinds of instructions, which are told apart in partitions and figures, and predicted by nobody."""
+        return self.groups
+
+    def network(self, name: str, width: float = 1.0) -> nn.Module:
+        """A frozen language model with fresh adapters; `width` is the fraction of their rank.
+
+        Raises:
+            NetworkError: there is no such model, its tokens are others than the task's, or such adapters do not fit it.
+        """
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.precision]
+        base, tokenizer = load_base(place_of(name), dtype, torch.device("cpu"))
+        if name != self.base and tokenizer.get_vocab() != load_tokenizer(place_of(self.base))[0].get_vocab():
+            raise NetworkError(f"{name} has other tokens than {self.base}, whose tokenizer makes the task's")
+        if self.checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        try:
+            return AdaptedModel(base, tokenizer, self.adapter, width)
+        except NetworkError as error:
+            raise NetworkError(f"{name} {error}") from error
+
+    # Batches
+
+    @property
+    def is_random(self) -> bool:
+        """True: a batch is as long as its longest example, so that several cannot be made at a time."""
+        return True
+
+    def batch(
+        self,
+        shard: Shard,
+        picks: Tensor,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> tuple[Inputs, Tensor]:
+        """Tokens, int64 (B, T), T the longest example's less one, 0 after an end; and those that come next, alike,
+        `NO_TARGET` in the prompt and after the end. Nothing is drawn."""
+        rows = shard.rows[picks]
+        prompt, length = (shard.columns[name][rows].long() for name in (PROMPT, LENGTH))
+        longest = max(int(length.max()), 2) if len(rows) else 2
+        tokens = shard.columns[TOKENS][rows][:, :longest].to(device).long()
+        places = torch.arange(1, longest, device=device)
+        first = (prompt if self.learn == "answers" else torch.ones_like(prompt)).to(device)[:, None]
+        counts = (places >= first) & (places < length.to(device)[:, None])
+        return tokens[:, :-1], tokens[:, 1:].masked_fill(~counts, NO_TARGET)
+
+    # How good an answer is
+
+    def report(self, sums: Sums) -> dict[str, float]:
+        """As of all next tokens; and the share of free answers that hold every part of their key."""
+        asked = sums.get("asked", torch.tensor(0))
+        match = float(sums["matched"] / asked) if int(asked) else float("nan")
+        return {**super().report(sums), "key match": match}
+
+    def by_class(self, sums: Sums) -> dict[str, Tensor]:
+        """Loss and perplexity by the kind of instruction."""
+        if not self.groups or not sums:
+            return {}
+        nlls, tokens = (torch.stack([sums[f"{n}/{g}"].double() for g in range(len(self.groups))]) for n in _BY_GROUP)
+        loss = nlls / torch.where(tokens > 0, tokens, torch.nan)
+        return {"loss": loss, "perplexity": loss.exp()}
+
+    def grouped(self, outputs: Tensor, targets: Tensor, labels: Tensor) -> Sums:
+        """`nll` and `tokens` of each kind of instruction, as `nll/3`."""
+        each, counts = nll_and_tokens(outputs, targets)
+        return {
+            f"{name}/{group}": values[labels == group].sum()
+            for group in range(len(self.groups))
+            for name, values in (("nll", each), ("tokens", counts))
+        }
+
+    def written(self, predictor: nn.Module, shard: Shard) -> Sums:
+        """`asked`, examples that the model answered freely, and `matched`, those whose answer holds the whole key."""
+        if not self.generate or KEY_BYTES not in shard.columns or not isinstance(predictor, AdaptedModel):
+            return {}
+        rows = shard.rows[spread(len(shard), self.generate)]
+        prompts, keys = self.prompts(shard, rows), _strings(shard.columns[KEY_BYTES][rows])
+        room = [self.context - len(prompt) for prompt in prompts]
+        found = generate(predictor, prompts, room)
+        texts = [predictor.tokenizer.decode(one.ids, skip_special_tokens=True) for one in found]
+        hits = sum(holds_key(text, key) for text, key in zip(texts, keys, strict=True))
+        return {"asked": torch.tensor(len(rows)), "matched": torch.tensor(hits)}
+
+    def prompts(self, shard: Shard, rows: Tensor) -> list[list[int]]:
+        """Tokens of the prompts of some rows of the columns."""
+        tokens, lengths = shard.columns[TOKENS][rows], shard.columns[PROMPT][rows]
+        return [ids[:length].tolist() for ids, length in zip(tokens, lengths.tolist(), strict=True)]
+
+    def answer_tokens(self, shard: Shard, rows: Tensor) -> list[list[int]]:
+        """Tokens of the answers of some rows of the columns, their ends included."""
+        columns = (shard.columns[name][rows] for name in (TOKENS, PROMPT, LENGTH))
+        return [ids[start:end].tolist() for ids, start, end in zip(*columns, strict=True)]
+
+
+HUB = "hf:"
+"""Begins the name of a network that is a language model in a folder or on the model hub."""
+
+
+def place_of(net: str) -> str:
+    """The folder or name on the hub of a language model, by the network's name."""
+    return net.removeprefix(HUB)
+
+
+_BY_GROUP = ("nll", "tokens")
+
+
+def nll_and_tokens(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """float64 (B,) and int64 (B,), on the CPU: the summed cross-entropy of each example, and its tokens."""
+    from algorithms.tasks._next_token import nll
+
+    each = nll(outputs, targets).detach().double().sum(1).cpu()
+    return each, (targets != NO_TARGET).sum(1).cpu()
+
+
+def spread(count: int, wanted: int) -> Tensor:
+    """int64: at most so many positions of `count`, evenly spread over them."""
+    if wanted >= count:
+        return torch.arange(count)
+    return (torch.arange(wanted) * count) // wanted
+
+
+def holds_key(text: str, key: str) -> bool:
+    """Whether a text holds every part of a key, `|` between them, each as words of its own."""
+    words = f" {_spaced(text)} "
+    return all(f" {_spaced(part)} " in words for part in key.split("|") if part.strip())
+
+
+def _spaced(text: str) -> str:
+    """The words and numbers of a text in lower case, with a blank between them."""
+    import re
+
+    return " ".join(re.findall(r"-?\d+(?:\.\d+)?|\w+", text.lower()))
+
+
+def _asked(instruction: str, about: str) -> str:
+    return f"{instruction}\n{about}" if about else instruction
+
+
+def _name(columns: Columns, roles: Roles, role: str) -> str | None:
+    """The column of a role: the one that is named, or the one of that very name; None where there is neither."""
+    if role in roles:
+        return roles[role][0]
+    return role if role in columns else None
+
+
+def _texts(columns: Columns, roles: Roles, role: str, half: str) -> list[str]:
+    name = _name(columns, roles, role)
+    if name is None or name not in columns:
+        remedy = f"say which by data.columns: {{{role}: NAME}}; there are {', '.join(columns)}"
+        raise ColumnError(role, f"no column of the {half} rows is the {role}", remedy)
+    values = columns[name].values
+    if role == INPUT:
+        return ["" if value is None else str(value) for value in values]
+    if columns[name].content not in ("text", "category"):
+        raise ColumnError(role, f"column {name!r} holds {columns[name].content} values", "name a column of texts")
+    return ["" if value is None else str(value) for value in values]
+
+
+def _refuse_empty(answers: Sequence[str], half: str) -> None:
+    empty = [row for row, text in enumerate(answers) if not text.strip()]
+    if empty:
+        raise ColumnError(
+            ANSWER, f"{half} row {empty[0]} has no answer", f"leave such rows out; there are {len(empty)}"
+        )
+
+
+def _groups(train: Columns, test: Columns, roles: Roles) -> tuple[str, ...]:
+    name = _name(train, roles, GROUP)
+    if name is None:
+        return ()
+    found = [columns[name] for columns in (train, test) if name in columns]
+    return tuple(sorted({word for column in found for word in _words(column)}))
+
+
+def _words(column: Any) -> list[str]:
+    if column.content == "class":
+        return [column.names[value] for value in column.values]
+    return [str(value) for value in column.values]
+
+
+def _codes(columns: Columns, roles: Roles, groups: Sequence[str], half: str) -> np.ndarray:
+    name = _name(columns, roles, GROUP)
+    count = len(next(iter(columns.values())))
+    if name is None or name not in columns:
+        return np.full(count, -1 if groups else 0, dtype=np.int64)
+    numbers = {group: number for number, group in enumerate(groups)}
+    return np.array([numbers[word] for word in _words(columns[name])], dtype=np.int64)
+
+
+def _bytes(texts: Sequence[str]) -> np.ndarray:
+    coded = [text.encode() for text in texts]
+    found = np.zeros((len(coded), max(map(len, coded), default=0)), dtype=np.uint8)
+    for row, one in enumerate(coded):
+        found[row, : len(one)] = np.frombuffer(one, dtype=np.uint8)
+    return found
+
+
+def _strings(coded: Tensor) -> list[str]:
+    return [bytes(row.tolist()).rstrip(b"\0").decode() for row in coded]
+
+
+def _notes(half: str, whole: int, used: int, cut: int, context: int) -> tuple[str, ...]:
+    notes = []
+    if used < whole:
+        notes.append(f"{whole - used} of {whole} {half} rows are left out: their prompts fill all {context} tokens")
+    if cut:
+        notes.append(f"{cut} of {used} {half} rows are longer than {context} tokens and were cut off")
+    return tuple(notes)
