@@ -146,10 +146,10 @@ class Needs:
     def naming_states(self, kind: str) -> Needs:
         """The same with another name for the kind `weights`."""
 
-        def renamed(volumes: Mapping[str, Volume]) -> dict[str, Volume]:
+        def rename(volumes: Mapping[str, Volume]) -> dict[str, Volume]:
             return {kind if name == "weights" else name: volume for name, volume in volumes.items()}
 
-        return replace(self, up=renamed(self.up), down=renamed(self.down), state_kind=kind)
+        return replace(self, up=rename(self.up), down=rename(self.down), state_kind=kind)
 
     @property
     def sent_kinds(self) -> frozenset[str]:

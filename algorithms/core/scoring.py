@@ -24,13 +24,13 @@ def score(predictor: nn.Module, task: Task, shard: Shard, device: torch.device, 
         if len(picks):
             inputs, targets = task.batch(shard, picks, device=device)
             total = add(total, _sums(task, predictor(inputs), targets, shard.rows[picks], shard))
-    return {**total, **task.written(predictor, shard)} if total else total
+    return {**total, **task.generation_sums(predictor, shard)} if total else total
 
 
 def _sums(task: Task, outputs: Tensor, targets: Tensor, rows: Tensor, shard: Shard) -> Sums:
     """A task's sums over a batch of some rows of a shard's columns."""
     sums = task.sums(outputs, targets)
-    return {**sums, **task.grouped(outputs, targets, shard.columns[LABEL][rows])} if LABEL in shard.columns else sums
+    return {**sums, **task.group_sums(outputs, targets, shard.columns[LABEL][rows])} if LABEL in shard.columns else sums
 
 
 @torch.no_grad()

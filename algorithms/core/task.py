@@ -221,12 +221,12 @@ class Task(ABC):
     def report(self, sums: Sums) -> dict[str, float]:
         """The figures of `figures`, by name; NaN without examples."""
 
-    def grouped(self, outputs: Tensor, targets: Tensor, labels: Tensor) -> Sums:
+    def group_sums(self, outputs: Tensor, targets: Tensor, labels: Tensor) -> Sums:
         """Further sums over a batch, by the examples' own labels, int64 (B,) on the CPU, where targets do not say
         them."""
         return {}
 
-    def written(self, predictor: nn.Module, shard: Shard) -> Sums:
+    def generation_sums(self, predictor: nn.Module, shard: Shard) -> Sums:
         """Further sums over a shard, of what a predictor writes by itself and not of its outputs."""
         return {}
 

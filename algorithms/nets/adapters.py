@@ -1,6 +1,7 @@
 """Low-rank adapters on a frozen language model: all that is learnt, kept by clients, and sent.
 
-Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685. For an adapted matrix W0, d_out x d_in,
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685. For an adapted matrix W0
+(d_out x d_in),
 
     h_out = W0 h + s B A h,    A (r x d_in), B (d_out x r), s = alpha / r,
 
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.nets.errors import NetworkError
+from algorithms.nets.language_models import peft_package
 
 Weight: TypeAlias = float | Tensor
 """The weight of a branch in the sum: a number, or one for each example, (B, 1, 1)."""
@@ -89,7 +91,7 @@ class Branch(nn.Module):
             self._parts[name] = LowRank(d_in, d_out, rank, adapter.dropout)
             _put(self, name, self._parts[name])
 
-    def added(self, matrix: str, h: Tensor) -> Tensor:
+    def change(self, matrix: str, h: Tensor) -> Tensor:
         """s B A h for one of the matrices, of h (..., d_in): (..., d_out)."""
         return self._parts[matrix](h) * self.adapter.scale
 
@@ -158,11 +160,11 @@ class AdaptedModel(Branch):
         h = inputs[0]
         # A weight of 0 leaves a branch out, so that it draws no dropout.
         if not _is_zero(self._own_weight):
-            output = output + _weighted(self.added(matrix, h), self._own_weight)
+            output = output + _times(self.change(matrix, h), self._own_weight)
         for beside in self._beside:
             if not _is_zero(beside.weight):
-                added = _weighted(beside.branch.added(matrix, h), beside.weight)
-                output = output + (added if beside.passes_gradient else added.detach())
+                change = _times(beside.branch.change(matrix, h), beside.weight)
+                output = output + (change if beside.passes_gradient else change.detach())
         return output
 
     def new_branch(self, rank: int | None = None) -> Branch:
@@ -224,12 +226,12 @@ def _is_zero(weight: Weight) -> bool:
     return isinstance(weight, float | int) and weight == 0
 
 
-def _weighted(added: Tensor, weight: Weight) -> Tensor:
-    return added if isinstance(weight, float | int) and weight == 1 else added * weight
+def _times(change: Tensor, weight: Weight) -> Tensor:
+    return change if isinstance(weight, float | int) and weight == 1 else change * weight
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+def freeze(module: nn.Module) -> Iterator[None]:
     """A block in which no parameter of a module learns."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in learning:
@@ -263,8 +265,7 @@ def _ends_in(name: str, target: str) -> bool:
 
 def _usual_targets(base: Any) -> Sequence[str]:
     """The matrices that peft adapts where nothing is said."""
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as usual
-
+    usual = peft_package().utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     family = base.config.model_type
     if family not in usual:
         raise NetworkError(f"is of the family {family}, whose usual matrices are not known: name them by task.targets")

@@ -11,8 +11,8 @@ from algorithms.nets.adapters import AdaptedModel
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a model wrote after a prompt.
+class Answer:
+    """A text that a model wrote after a prompt.
 
     Attributes:
         ids: tokens, without that of the end.
@@ -45,7 +45,7 @@ def generate(
     sampling: Sampling | None = None,
     seeds: Sequence[int] = (),
     done: Callable[[int], None] | None = None,
-) -> list[Written]:
+) -> list[Answer]:
     """An answer to each prompt, in their order; the model is put in eval mode.
 
     Args:
@@ -56,26 +56,26 @@ def generate(
         done: hears how many prompts are answered.
     """
     model.eval()
-    found: list[Written] = [Written((), False)] * len(prompts)
+    found: list[Answer] = [Answer((), False)] * len(prompts)
     order = sorted((n for n in range(len(prompts)) if most[n] > 0), key=lambda n: (len(prompts[n]), most[n], n))
     size = batch if sampling is None else 1  # a draw of one prompt must not depend on its neighbours
     for first in range(0, len(order), size):
-        picked = order[first : first + size]
-        answers = _answer(model, [prompts[n] for n in picked], max(most[n] for n in picked), sampling, seeds, picked)
-        for n, ids in zip(picked, answers, strict=True):
-            found[n] = _written(ids[: most[n]], model.tokenizer.eos_token_id)
+        places = order[first : first + size]
+        answers = _answers(model, [prompts[n] for n in places], max(most[n] for n in places), sampling, seeds, places)
+        for n, ids in zip(places, answers, strict=True):
+            found[n] = _answer_of(ids[: most[n]], model.tokenizer.eos_token_id)
         if done:
-            done(first + len(picked))
+            done(first + len(places))
     return found
 
 
-def _answer(
+def _answers(
     model: AdaptedModel,
     prompts: Sequence[Sequence[int]],
     most: int,
     sampling: Sampling | None,
     seeds: Sequence[int],
-    picked: Sequence[int],
+    places: Sequence[int],
 ) -> list[list[int]]:
     """Tokens after each of some prompts, which are padded on the left."""
     longest = max(map(len, prompts))
@@ -87,7 +87,7 @@ def _answer(
         mask[row, longest - len(prompt) :] = 1
     tokenizer, chosen = model.tokenizer, {}
     if sampling is not None:
-        torch.manual_seed(seeds[picked[0]])
+        torch.manual_seed(seeds[places[0]])
         chosen = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     whole = model.base.generate(
         input_ids=ids.to(device),
@@ -102,6 +102,6 @@ def _answer(
     return answers
 
 
-def _written(ids: Sequence[int], end: int) -> Written:
+def _answer_of(ids: Sequence[int], end: int) -> Answer:
     is_finished = end in ids
-    return Written(tuple(ids[: list(ids).index(end)] if is_finished else ids), is_finished)
+    return Answer(tuple(ids[: list(ids).index(end)] if is_finished else ids), is_finished)

@@ -175,6 +175,19 @@ def load_base(place: str, dtype: torch.dtype, device: torch.device) -> tuple[nn.
     return shared_copy(model), tokenizer
 
 
+def load_tokenizer(place: str) -> tuple[Any, int, int]:
+    """The tokenizer of a language model, the number of tokens that the model answers with, and the tokens that it reads
+    at once.
+
+    Raises:
+        NetworkError: as `load_base`.
+    """
+    with _LOADING:
+        model, tokenizer = _load_frozen(_folder_of(place), place, torch.float32, torch.device("cpu"))
+    config: Any = model.config
+    return tokenizer, int(config.vocab_size), int(getattr(config, "max_position_embeddings", 2**31 - 1))
+
+
 def shared_copy(model: nn.Module) -> nn.Module:
     """New modules over the same parameters and buffers: adapters on one leave the other alone."""
     tensors = chain(model.parameters(), model.buffers())

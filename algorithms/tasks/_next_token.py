@@ -1,4 +1,4 @@
-"""What tasks have in common whose networks say at every place of a text what comes next."""
+"""The common part of tasks whose networks say at every place of a text what comes next."""
 
 from __future__ import annotations
 

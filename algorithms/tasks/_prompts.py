@@ -1,4 +1,4 @@
-"""How an instruction is put to a language model."""
+"""Layouts in which an instruction is put to a language model."""
 
 from __future__ import annotations
 

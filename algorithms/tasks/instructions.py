@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -19,7 +20,7 @@ from algorithms.nets.errors import NetworkError
 from algorithms.nets.forms import Inputs, Sequences
 from algorithms.nets.generation import generate
 from algorithms.nets.language_models import load_base, load_tokenizer
-from algorithms.tasks._next_token import NO_TARGET, NextToken
+from algorithms.tasks._next_token import NO_TARGET, NextToken, nll
 from algorithms.tasks._prompts import Template, answer_ids, prompt_ids, usual_template
 
 INSTRUCTION, ANSWER = "instruction", "answer"
@@ -134,12 +135,8 @@ class InstructionTask(NextToken):
         self, columns: Columns, roles: Roles, half: str, tokenizer: Any
     ) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[str, ...]]:
         """The columns of one half, the rows that they are made of, and notes on what was cut or left out."""
-        instructions, answers = (_texts(columns, roles, role, half) for role in (INSTRUCTION, ANSWER))
+        prompts, answers = self._prompts_of(columns, roles, half, tokenizer), _texts(columns, roles, ANSWER, half)
         _refuse_empty(answers, half)
-        inputs = _texts(columns, roles, INPUT, half) if _name(columns, roles, INPUT) else [""] * len(answers)
-        prompts = [
-            prompt_ids(tokenizer, self.template, _asked(*pair)) for pair in zip(instructions, inputs, strict=True)
-        ]
         pairs = [(prompt, answer_ids(tokenizer, text)) for prompt, text in zip(prompts, answers, strict=True)]
         rows = np.array([row for row, (prompt, _) in enumerate(pairs) if len(prompt) < self.context], dtype=np.int64)
         if not len(rows):
@@ -152,10 +149,19 @@ class InstructionTask(NextToken):
             name = _name(columns, roles, role)
             if name:
                 texts = full_column(columns, name, role, columns[name].content, half).values
-                found |= self._kept(role, [str(texts[row]) for row in rows], [pairs[row][0] for row in rows], tokenizer)
+                found |= self._pass_on(
+                    role, [str(texts[row]) for row in rows], [pairs[row][0] for row in rows], tokenizer
+                )
         return found, rows, _notes(half, len(pairs), len(rows), cut, self.context)
 
-    def _kept(
+    def _prompts_of(self, columns: Columns, roles: Roles, half: str, tokenizer: Any) -> list[list[int]]:
+        """Tokens of each row's prompt."""
+        instructions = _texts(columns, roles, INSTRUCTION, half)
+        inputs = _texts(columns, roles, INPUT, half) if _name(columns, roles, INPUT) else [""] * len(instructions)
+        whole = (f"{text}\n{about}" if about else text for text, about in zip(instructions, inputs, strict=True))
+        return [prompt_ids(tokenizer, self.template, text) for text in whole]
+
+    def _pass_on(
         self, role: str, texts: Sequence[str], prompts: Sequence[list[int]], tokenizer: Any
     ) -> dict[str, np.ndarray]:
         if role == KEY:
@@ -183,11 +189,7 @@ class InstructionTask(NextToken):
     def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
         """The prompts, with nothing after them."""
         tokenizer = load_tokenizer(place_of(self.base))[0]
-        instructions = _texts(columns, roles, INSTRUCTION, ASKED)
-        inputs = _texts(columns, roles, INPUT, ASKED) if _name(columns, roles, INPUT) else [""] * len(instructions)
-        prompts = [
-            prompt_ids(tokenizer, self.template, _asked(*pair)) for pair in zip(instructions, inputs, strict=True)
-        ]
+        prompts = self._prompts_of(columns, roles, ASKED, tokenizer)
         for row, prompt in enumerate(prompts):
             if len(prompt) >= self.context:
                 reason = f"{ASKED} row {row} has a prompt of {len(prompt)} tokens, and {self.context} are read"
@@ -225,6 +227,7 @@ class InstructionTask(NextToken):
             NetworkError: there is no such model, its tokens are others than the task's, or such adapters do not fit it.
         """
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.precision]
+        base: Any
         base, tokenizer = load_base(place_of(name), dtype, torch.device("cpu"))
         if name != self.base and tokenizer.get_vocab() != load_tokenizer(place_of(self.base))[0].get_vocab():
             raise NetworkError(f"{name} has other tokens than {self.base}, whose tokenizer makes the task's")
@@ -276,7 +279,7 @@ class InstructionTask(NextToken):
         loss = nlls / torch.where(tokens > 0, tokens, torch.nan)
         return {"loss": loss, "perplexity": loss.exp()}
 
-    def grouped(self, outputs: Tensor, targets: Tensor, labels: Tensor) -> Sums:
+    def group_sums(self, outputs: Tensor, targets: Tensor, labels: Tensor) -> Sums:
         """`nll` and `tokens` of each kind of instruction, as `nll/3`."""
         each, counts = nll_and_tokens(outputs, targets)
         return {
@@ -285,7 +288,7 @@ class InstructionTask(NextToken):
             for name, values in (("nll", each), ("tokens", counts))
         }
 
-    def written(self, predictor: nn.Module, shard: Shard) -> Sums:
+    def generation_sums(self, predictor: nn.Module, shard: Shard) -> Sums:
         """`asked`, examples that the model answered freely, and `matched`, those whose answer holds the whole key."""
         if not self.generate or KEY_BYTES not in shard.columns or not isinstance(predictor, AdaptedModel):
             return {}
@@ -322,34 +325,26 @@ _BY_GROUP = ("nll", "tokens")
 
 def nll_and_tokens(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """float64 (B,) and int64 (B,), on the CPU: the summed cross-entropy of each example, and its tokens."""
-    from algorithms.tasks._next_token import nll
-
     each = nll(outputs, targets).detach().double().sum(1).cpu()
     return each, (targets != NO_TARGET).sum(1).cpu()
 
 
-def spread(count: int, wanted: int) -> Tensor:
+def spread(count: int, most: int) -> Tensor:
     """int64: at most so many positions of `count`, evenly spread over them."""
-    if wanted >= count:
+    if most >= count:
         return torch.arange(count)
-    return (torch.arange(wanted) * count) // wanted
+    return (torch.arange(most) * count) // most
 
 
 def holds_key(text: str, key: str) -> bool:
     """Whether a text holds every part of a key, `|` between them, each as words of its own."""
-    words = f" {_spaced(text)} "
-    return all(f" {_spaced(part)} " in words for part in key.split("|") if part.strip())
+    words = f" {_word_text(text)} "
+    return all(f" {_word_text(part)} " in words for part in key.split("|") if part.strip())
 
 
-def _spaced(text: str) -> str:
+def _word_text(text: str) -> str:
     """The words and numbers of a text in lower case, with a blank between them."""
-    import re
-
     return " ".join(re.findall(r"-?\d+(?:\.\d+)?|\w+", text.lower()))
-
-
-def _asked(instruction: str, about: str) -> str:
-    return f"{instruction}\n{about}" if about else instruction
 
 
 def _name(columns: Columns, roles: Roles, role: str) -> str | None:
@@ -404,21 +399,21 @@ def _codes(columns: Columns, roles: Roles, groups: Sequence[str], half: str) -> 
 
 
 def _bytes(texts: Sequence[str]) -> np.ndarray:
-    coded = [text.encode() for text in texts]
-    found = np.zeros((len(coded), max(map(len, coded), default=0)), dtype=np.uint8)
-    for row, one in enumerate(coded):
+    codes = [text.encode() for text in texts]
+    found = np.zeros((len(codes), max(map(len, codes), default=0)), dtype=np.uint8)
+    for row, one in enumerate(codes):
         found[row, : len(one)] = np.frombuffer(one, dtype=np.uint8)
     return found
 
 
-def _strings(coded: Tensor) -> list[str]:
-    return [bytes(row.tolist()).rstrip(b"\0").decode() for row in coded]
+def _strings(codes: Tensor) -> list[str]:
+    return [bytes(row.tolist()).rstrip(b"\0").decode() for row in codes]
 
 
-def _notes(half: str, whole: int, used: int, cut: int, context: int) -> tuple[str, ...]:
+def _notes(half: str, whole: int, rest: int, cut: int, context: int) -> tuple[str, ...]:
     notes = []
-    if used < whole:
-        notes.append(f"{whole - used} of {whole} {half} rows are left out: their prompts fill all {context} tokens")
+    if rest < whole:
+        notes.append(f"{whole - rest} of {whole} {half} rows are left out: their prompts fill all {context} tokens")
     if cut:
-        notes.append(f"{cut} of {used} {half} rows are longer than {context} tokens and were cut off")
+        notes.append(f"{cut} of {rest} {half} rows are longer than {context} tokens and were cut off")
     return tuple(notes)
