@@ -74,6 +74,10 @@ def heterogeneity(method: type[Method[Any]]) -> dict[str, dict[str, Any]]:
     """The heterogeneity that a method serves, as it answers when it is asked to serve clients that differ; and the
     settings that it needs for them besides its defaults."""
     own = method.Config()
+    if "adapters" in method.task_traits:
+        ranks = [] if _needs_of(method, own, WIDTHS).refusals else ["ranks of one adapter"]
+        own_models = ["personal models"] if method.personal else []
+        return {words: {} for words in ("language models with adapters", *ranks, *own_models)}
     # No method sees the partition before it starts, and every one is tested with clients of one class.
     found: dict[str, dict[str, Any]] = {"label skew": {}}
     if not _needs_of(method, own, WIDTHS).refusals:

@@ -66,7 +66,10 @@ SMALLEST |= given("SMALLEST")
 
 ROUNDS = 3
 
-METHODS = pytest.mark.parametrize("name", method_names())
+IMAGE_METHODS = [name for name in method_names() if "adapters" not in find_method(name).task_traits]
+"""The others are in `test_every_adapter_method.py`."""
+
+METHODS = pytest.mark.parametrize("name", IMAGE_METHODS)
 
 
 def setup_of(name: str, net: str = "small_cnn", **changes: typing.Any) -> WorkerSetup:
@@ -260,7 +263,7 @@ def test_the_bytes_of_a_client_are_those_of_the_specifications_formula(name):
     }
 
 
-WEIGHTED = [name for name in method_names() if hasattr(find_method(name).Config(), "weights")]
+WEIGHTED = [name for name in IMAGE_METHODS if hasattr(find_method(name).Config(), "weights")]
 
 
 @pytest.mark.parametrize("weights", ["examples", "uniform"])

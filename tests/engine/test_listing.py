@@ -11,9 +11,19 @@ SAME_FEATURES = {"fedgen"}
 PERSONAL = {"fedbn"}
 
 
-@pytest.mark.parametrize("name", [name for name in method_names() if name not in WIDTHS | NETWORKS | SAME_FEATURES])
+ADAPTERS = {name for name in method_names() if "adapters" in find_method(name).task_traits}
+
+
+@pytest.mark.parametrize("name", sorted(set(method_names()) - WIDTHS - NETWORKS - SAME_FEATURES - ADAPTERS))
 def test_a_method_that_averages_whole_networks_serves_label_skew(name):
     assert set(heterogeneity(find_method(name))) - {"personal models"} == {"label skew"}
+
+
+@pytest.mark.parametrize("name", sorted(ADAPTERS))
+def test_a_method_on_adapters_serves_language_models(name):
+    found = set(heterogeneity(find_method(name)))
+    assert {"language models with adapters"} <= found
+    assert ("personal models" in found) == find_method(name).personal
 
 
 @pytest.mark.parametrize("name", sorted(WIDTHS | NETWORKS | SAME_FEATURES | PERSONAL))

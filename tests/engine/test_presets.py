@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from actors.steps.orders import method_names
+from actors.steps.orders import find_method, method_names
 from engine.commands.listing import headline
 from engine.config import load, preset_names, resolve, to_tree
 from engine.config.reading import preset_text
@@ -95,7 +95,7 @@ def test_the_mixed_preset_has_five_unrelated_networks_and_an_expert_for_each_cli
     assert federation.config.method.settings.experts == "client"
 
 
-OTHERS = [name for name in method_names() if name != "mosaic"]
+OTHERS = [name for name in method_names() if name != "mosaic" and "adapters" not in find_method(name).task_traits]
 
 
 @pytest.mark.parametrize("name", OTHERS)
