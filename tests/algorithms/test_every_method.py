@@ -18,7 +18,7 @@ from actors.runner import InlineRunner
 from actors.steps.orders import WorkerSetup, find_method, method_names
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
-from algorithms.core.records import digest
+from algorithms.core.records import digest, flatten
 from algorithms.core.schedules import RateSchedule
 from algorithms.core.scoring import score
 from algorithms.core.settings import out_of_range
@@ -36,6 +36,7 @@ from tests.algorithms.support_methods import (
     client_of,
     lone_example,
 )
+from tests.algorithms.test_ties import built
 from tests.support import needs_of, play, tiny_setup, tiny_shards
 
 SMALLEST: dict[str, dict[str, typing.Any]] = {
@@ -181,6 +182,31 @@ def test_all_training_of_clients_is_on_labels_smoothed_as_they_ask(name, monkeyp
         monkeypatch.setattr(f"algorithms.core.{module}.training_loss", smoothed)
     play(setup, InlineRunner(setup, tiny_shards(), watched), rounds=ROUNDS)
     assert counts["smoothed"] == counts["in all"] > 0
+
+
+TIES = "tests.algorithms.test_ties"
+"""Has a network whose matrix is registered under two names, `tied`, and the same with the matrix once, `untied`."""
+
+
+@METHODS
+@pytest.mark.parametrize("frozen", ["", "_frozen"])
+def test_a_matrix_under_two_names_is_trained_like_one_that_is_used_twice(name, frozen):
+    has_norm = any(field.name == "norm" for field in dataclasses.fields(find_method(name).Config))
+    settings = {"norm": 0.0} if has_norm else {}  # neither has batch normalisation
+    tied, untied = f"{TIES}:tied{frozen}", f"{TIES}:untied{frozen}"
+    under_two, once = (play(setup_of(name, net, **settings), rounds=ROUNDS) for net in (tied, untied))
+    found, expected = flatten(under_two.state)[0], flatten(once.state)[0]
+    assert found.keys() == {path.replace(untied, tied) for path in expected}
+    for path, value in expected.items():
+        assert torch.allclose(found[path.replace(untied, tied)], value, rtol=1e-4, atol=1e-6), path
+    start = built(f"tied{frozen}").state_dict()
+    trained, kept = (
+        [torch.equal(value, start[entry]) for path, value in found.items() if path.endswith(f"/{entry}")]
+        for entry in ("body.first.weight", "body.inside.weight")
+    )
+    assert not any(trained)
+    assert trained
+    assert all(kept) == bool(frozen)
 
 
 # --- What travels -------------------------------------------------------------------------------------------------

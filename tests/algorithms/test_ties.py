@@ -11,6 +11,7 @@ from torch.func import functional_call
 from algorithms.core.seeds import torch_seeded
 from algorithms.core.stacking import stackable
 from algorithms.core.states import norm_buffers, norm_entries, snapshot, state_bytes, trainable
+from algorithms.core.training import Work
 from algorithms.nets import Classifier, Images, build
 from algorithms.nets.ties import aliases
 from tests.support import SHAPE, play, tiny_setup
@@ -144,47 +145,21 @@ def test_tied_layers_are_not_trained_stacked():
     assert not stackable(built("tied_perceptron"))
 
 
-# Methods
-
-STEPPING = {
-    "fedavg": {},
-    "fedprox": {"mu": 0.1},
-    "fedavgm": {},
-    "fedadam": {},
-    "fedyogi": {},
-    "fedadagrad": {},
-    "feddyn": {},
-    "scaffold": {},
-    "fednova": {"server_momentum": 0.5, "mu": 0.1},
-    "fedbn": {},
-    "fedrs": {},
-    "heterofl": {},
-    "fedrolex": {},
-}
+# Methods; what all of them do is in test_every_method.py
 
 
-def last_model(method: str, net: str, settings: dict) -> dict[str, Tensor]:
-    setup = tiny_setup(method, nets=(f"{__name__}:{net}",), clients=3, **settings)
-    return play(setup, rounds=3).state.model
-
-
-@pytest.mark.parametrize("frozen", ["", "_frozen"])
-@pytest.mark.parametrize("method", STEPPING)
-def test_a_matrix_under_two_names_is_trained_like_one_that_is_used_twice(method, frozen):
-    under_two = last_model(method, f"tied{frozen}", STEPPING[method])
-    once = last_model(method, f"untied{frozen}", STEPPING[method])
-    assert under_two.keys() == once.keys()
-    for name, value in once.items():
-        assert torch.allclose(under_two[name], value, rtol=1e-5, atol=1e-6), name
-    start = built(f"tied{frozen}").state_dict()
-    moved = {name for name, value in under_two.items() if not torch.equal(value, start[name])}
-    still = {"body.inside.weight", "body.inside.bias"} if frozen else set()
-    assert moved == start.keys() - still
-    assert under_two["body.seen"].dtype == torch.int64
-    assert int(under_two["body.seen"]) == 3 * 3
+def test_a_counter_of_a_tied_network_counts_the_steps_of_the_rounds():
+    setup = tiny_setup(
+        "fedavgm", nets=(f"{__name__}:tied",), clients=3, work=Work(steps=3, epochs=None, batch=8, lr=0.1)
+    )
+    seen = play(setup, rounds=2).state.model["body.seen"]
+    assert seen.dtype == torch.int64
+    assert int(seen) == 2 * 3
 
 
 MOSAIC = {
+    "generator": "features",
+    "experts": "replay",
     "warmup": 2,
     "meta_feedforward": 32,
     "meta_steps": 4,
@@ -194,10 +169,9 @@ MOSAIC = {
 }
 
 
-@pytest.mark.parametrize("generator", [{"generator": "pca"}, {"generator": "features", "experts": "replay"}])
-def test_mosaic_goes_on_after_its_warm_up_and_teaches_a_tied_network_as_one_that_uses_its_matrix_twice(generator):
+def test_mosaic_replays_with_a_tied_network_as_with_one_that_uses_its_matrix_twice():
     runs = [
-        play(tiny_setup("mosaic", nets=(f"{__name__}:{net}",), clients=3, **MOSAIC, **generator), rounds=3)
+        play(tiny_setup("mosaic", nets=(f"{__name__}:{net}",), clients=3, **MOSAIC), rounds=3)
         for net in ("tied", "untied")
     ]
     under_two, once = (next(iter(run.state.models.values())) for run in runs)
