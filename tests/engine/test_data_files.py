@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,7 +237,7 @@ def test_of_sixteen_bits_the_upper_eight_are_read_and_said(folder):
     write(folder / "train.parquet", [GREY[1], *(picture(value, mode="I;16") for value in values)], [0, 0, 0, 1, 2, 2])
     data = read(folder)
     assert data.train["image"][:, 0, 0, 0].tolist() == [100, 0, 0, 1, 0x12, 255]
-    fact = f"{folder / 'train.parquet'}, image: 5 images of 16 bits a pixel are read with the upper 8"
+    fact = f"{folder / 'train.parquet'}, image: 5 images of 16 bits a channel are read with the upper 8"
     assert data.facts == (fact,)
 
 
@@ -243,7 +245,34 @@ def test_images_of_sixteen_bits_that_use_few_of_them_are_said_to_lose_most(folde
     write(folder / "train.parquet", [picture(4095, mode="I;16"), picture(7, mode="I;16"), GREY[2]], [0, 1, 2])
     data = read(folder)
     assert data.train["image"][:, 0, 0, 0].tolist() == [15, 0, 255]
-    assert "2 images of 16 bits a pixel are read with the upper 8, of which the brightest pixel has 15" in data.facts[0]
+    assert (
+        "2 images of 16 bits a channel are read with the upper 8, of which the brightest pixel has 15" in data.facts[0]
+    )
+
+
+def deep_colour(*pixel):
+    """A PNG file of one pixel with 16 bits a channel, by the specification: Pillow writes none. Red, green, blue, and
+    alpha where it is given."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, {3: 2, 4: 6}[len(pixel)], 0, 0, 0)
+    row = b"\0" + struct.pack(f">{len(pixel)}H", *pixel)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+def test_of_colours_of_sixteen_bits_the_upper_eight_are_read_and_said(folder):
+    plain = io.BytesIO()
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(plain, "PNG")
+    deep = deep_colour(0x1234, 0xFFFF, 0x00FF), deep_colour(0x8000, 0, 0x0100, 0x7FFF)
+    write(folder / "train.parquet", [plain.getvalue(), *deep], [0, 1, 2])
+    write(folder / "test.parquet", [plain.getvalue()], [0])
+    data = read(folder)
+    assert data.train["image"][:, :, 0, 0].tolist() == [[1, 2, 3], [0x12, 0xFF, 0], [0x80, 0, 1]]
+    fact = f"{folder / 'train.parquet'}, image: 2 images of 16 bits a channel are read with the upper 8"
+    assert data.facts == (fact,)
 
 
 def turned(orientation, kind):

@@ -1,7 +1,7 @@
 """From PNG, JPEG and WebP files to arrays of bytes: the one way in which every reader decodes images.
 
 Images stand as a camera's orientation mark (EXIF) says. Of 16 bits a channel the upper 8 are kept, as Pillow does with
-colour images. Of several frames the first is taken. Transparency is dropped.
+colour images, and told. Of several frames the first is taken. Transparency is dropped.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _GREY = ("1", "L", "LA")
 _COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_DEPTH = 24
+"""Place of a PNG file's byte that says its bits a channel (PNG specification, 11.2.1)."""
+
+_WAS_DEEP = "tessera: 16 bits a channel"
+"""Key, among what Pillow knows of an image, of colour images that it has reduced to 8 bits itself."""
 
 DIM = 64
 """Brightest pixel of 16-bit images after their reduction, below which most of them is lost."""
@@ -68,6 +75,8 @@ def open_image(encoded: bytes | None) -> Image.Image:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # damaged bytes make Pillow's readers raise errors of a dozen types
         raise Unreadable(f"is not a readable PNG, JPEG or WebP image ({type(error).__name__})") from error
+    if encoded.startswith(_PNG) and encoded[_PNG_DEPTH] == 16:
+        image.info[_WAS_DEEP] = True
     return image
 
 
@@ -128,16 +137,16 @@ def stack(
             sizes = f"{place(row)} is {_side(array)} pixels, but {place(0)} is {_side(arrays[0])} (height x width)"
             raise DataError("data.source", source, sizes, "set data.size to scale all images to one size")
         arrays.append(array)
-        if image.mode in _DEEP:
+        if image.mode in _DEEP or _WAS_DEEP in image.info:
             deep.append(int(array.max()))
     return Pictures(_join(arrays), _depth_facts(deep))
 
 
 def _depth_facts(brightest: list[int]) -> tuple[str, ...]:
-    """A note on grey images of 16 bits, by the brightest pixel of each after the reduction to 8."""
+    """A note on images of 16 bits, by the brightest pixel of each after the reduction to 8."""
     if not brightest:
         return ()
-    fact = f"{len(brightest)} images of 16 bits a pixel are read with the upper 8"
+    fact = f"{len(brightest)} images of 16 bits a channel are read with the upper 8"
     if max(brightest) < DIM:
         fact += f", of which the brightest pixel has {max(brightest)} of 255: stretch them over all 16 bits before"
     return (fact,)
