@@ -12,10 +12,12 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from engine.partition.lettering import Lettering
 from engine.partition.partition import Partition
 
 _FEW_CLASSES = 12
 _FEW_CLIENTS = 25
+_NAME_LENGTH = 24
 _PALE_TO_DARK = LinearSegmentedColormap.from_list("counts", ["#cfe3f5", "#5b9bd0", "#1c5a9c", "#0a2350"])
 
 
@@ -136,7 +138,10 @@ def _draw_map(figure: Figure, axes: Axes, counts: np.ndarray, class_names: Seque
     bar.ax.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("class")
     step = -(-len(class_names) // 50)
-    axes.set_yticks(range(0, len(class_names), step), [_plain(name[:24]) for name in class_names[::step]], fontsize=8)
+    shown = class_names[::step]
+    lettering = Lettering.of(shown)
+    names = [_plain(lettering.excerpt(name, _NAME_LENGTH)) for name in shown]
+    axes.set_yticks(range(0, len(class_names), step), names, fontsize=8, family=lettering.families)
     axes.tick_params(axis="x", labelbottom=False)
     if len(class_names) <= _FEW_CLASSES and counts.shape[1] <= _FEW_CLIENTS:
         for (label, client), count in np.ndenumerate(counts):
