@@ -31,7 +31,7 @@ test: install  ## all tests; those on real data need TESSERA_DATA
 
 matrix:  ## a run under each of PYTHONS with the tested versions; one that is not here is said and passed over
 	@for python in $(PYTHONS); do \
-		command -v $$python >/dev/null || { echo "$$python: not here, passed over"; continue; }; \
+		$$python -c "" 2>/dev/null || { echo "$$python: not here, passed over"; continue; }; \
 		place=.matrix/$$(basename $$python); rm -rf $$place; \
 		$$python -m venv $$place && \
 		$$place/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch && \

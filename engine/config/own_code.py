@@ -4,7 +4,9 @@ imported."""
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Collection, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +42,41 @@ def _names(place: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _names(f"{place}.{number}", item)
 
 
-def refuse_unnamed(tree: Mapping[str, Any], allowed: Collection[str]) -> None:
+def refuse_unnamed(tree: Mapping[str, Any], allowed: Collection[str], start: Path | None = None) -> None:
     """Hold the configuration of a run's folder, which may come from somebody else, to the modules named here and now.
 
+    Args:
+        start: the folder where the run was started, as far as that is known. Nothing is imported from there, since the
+            run's folder alone says which one it is.
+
     Raises:
-        ConfigError: it names others, none of which has been imported.
+        ConfigError: it names others, or modules that are not found from here; none of them has been imported.
     """
     problems = [
-        Problem(place, module, f"this folder names code of one's own; if you trust it, add --code {module}")
+        Problem(place, module, reason)
         for place, module in named_modules(tree).items()
-        if module not in allowed
+        if (reason := _refusal(module, allowed, start))
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _refusal(module: str, allowed: Collection[str], start: Path | None) -> str:
+    """The reason not to import a module; empty where there is none."""
+    if module not in allowed:
+        return f"this folder names code of one's own; if you trust it, add --code {module}"
+    if start is None or _is_found(module):
+        return ""
+    return (
+        f"no module of this name is found in {Path.cwd()}, nor where Python looks; the run was started in {start}: "
+        f"call this there, or, if you trust what lies there, with PYTHONPATH={shlex.quote(str(start))}"
+    )
+
+
+def _is_found(module: str) -> bool:
+    """Whether the outermost package of a module is found, of which nothing is imported."""
+    package = module.partition(".")[0]
+    return package in sys.modules or not package or find_spec(package) is not None
 
 
 def code_options(tree: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,15 +71,18 @@ def tensor_facts(value: Tensor) -> dict[str, Any]:
     return {"shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
 
 
-def task_of(facts: Mapping[str, Any], code: Collection[str]) -> Task:
+def task_of(facts: Mapping[str, Any], code: Collection[str], start: Path | None) -> Task:
     """The task of a description.
+
+    Args:
+        code, start: modules that may be imported, and the folder of the run's start; see `refuse_unnamed`.
 
     Raises:
         ConfigError: it names a class of one's own that may not be imported.
         LookupError, TypeError, ValueError, KeyError, AttributeError: it is damaged.
     """
     name, values = facts["task"]["name"], facts["task"]["values"]
-    refuse_unnamed({"task": {"name": name}}, code)
+    refuse_unnamed({"task": {"name": name}}, code, start)
     if values is None:
         raise ValueError(f"the fields of {name} cannot be written as JSON, so that it cannot be made again")
     task = rebuild(find_task(name), values, {})

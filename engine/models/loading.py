@@ -85,10 +85,10 @@ def load(folder: Path | str, client: int | None = None, code: Collection[str] = 
             f"{files.path} ends with a predictor that is no network by name, so that it cannot be made again; "
             f"{files.model(client)} holds its tensors"
         )
-    refuse_unnamed({"clients": {"net": entry.network}}, code)
+    refuse_unnamed({"clients": {"net": entry.network}}, code, files.start_folder())
     state = read_tensors(files, entry)
     try:
-        task = task_of(facts, code)
+        task = task_of(facts, code, files.start_folder())
         net = _network(task, entry)
         net.load_state_dict(state)
         return LoadedModel(net.eval(), task, entry.network, entry.width, client, reading_of(facts, task), facts)

@@ -96,8 +96,9 @@ def replay(
     What the step raises is raised here; with `debug`, Python's debugger is opened first, where it was raised.
     """
     order = read_failed_order(folder, round, step, client)
-    tree = with_paths_from(reading.read(str(folder / "config.yaml")), RunFolder(folder).start_folder())
-    refuse_unnamed(tree, code)  # before a method of one's own is looked for, which imports it
+    start = RunFolder(folder).start_folder()
+    tree = with_paths_from(reading.read(str(folder / "config.yaml")), start)
+    refuse_unnamed(tree, code, start)  # before a method of one's own is looked for, which imports it
     config = resolve(tree)
     federation = Federation.gather(config)
     undeclared = [kind for kind in order.received.parts if kind not in federation.needs.kinds]

@@ -36,10 +36,11 @@ def apply_overrides(
     Raises:
         ConfigError: for everything that may not differ, or for code that may not be imported.
     """
-    tree = with_paths_from(reading.read(str(files.path / "config.yaml")), files.start_folder())
+    start = files.start_folder()
+    tree = with_paths_from(reading.read(str(files.path / "config.yaml")), start)
     asked = reading.override(tree, overrides)
     for named in (tree, asked):  # before a method of one's own is looked for, which imports it
-        refuse_unnamed(named, code)
+        refuse_unnamed(named, code, start)
     before, config = to_tree(resolve(tree)), resolve(asked)
     old, new = dict(_leaves(before)), dict(_leaves(to_tree(config)))
     differing = [place for place in {**old, **new} if old.get(place) != new.get(place)]

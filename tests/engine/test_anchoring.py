@@ -6,6 +6,7 @@ import pytest
 
 from engine.config import load
 from engine.config.anchoring import with_paths_from
+from engine.errors import ConfigError
 from engine.run.launch import launch, resume
 from engine.run.resuming import apply_overrides
 from engine.store.folder import RunFolder
@@ -56,3 +57,39 @@ def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch):
     assert resume(tmp_path / "start" / "run", ("rounds=2",), Silent()) is not None
     started = json.loads((tmp_path / "start" / "run" / "start.json").read_text())
     assert started["start_folder"] == str(tmp_path / "start")
+
+
+OWN = """
+clients: {net: [small_cnn, "own_of_the_start.nets:make"]}
+task: {name: "json:decoder"}
+"""
+
+
+@pytest.fixture
+def run_with_own_code(start):
+    """A run's folder that names code: of the user's own in the folder of the start, and of the standard library."""
+    (start / "own_of_the_start").mkdir()
+    (start / "own_of_the_start" / "nets.py").write_text("raise RuntimeError('imported')")
+    (start / "run").mkdir()
+    (start / "run" / "config.yaml").write_text(OWN)
+    (start / "run" / "start.json").write_text(json.dumps({"start_folder": str(start)}))
+    return RunFolder(start / "run")
+
+
+def test_code_of_ones_own_is_not_taken_from_the_folder_of_the_start_but_that_folder_is_named(
+    run_with_own_code, start, monkeypatch
+):
+    monkeypatch.chdir(start.parent)
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides(run_with_own_code, (), code={"own_of_the_start.nets", "json"})
+    (problem,) = caught.value.problems
+    assert (problem.place, problem.value) == ("clients.net.1", "own_of_the_start.nets")
+    assert f"the run was started in {start}: call this there" in problem.reason
+    assert f"with PYTHONPATH={start}" in problem.reason
+
+
+def test_code_of_ones_own_that_is_found_from_here_is_no_reason_to_refuse(run_with_own_code, start, monkeypatch):
+    monkeypatch.syspath_prepend(start)
+    with pytest.raises(ConfigError, match="method: is needed") as caught:
+        apply_overrides(run_with_own_code, (), code={"own_of_the_start.nets", "json"})
+    assert "own_of_the_start" not in str(caught.value)
