@@ -99,9 +99,13 @@ def worker_setup(own: str) -> Callable[[], None]:
 
 def main() -> None:
     """The command line; ends the process."""
-    put_packages_first()
-    put_own_code_last(os.getcwd())
-    from engine.commands.cli import OWN_PROCESS, cli
+    try:
+        put_packages_first()
+        put_own_code_last(os.getcwd())
+        from engine.commands.cli import OWN_PROCESS, cli
+    except KeyboardInterrupt:  # before the command line can answer it
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
 
     cli(prog_name="tessera", obj=OWN_PROCESS)
 

@@ -44,8 +44,9 @@ STOP_SECONDS = 60
 ANSWER_SECONDS = 30.0
 """A dashboard on a busy machine has this long for its first answer."""
 
-_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-"""Ray's own way to stop a job is SIGTERM and, three seconds later, SIGKILL."""
+_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGTERM", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+"""Ray kills three seconds after its signal. SIGINT would be lost where Ray was started in the background of a script:
+shells have such commands, and so all their children, ignore it."""
 
 
 class SubmittedJob:
@@ -91,7 +92,7 @@ class SubmittedJob:
             await asyncio.sleep(1.0)
 
     def stop(self) -> None:
-        """Have its command interrupted, as by Ctrl-C."""
+        """Have its command stopped in good order, as by Ctrl-C."""
         self._client.stop_job(self.id)
 
 
@@ -124,8 +125,18 @@ def submit(words: Sequence[str], folder: Path, address: str) -> SubmittedJob:
             "Put the cluster's own into RAY_AUTH_TOKEN or ~/.ray/auth_token and set RAY_AUTH_MODE=token"
         ) from error
     except (RuntimeError, ConnectionError, ValueError, requests.RequestException) as error:
-        raise ClusterError(f"the cluster at {address} takes no job from us: {error}") from error
+        raise ClusterError(f"the cluster at {address} takes no job from us: {error}{_hint(error)}") from error
     return SubmittedJob(client, job)
+
+
+def _hint(error: Exception) -> str:
+    """What helps, as far as Ray does not say it itself."""
+    if "No available agent" not in str(error):
+        return ""
+    return (
+        " Where that stays so, another Ray on the head's machine has the port of its agent (52365): start this one by "
+        "`ray start --head --dashboard-agent-listen-port=PORT`"
+    )
 
 
 def _silence_loggers() -> None:

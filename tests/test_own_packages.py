@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import tessera_fl
 from tessera_fl import PACKAGES, put_packages_first, worker_setup
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +72,17 @@ def test_another_package_that_was_imported_already_is_named(monkeypatch, tmp_pat
     monkeypatch.setitem(sys.modules, "algorithms", other)
     with pytest.raises(ImportError, match=rf"{tmp_path}/algorithms was imported as algorithms.*rename the folder"):
         put_packages_first()
+
+
+def test_ctrl_c_while_the_command_line_is_imported_ends_as_any_other(monkeypatch, capsys):
+    def interrupt(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tessera_fl, "put_own_code_last", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        tessera_fl.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped\n"
 
 
 def test_an_own_network_gives_one_digest_on_ray_and_inline_beside_packages_of_our_names(folder):

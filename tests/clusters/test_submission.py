@@ -85,6 +85,15 @@ def test_a_shell_reads_every_word_as_it_was(recorder, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_cluster_whose_agent_does_not_answer_is_told_with_the_port_that_it_may_lack(recorder, tmp_path, monkeypatch):
+    def refuse(**asked):
+        raise RuntimeError("Request failed with status code 500: No available agent to submit job.")
+
+    monkeypatch.setattr(recorder, "submit_job", refuse)
+    with pytest.raises(ClusterError, match=r"No available agent.* Where .* --dashboard-agent-listen-port"):
+        submit(["true"], tmp_path, "http://there:8265")
+
+
 def test_a_configuration_and_settings_stay_what_they_are_whatever_they_look_like():
     words = command("--help", ["a=$(x)", "b=--out"], "s3://bucket/x y")
     assert words[:4] == ["python", "-m", "tessera_fl", "run"]
@@ -188,16 +197,16 @@ def make(shape, classes):
 """
 
 
-def tessera(folder: Path, *arguments: object, **options) -> subprocess.Popen[str]:
-    """The command, called in a folder of the user's own."""
+def tessera(folder: Path, *arguments: object, on_ctrl_c=signal.SIG_DFL, **variables) -> subprocess.Popen[str]:
+    """The command, called in a folder of the user's own, with further variables of the environment."""
     return subprocess.Popen(
         [sys.executable, "-m", "engine", *map(str, arguments)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **options},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, on_ctrl_c),
     )
 
 
@@ -260,6 +269,20 @@ def test_ctrl_c_stops_the_job_in_good_order(ray_cluster, mine, tmp_path):
     assert sent.returncode == 130
     assert "is told to stop" in said
     assert f"to go on with this run: tessera resume {shlex.quote(str(out))}" in said
+    assert err == "stopping; once more to end at once\nstopped\n"
+
+
+@pytest.mark.slow
+def test_a_job_that_ignores_ctrl_c_is_stopped_in_good_order_all_the_same(recorder, mine, tmp_path):
+    """As all commands do that a script has started in its background, Ray and its jobs among them."""
+    submit(["true"], tmp_path, "http://there:8265")
+    stop = signal.Signals[recorder.asked["runtime_env"]["env_vars"]["RAY_JOB_STOP_SIGNAL"]]
+    job = tessera(mine, "run", NAME, *QUICK, "--set=rounds=100000", "--out", tmp_path / "out", on_ctrl_c=signal.SIG_IGN)
+    assert any("round" in line and "global" in line for line in job.stdout)
+    job.send_signal(signal.SIGINT)
+    job.send_signal(stop)
+    said, err = job.communicate(timeout=200)
+    assert "to go on with this run" in said
     assert err == "stopping; once more to end at once\nstopped\n"
 
 
