@@ -130,7 +130,7 @@ def submit(words: Sequence[str], folder: Path, address: str) -> SubmittedJob:
 
 
 def _hint(error: Exception) -> str:
-    """What helps, as far as Ray does not say it itself."""
+    """Words on the way out, as far as Ray does not say it itself; empty elsewhere."""
     if "No available agent" not in str(error):
         return ""
     return (
