@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
 
+from engine.data.instructions.settings import Settings
 from engine.errors import nearest
 
 NEEDS = {
@@ -16,6 +17,7 @@ NEEDS = {
     "torchvision": "name",
     "hf": "name",
     "csv": "file or folder",
+    "jsonl": "file or folder",
     "parquet": "folder or file",
     "imagefolder": "folder",
 }
@@ -23,12 +25,16 @@ NEEDS = {
 
 SOURCES = tuple(NEEDS)
 SPELLINGS = (
-    "digits, generated:sentences, sklearn:NAME, torchvision:NAME, hf:NAME, csv:FILE, parquet:FOLDER "
-    "or imagefolder:FOLDER"
+    "digits, generated:sentences, generated:instructions, sklearn:NAME, torchvision:NAME, hf:NAME, csv:FILE, "
+    "jsonl:FILE, parquet:FOLDER or imagefolder:FOLDER"
 )
 
-PLACES = {"generated": ("sentences",), "sklearn": ("breast_cancer", "wine", "diabetes", "digits")}
+PLACES = {"generated": ("sentences", "instructions"), "sklearn": ("breast_cancer", "wine", "diabetes", "digits")}
 """The names that a source knows, where they are a few."""
+
+
+INSTRUCTIONS = "generated:instructions"
+_OF_INSTRUCTIONS = f"of {INSTRUCTIONS}: {{}}"
 
 
 def _read_columns(value: Any) -> dict[str, tuple[str, ...]]:
@@ -68,10 +74,13 @@ class DataConfig(BaseModel):
 
     - `digits`: scikit-learn's digits as images of 8x8 pixels, which need no file;
     - `generated:sentences`: short sentences on four topics in three styles (`domain`), made from a fixed seed;
+    - `generated:instructions`: tasks of five domains with facts that can be checked, answered by `writers` who
+      each have a style of their own; see `writers` and the keys below it, which no other source uses;
     - `sklearn:NAME`: scikit-learn's tables breast_cancer, wine, diabetes (a number to predict) and digits (64 numbers);
     - `torchvision:NAME`: a data set of torchvision's under `root`; `torchvision:EMNIST:SPLIT` for EMNIST;
     - `hf:NAME`: a data set of the Hugging Face hub, `hf:NAME:PART` for a part of it; needs the package `datasets`;
     - `csv:FILE`: a file with a header line, or a folder with `train.csv` and `test.csv`;
+    - `jsonl:FILE`: a file with a JSON object a line, or a folder with `train.jsonl` and `test.jsonl`;
     - `parquet:FOLDER`: `train.parquet` and `test.parquet`, or shards as `train-00000-of-00002.parquet`, in the layout
       of the Hugging Face hub; or one file;
     - `imagefolder:FOLDER`: `train/CLASS/*.png` and `test/CLASS/*.png`; PNG, JPEG or WebP.
@@ -110,6 +119,42 @@ class DataConfig(BaseModel):
         default=None,
         description="images that the server owns: a share of the training rows, which no client then holds, or a "
         "folder with train.parquet; null: none",
+    )
+
+    writers: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        validate_default=True,
+        description=_OF_INSTRUCTIONS.format("how many writers there are"),
+    )
+    items: int | None = Field(
+        default=None,
+        ge=1,
+        le=2_000,
+        validate_default=True,
+        description=_OF_INSTRUCTIONS.format("training tasks of each writer; the test half has a quarter as many"),
+    )
+    content_shift: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        validate_default=True,
+        description=_OF_INSTRUCTIONS.format(
+            "share of a writer's tasks that are of its own domain; the others are of all domains in equal numbers"
+        ),
+    )
+    style_shift: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        validate_default=True,
+        description=_OF_INSTRUCTIONS.format(
+            "share of a writer's answers that are in its own style; the others are in the canonical one"
+        ),
+    )
+    seed: int | None = Field(
+        default=None, ge=0, validate_default=True, description=_OF_INSTRUCTIONS.format("seed of every draw")
     )
 
     @property
@@ -154,3 +199,13 @@ class DataConfig(BaseModel):
         if download and kind and kind != "torchvision":
             raise ValueError(f"only torchvision sources can be downloaded, not {kind}; leave it out")
         return download
+
+    @field_validator("writers", "items", "content_shift", "style_shift", "seed")
+    @classmethod
+    def _is_of_instructions(cls, value: Any, info: ValidationInfo) -> Any:
+        source = info.data.get("source")
+        if value is None and source == INSTRUCTIONS:
+            return getattr(Settings(), str(info.field_name))
+        if value is not None and source not in (None, INSTRUCTIONS):
+            raise ValueError(f"is not used by {source.partition(':')[0]}, only by {INSTRUCTIONS}; leave it out")
+        return value

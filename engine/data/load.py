@@ -16,19 +16,28 @@ from algorithms.core.columns import MEDIA, Column, ColumnError, Content
 from algorithms.core.task import LABEL, PreparedTask, Task
 from engine.data.config import DataConfig
 from engine.data.contents import Contents, plain_columns
-from engine.data.half import Half, fixed_order
+from engine.data.half import Half, HalfName, fixed_order
 from engine.data.images import digits, image_folder, torchvision_sets
-from engine.data.tables import csv_files, hub, parquet, sentences, sklearn_sets
+from engine.data.instructions import source as instructions
+from engine.data.tables import csv_files, hub, json_lines, parquet, sentences, sklearn_sets
 from engine.data.task import TaskChoice, fitting_task
 from engine.errors import ConfigError, DataError, Problem, nearest
 
+GENERATED = {"sentences": sentences.read, "instructions": instructions.read}
+
+
+def _read_generated(config: DataConfig, half: HalfName, limit: int | None) -> Half:
+    return GENERATED[config.place](config, half, limit)
+
+
 READERS = {
     "digits": digits.read,
-    "generated": sentences.read,
+    "generated": _read_generated,
     "sklearn": sklearn_sets.read,
     "torchvision": torchvision_sets.read,
     "hf": hub.read,
     "csv": csv_files.read,
+    "jsonl": json_lines.read,
     "parquet": parquet.read,
     "imagefolder": image_folder.read,
 }

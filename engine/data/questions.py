@@ -1,5 +1,5 @@
-"""Rows that a trained network is asked about: a folder of images, an image, lines of text, a CSV or a Parquet file, or
-an Arrow table. They are read as training rows were, and need no label."""
+"""Rows that a trained network is asked about: a folder of images, an image, lines of text, a CSV, JSON lines or Parquet
+file, or an Arrow table. They are read as training rows were, and need no label."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.data.config import DataConfig
 from engine.data.contents import number_text
 from engine.data.images.decode import open_image, stack
 from engine.data.images.image_folder import SUFFIXES
-from engine.data.tables import csv_files, parquet
+from engine.data.tables import csv_files, json_lines, parquet
 from engine.data.tables.arrow import half_of
 from engine.errors import DataError, UserError, nearest
 
@@ -84,7 +84,7 @@ def read(path: Path, reading: Reading) -> Question:
     return _READERS[suffix](path, reading)
 
 
-_FILES = f".csv, .parquet, {TEXTS} (a text a line)"
+_FILES = f".csv, {json_lines.SUFFIX}, .parquet, {TEXTS} (a text a line)"
 
 
 def of_table(table: pa.Table, reading: Reading, origin: str = "the table") -> Question:
@@ -115,6 +115,12 @@ def _read_parquet(path: Path, reading: Reading) -> Question:
     return _question(half.columns, half.names, half.place, str(path), reading)
 
 
+def _read_json_lines(path: Path, reading: Reading) -> Question:
+    with _refusing():
+        half = json_lines.read_file(reading.config(f"jsonl:{path}"), path)
+    return _question(half.columns, half.names, half.place, str(path), reading)
+
+
 def _read_lines(path: Path, reading: Reading) -> Question:
     name = _only(path, "text", "a text", reading)
     try:
@@ -134,6 +140,7 @@ def _read_lines(path: Path, reading: Reading) -> Question:
 
 _READERS: Mapping[str, Callable[[Path, Reading], Question]] = {
     ".csv": _read_csv,
+    json_lines.SUFFIX: _read_json_lines,
     ".parquet": _read_parquet,
     TEXTS: _read_lines,
 }

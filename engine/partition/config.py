@@ -12,7 +12,7 @@ Kind = Literal[
 ]
 
 BY_CLASS = ("dirichlet", "dirichlet_balanced", "classes")
-"""The kinds that deal rows by their class; the others serve examples that have none."""
+"""The kinds that deal rows by their class, or by the values of a column in its place."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "iid": ("clients",),
@@ -28,8 +28,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """The fields without which a kind cannot be dealt."""
 
 MAY: dict[str, tuple[str, ...]] = {
-    "dirichlet": ("min_examples",),
-    "dirichlet_balanced": ("min_examples",),
+    "dirichlet": ("column", "min_examples"),
+    "dirichlet_balanced": ("column", "min_examples"),
+    "classes": ("column",),
     "quantity": ("min_examples",),
     "power_law": ("min_examples",),
     "log_normal": ("min_examples",),
@@ -64,7 +65,8 @@ class PartitionConfig(BaseModel):
     - `column`: the rows of one value of a column together: one client per value, or the values dealt to `clients`;
     - `file`: as a Parquet file says, where rows may be left out.
 
-    Kinds that deal rows by their class need a task with classes; the others serve every task.
+    `dirichlet`, `dirichlet_balanced` and `classes` deal rows by their class, which needs a task with classes; with
+    `column` they deal them by the values of that column instead, which serves every task, as the others do.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -86,7 +88,11 @@ class PartitionConfig(BaseModel):
     sigma: float | None = Field(
         default=None, gt=0, validate_default=True, description="standard deviation of the logarithm of a client's rows"
     )
-    column: str | None = Field(default=None, validate_default=True, description="column whose values make the clients")
+    column: str | None = Field(
+        default=None,
+        validate_default=True,
+        description="column whose values make the clients, or take the place of classes",
+    )
     path: Path | None = Field(
         default=None, strict=False, validate_default=True, description="Parquet file with the columns row and client"
     )

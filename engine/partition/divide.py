@@ -35,7 +35,7 @@ def divide(
 
     Raises:
         PartitionError: where a client would be empty, where the column or the file does not fit the data, or where
-            rows without a class are to be dealt by class.
+            rows without a class are to be dealt by class and no column is named.
     """
     seed = seed.at(phase="partition")
     if config.kind == "file":
@@ -43,8 +43,9 @@ def divide(
         return Partition(Partition.load(config.path, examples, data_fingerprint).rows, "file")
     if config.kind == "column":
         return Partition(_by_column(config, columns, seed), config.kind)
-    groups = _classes(config, labels) if config.kind in BY_CLASS else np.zeros(examples, np.int64)
-    sizes = np.bincount(groups, minlength=classes if config.kind in BY_CLASS else 1)
+    groups = _groups(config, examples, labels, columns)
+    has_classes = config.kind in BY_CLASS and config.column is None
+    sizes = np.bincount(groups, minlength=classes if has_classes else 1)
     least = _least(config, examples)
     drawn = _group_counts(config, sizes, least, seed)
     counts = rules.repair(drawn, least, seed)
@@ -86,11 +87,19 @@ def divide_tests(
     return [np.sort(np.concatenate(parts)) for parts in dealt]
 
 
-def _classes(config: PartitionConfig, labels: np.ndarray | None) -> np.ndarray:
+def _groups(
+    config: PartitionConfig, examples: int, labels: np.ndarray | None, columns: Mapping[str, Sequence[Any] | np.ndarray]
+) -> np.ndarray:
+    """int64, (N,): the group of rows that each is dealt with, from 0: all in one, or by class, or by a column."""
+    if config.kind not in BY_CLASS:
+        return np.zeros(examples, np.int64)
+    if config.column is not None:
+        return _values(config.column, columns)[1]
     if labels is None:
         others = ", ".join(kind for kind in NEEDS if kind not in BY_CLASS)
         problem = "deals rows by their class, and these examples have none"
-        raise PartitionError("partition.kind", config.kind, problem, f"use one of {others}")
+        remedy = f"name a column by partition.column to deal by its values, or use one of {others}"
+        raise PartitionError("partition.kind", config.kind, problem, remedy)
     return labels
 
 
@@ -154,13 +163,7 @@ def _by_column(
 ) -> tuple[np.ndarray, ...]:
     """One client per value, in the values' order; or the values, shuffled, dealt to clients in turn."""
     name = cast(str, config.column)
-    if name not in columns:
-        has = f"the training data has {', '.join(columns)}" if columns else "the training data has labels alone"
-        raise PartitionError("partition.column", name, has, f"{nearest(name, columns)}name a column that is there")
-    missing = [row for row, value in enumerate(columns[name]) if value is None or value != value]
-    if missing:
-        raise PartitionError("partition.column", name, f"row {missing[0]} has no value", "every row needs one")
-    values, which = np.unique(np.asarray(columns[name]), return_inverse=True)
+    values, which = _values(name, columns)
     if config.clients is None:
         return group_rows(np.arange(len(which)), which, len(values))
     if config.clients > len(values):
@@ -169,3 +172,15 @@ def _by_column(
     owners = np.empty(len(values), np.int64)
     owners[seed.numpy("values").permutation(len(values))] = np.arange(len(values)) % config.clients
     return group_rows(np.arange(len(which)), owners[which], config.clients)
+
+
+def _values(name: str, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The different values of a column, sorted, and int64, (N,), which of them each row has."""
+    if name not in columns:
+        has = f"the training data has {', '.join(columns)}" if columns else "the training data has labels alone"
+        raise PartitionError("partition.column", name, has, f"{nearest(name, columns)}name a column that is there")
+    missing = [row for row, value in enumerate(columns[name]) if value is None or value != value]
+    if missing:
+        raise PartitionError("partition.column", name, f"row {missing[0]} has no value", "every row needs one")
+    values, which = np.unique(np.asarray(columns[name]), return_inverse=True)
+    return values, which.astype(np.int64)

@@ -36,10 +36,10 @@ def mistakes(**fields):
 
 
 def test_all_mistakes_are_reported_together():
-    found = mistakes(kind="dirichlet", alpha=0, column="domain", seed=1)
-    assert set(found) == {"alpha", "clients", "column", "seed"}
+    found = mistakes(kind="dirichlet", alpha=0, sigma=0.1, seed=1)
+    assert set(found) == {"alpha", "clients", "sigma", "seed"}
     assert "needs it: a number of clients" in found["clients"]
-    assert "does not use it, only alpha and clients and min_examples" in found["column"]
+    assert "does not use it, only alpha and clients and column and min_examples" in found["sigma"]
 
 
 @pytest.mark.parametrize("alpha", [0, -1.0, float("nan"), float("inf"), "0.1", None])
@@ -165,7 +165,8 @@ def test_rows_without_a_class_are_not_dealt_by_class(fields):
         without_classes(clients=3, **fields)
     assert str(caught.value) == (
         f'partition.kind = "{fields["kind"]}": deals rows by their class, and these examples have none; '
-        "use one of iid, quantity, power_law, log_normal, column, file"
+        "name a column by partition.column to deal by its values, or use one of "
+        "iid, quantity, power_law, log_normal, column, file"
     )
 
 
@@ -376,3 +377,46 @@ def test_the_picture_is_a_png_whose_cells_are_white_where_a_client_lacks_the_cla
             assert image.format == "PNG"
             shares.append((np.asarray(image.convert("L")) == 255).mean())
     assert shares[1] >= shares[0] + 0.3
+
+
+# --- Dealing by a column in the place of classes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "dirichlet", "alpha": 0.3},
+        {"kind": "dirichlet_balanced", "alpha": 0.3},
+        {"kind": "classes", "classes_per_client": 2},
+    ],
+)
+def test_a_column_takes_the_place_of_classes_it_deals_as_they_would(fields):
+    codes = np.array([sorted(set(DOMAINS)).index(name) for name in DOMAINS])
+    by_class = divide(PartitionConfig(clients=3, **fields), 18, codes, 3, {}, Seed(0))
+    by_column = without_classes(clients=3, column="domain", **fields)
+    assert by_column.fingerprint == by_class.fingerprint
+    assert sorted(np.concatenate(by_column.rows)) == list(range(18))
+
+
+def test_a_column_is_dealt_by_where_rows_have_classes_too():
+    fields = {"kind": "dirichlet", "alpha": 0.05, "clients": 3}
+    rows = dealt(column="domain", **fields).rows
+    assert [row.tolist() for row in rows] == [row.tolist() for row in without_classes(column="domain", **fields).rows]
+    assert [row.tolist() for row in rows] != [row.tolist() for row in dealt(**fields).rows]
+
+
+def test_a_small_alpha_over_a_column_leaves_most_rows_of_a_value_with_one_client():
+    columns = {"domain": ["a", "b", "c"] * 100}
+    config = PartitionConfig(kind="dirichlet", alpha=0.001, clients=3, column="domain")
+    partition = divide(config, 300, None, 0, columns, Seed(1))
+    for value in range(3):
+        assert max(np.count_nonzero(rows % 3 == value) for rows in partition.rows) >= 98
+
+
+def test_rows_without_classes_are_dealt_by_class_if_a_column_is_named_and_the_message_says_so():
+    with pytest.raises(
+        PartitionError, match=r"name a column by partition\.column to deal by its values, or use one of"
+    ):
+        without_classes(kind="dirichlet", alpha=0.3, clients=3)
+    with pytest.raises(PartitionError, match=r'partition\.column = "domian": .*did you mean domain'):
+        without_classes(kind="dirichlet", alpha=0.3, clients=3, column="domian")

@@ -76,6 +76,11 @@ def read(config: DataConfig, half: HalfName, limit: int | None) -> Half:
     return Half(columns, lambda row: f"sentence {row}", config.source, names={"label": tuple(TOPICS)})
 
 
+def texts() -> list[str]:
+    """Every sentence, in the order in which they are made."""
+    return _sentences()[0].tolist()
+
+
 def _sentences() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Texts and styles, object (ROWS,), and topics, float64 (ROWS,)."""
     draw = Seed(0).at(phase="data").numpy("sentences")
