@@ -29,12 +29,14 @@ SPELLINGS = (
     "jsonl:FILE, parquet:FOLDER or imagefolder:FOLDER"
 )
 
-PLACES = {"generated": ("sentences", "instructions"), "sklearn": ("breast_cancer", "wine", "diabetes", "digits")}
-"""The names that a source knows, where they are a few."""
-
-
 INSTRUCTIONS = "generated:instructions"
 _OF_INSTRUCTIONS = f"of {INSTRUCTIONS}: {{}}"
+
+PLACES = {
+    "generated": ("sentences", INSTRUCTIONS.partition(":")[2]),
+    "sklearn": ("breast_cancer", "wine", "diabetes", "digits"),
+}
+"""The names that a source knows, where they are a few."""
 
 
 def _read_columns(value: Any) -> dict[str, tuple[str, ...]]:

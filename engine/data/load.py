@@ -14,7 +14,7 @@ import numpy as np
 
 from algorithms.core.columns import MEDIA, Column, ColumnError, Content
 from algorithms.core.task import LABEL, PreparedTask, Task
-from engine.data.config import DataConfig
+from engine.data.config import INSTRUCTIONS, DataConfig
 from engine.data.contents import Contents, plain_columns
 from engine.data.half import Half, HalfName, fixed_order
 from engine.data.images import digits, image_folder, torchvision_sets
@@ -23,11 +23,11 @@ from engine.data.tables import csv_files, hub, json_lines, parquet, sentences, s
 from engine.data.task import TaskChoice, fitting_task
 from engine.errors import ConfigError, DataError, Problem, nearest
 
-GENERATED = {"sentences": sentences.read, "instructions": instructions.read}
+GENERATED = {"generated:sentences": sentences.read, INSTRUCTIONS: instructions.read}
 
 
 def _read_generated(config: DataConfig, half: HalfName, limit: int | None) -> Half:
-    return GENERATED[config.place](config, half, limit)
+    return GENERATED[config.source](config, half, limit)
 
 
 READERS = {

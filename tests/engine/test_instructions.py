@@ -28,6 +28,9 @@ SOURCE = "generated:instructions"
 
 STYLES = (CANONICAL, *FOREIGN)
 
+LANGUAGE = TaskChoice("language", find_task("language").Settings())
+"""Needs no language model, as the task of instructions does."""
+
 
 def columns(half="train", **keys):
     """The columns of one half, as lists."""
@@ -249,15 +252,17 @@ def test_a_seed_gives_the_same_texts_in_another_process_with_other_hashes():
     code = (
         "from engine.data.instructions.corpus import pretraining_texts as texts;"
         "from engine.data import load, DataConfig;import hashlib;"
-        f"data = load(DataConfig(source='{SOURCE}', columns={{'text': 'answer'}}, items=5, seed=3));"
+        "from engine.data.task import TaskChoice, find_task as task;"
+        "choice = TaskChoice('language', task('language').Settings());"
+        f"data = load(DataConfig(source='{SOURCE}', columns={{'text': 'answer'}}, items=5, seed=3), choice);"
         "print(data.fingerprint, hashlib.sha256(repr(texts(3, 50)).encode()).hexdigest())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     config = DataConfig(source=SOURCE, columns={"text": "answer"}, items=5, seed=3)
     texts = hashlib.sha256(repr(pretraining_texts(3, 50)).encode()).hexdigest()
-    assert done.stdout.split() == [load(config).fingerprint, texts]
-    assert load(config.model_copy(update={"seed": 4})).fingerprint != done.stdout.split()[0]
+    assert done.stdout.split() == [load(config, LANGUAGE).fingerprint, texts]
+    assert load(config.model_copy(update={"seed": 4}), LANGUAGE).fingerprint != done.stdout.split()[0]
 
 
 def test_the_texts_of_a_seed_never_change():
@@ -272,8 +277,7 @@ def test_the_texts_of_a_seed_never_change():
 
 
 def test_language_modelling_takes_one_of_its_columns():
-    data = load(DataConfig(source=SOURCE, columns={"text": "answer"}, items=10))
-    assert type(data.task) is find_task("language")
+    data = load(DataConfig(source=SOURCE, columns={"text": "answer"}, items=10), LANGUAGE)
     assert {"writer", "domain", "key", "canonical", "fact", "instruction"} <= data.columns.keys()
     assert data.columns["writer"].dtype == "int64"
 
