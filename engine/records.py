@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.cohort.delivery import Book, ClientMetric, Entry, FaultEntry, StepSpan
+from actors.cohort.delivery import Book, ClientMetric, ClientRows, Entry, FaultEntry, StepSpan
 from algorithms.core.callbacks import ignore
 from algorithms.core.needs import Stage
 from algorithms.core.task import Figure, Sums, Task
@@ -135,7 +135,8 @@ class RoundRecord:
     Attributes:
         metrics: of the method's server side, by name.
         seconds: wall time by phase: `client:STEP` for waiting on clients, `server`, `server:PHASE`, `evaluate`.
-        entries, client_metrics, faults, spans: what the book gained in this round, so that a watcher can write it down.
+        entries, client_metrics, faults, spans, rows: what the book gained in this round, so that a watcher can write it
+            down.
     """
 
     round: int
@@ -146,6 +147,7 @@ class RoundRecord:
     client_metrics: tuple[ClientMetric, ...]
     faults: tuple[FaultEntry, ...] = ()
     spans: tuple[StepSpan, ...] = ()
+    rows: tuple[ClientRows, ...] = ()
 
 
 @dataclass(frozen=True)

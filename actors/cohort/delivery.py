@@ -73,11 +73,22 @@ class StepSpan:
     span: Span
 
 
+@dataclass(frozen=True)
+class ClientRows:
+    """A table of what one client's step did; see `algorithms.core.contract.Reply`."""
+
+    round: int
+    phase: str
+    client: int
+    rows: Mapping[str, Sequence[Any]]
+    texts: Mapping[str, Sequence[str]]
+
+
 class Book:
     """The records of a round: everything sent and measured, in the order in which it happened.
 
     Attributes:
-        entries, metrics, faults, spans: since this process began, or since the round loop took them.
+        entries, metrics, faults, spans, rows: since this process began, or since the round loop took them.
         bytes: of the whole run, by direction and then by kind.
         client_seconds: of the whole run, by step.
     """
@@ -87,6 +98,7 @@ class Book:
         self.metrics: list[ClientMetric] = []
         self.faults: list[FaultEntry] = []
         self.spans: list[StepSpan] = []
+        self.rows: list[ClientRows] = []
         self.bytes: dict[str, Counter[str]] = {"up": Counter(), "down": Counter()}
         self.client_seconds: dict[str, float] = {}
 
@@ -119,6 +131,8 @@ class Book:
         self.client_seconds[phase] = self.client_seconds.get(phase, 0.0) + outcome.seconds
         if outcome.span is not None:
             self.spans.append(StepSpan(phase, outcome.client, outcome.span))
+        if outcome.rows:
+            self.rows.append(ClientRows(round, phase, outcome.client, outcome.rows, outcome.texts))
         for name, value in outcome.metrics.items():
             self.metrics.append(ClientMetric(round, phase, outcome.client, name, float(value)))
 

@@ -117,6 +117,7 @@ class Outcome:
         payload: None where it was added to others, for `Cohort.means`.
         memory: None where the step kept the memory as it was.
         sums: of an evaluation; see `Reply`.
+        rows, texts: see `Reply`.
         seconds: of computing, CPU time on a CPU; no result depends on it.
         bytes: that the client sent, by kind, where the payload is None.
         group: the means that the payloads were added to, by name; with the last client of its group alone.
@@ -134,6 +135,8 @@ class Outcome:
     sums: Sums = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
     group: Mapping[str, WeightedMean] | None = None
+    rows: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def nbytes(self) -> Mapping[str, int]:
         """Bytes that the client sends, by kind."""

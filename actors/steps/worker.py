@@ -89,7 +89,15 @@ class Worker:
         span = Span(self._place, since, time.time())
         seconds = self.clock() - start
         return Outcome(
-            order.client, reply.payload, reply.memory, dict(reply.metrics), seconds, span=span, sums=dict(reply.sums)
+            order.client,
+            reply.payload,
+            reply.memory,
+            dict(reply.metrics),
+            seconds,
+            span=span,
+            sums=dict(reply.sums),
+            rows=dict(reply.rows),
+            texts=dict(reply.texts),
         )
 
     def terms(self, name: str) -> Callable[[Update], Terms]:

@@ -58,12 +58,18 @@ class Reply:
         memory: stays with the client for its next step; None keeps the memory as it was.
         metrics: numbers for the person watching (mean loss, say); written to rounds.parquet, not seen by the method.
         sums: of an evaluation, the task's sums, of which the figures of all clients together are made; {} otherwise.
+        rows: columns of equal length, a row for each thing that the step did, for the person watching; not seen by the
+            method.
+        texts: further columns of the same rows, of what the client holds in words; kept where the run's
+            `privacy.texts` allows it.
     """
 
     payload: Payload
     memory: Memory | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     sums: Sums = field(default_factory=dict)
+    rows: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,9 @@ class Averaging(Method[ModelT]):
         """The entries of a state that an optimiser changes."""
         return only(state, trainable(self.kit.network(net)))
 
-    def mean(self, cohort: Cohort, message: Payload) -> WeightedMean:
-        """Ask clients to train; sum_k p_k theta_k / sum_k p_k of what they send."""
-        return cohort.means(self.train, self.terms, message)["weights"]
+    def mean(self, cohort: Cohort, message: Payload, clients: Sequence[ClientSpec] | None = None) -> WeightedMean:
+        """Ask clients to train, all of the round where None; sum_k p_k theta_k / sum_k p_k of what they send."""
+        return cohort.means(self.train, self.terms, message, clients)["weights"]
 
     def terms(self, update: Update) -> Terms:
         """The parts of an update that enter the means of a round."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
+from algorithms.core.prompts import ANSWER, TASK, task_prompt
+
 Template: TypeAlias = Literal["markers", "chat", "alpaca"]
 """The layout of a prompt.
 
@@ -11,9 +13,6 @@ Template: TypeAlias = Literal["markers", "chat", "alpaca"]
 - `chat`: the tokenizer's own chat template, the instruction being what the user says;
 - `alpaca`: headings, as the Alpaca data have them.
 """
-
-TASK, ANSWER = "<task>", "<answer>"
-"""The tokens of `markers`."""
 
 
 def usual_template(tokenizer: Any) -> Template:
@@ -34,7 +33,7 @@ def prompt_ids(tokenizer: Any, template: Template, instruction: str) -> list[int
         return token_ids(tokenizer, text)
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     if template == "markers":
-        return [*start, *token_ids(tokenizer, f"{TASK}{instruction}{ANSWER}")]
+        return [*start, *token_ids(tokenizer, task_prompt(instruction))]
     return [*start, *token_ids(tokenizer, f"### Instruction:\n{instruction}\n\n### Response:\n")]
 
 

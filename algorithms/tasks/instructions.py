@@ -26,17 +26,24 @@ from algorithms.tasks._prompts import Template, answer_ids, prompt_ids, usual_te
 INSTRUCTION, ANSWER = "instruction", "answer"
 """Roles of the columns of what is asked and of what is to be answered."""
 
-INPUT, ORACLE, KEY, GROUP = "input", "oracle", "key", "group"
+INPUT, CANONICAL, KEY, DOMAIN = "input", "canonical", "key", "domain"
 """Roles of columns that data may have besides: what an instruction is about, which is put after it; the same answer in
 one style for all; what a right answer has to hold, in parts with | between them; and the kind of an instruction, by
 which figures are told."""
+
+OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    ANSWER: ("response", "output"),
+    INPUT: ("context",),
+    DOMAIN: ("category",),
+}
+"""Names that well-known data sets have for columns of these roles."""
 
 TOKENS, PROMPT, LENGTH = "tokens", "prompt", "length"
 """Names of the columns of token numbers, int32 (N, context), of how many of them are the prompt, and of how many there
 are, int32 (N,)."""
 
-KEY_BYTES = "key"
-"""Name of the column of keys, uint8 (N, longest), UTF-8 with zeros after it."""
+KEY_TEXT, INSTRUCTION_TEXT = "key", "instruction"
+"""Names of the columns of keys and of instructions, uint8 (N, longest), UTF-8 with zeros after it."""
 
 Learnt: TypeAlias = Literal["answers", "everything"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -56,6 +63,7 @@ class InstructionTask(NextToken):
         base: the language model whose tokenizer makes the tokens.
         vocabulary: of the language model's answers.
         groups: names of the kinds of instructions, whose numbers are the column `label`; () where nothing is said.
+        has_canonical: whether the data have canonical answers.
         context, template, learn, precision, checkpointing, generate: see Settings.
         adapter: the form of the adapters.
     """
@@ -96,6 +104,7 @@ class InstructionTask(NextToken):
     precision: Precision = "float32"
     checkpointing: bool = False
     generate: int = 0
+    has_canonical: bool = False
 
     # From texts to tokens
 
@@ -124,6 +133,7 @@ class InstructionTask(NextToken):
             precision=settings.precision,
             checkpointing=settings.checkpointing,
             generate=settings.generate,
+            has_canonical=_name(train, roles, CANONICAL) is not None,
         )
         ours, rows, facts = task._examples(train, roles, "training", tokenizer)
         theirs, _, further = task._examples(test, roles, "test", tokenizer)
@@ -135,8 +145,9 @@ class InstructionTask(NextToken):
         self, columns: Columns, roles: Roles, half: str, tokenizer: Any
     ) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[str, ...]]:
         """The columns of one half, the rows that they are made of, and notes on what was cut or left out."""
-        prompts, answers = self._prompts_of(columns, roles, half, tokenizer), _texts(columns, roles, ANSWER, half)
+        instructions, answers = _instructions(columns, roles, half), _texts(columns, roles, ANSWER, half)
         _refuse_empty(answers, half)
+        prompts = [self.prompt_of(tokenizer, text) for text in instructions]
         pairs = [(prompt, answer_ids(tokenizer, text)) for prompt, text in zip(prompts, answers, strict=True)]
         rows = np.array([row for row, (prompt, _) in enumerate(pairs) if len(prompt) < self.context], dtype=np.int64)
         if not len(rows):
@@ -144,8 +155,9 @@ class InstructionTask(NextToken):
             raise ColumnError(INSTRUCTION, reason, "raise task.context, as far as the language model bears it")
         cut = sum(len(pairs[row][0]) + len(pairs[row][1]) > self.context for row in rows)
         found = self.rows_of([pairs[row] for row in rows])
+        found[INSTRUCTION_TEXT] = _bytes([instructions[row] for row in rows])
         found[LABEL] = _codes(columns, roles, self.groups, half)[rows]
-        for role in (ORACLE, KEY):
+        for role in (CANONICAL, KEY):
             name = _name(columns, roles, role)
             if name:
                 texts = full_column(columns, name, role, columns[name].content, half).values
@@ -154,20 +166,17 @@ class InstructionTask(NextToken):
                 )
         return found, rows, _notes(half, len(pairs), len(rows), cut, self.context)
 
-    def _prompts_of(self, columns: Columns, roles: Roles, half: str, tokenizer: Any) -> list[list[int]]:
-        """Tokens of each row's prompt."""
-        instructions = _texts(columns, roles, INSTRUCTION, half)
-        inputs = _texts(columns, roles, INPUT, half) if _name(columns, roles, INPUT) else [""] * len(instructions)
-        whole = (f"{text}\n{about}" if about else text for text, about in zip(instructions, inputs, strict=True))
-        return [prompt_ids(tokenizer, self.template, text) for text in whole]
+    def prompt_of(self, tokenizer: Any, instruction: str) -> list[int]:
+        """Tokens of an instruction's prompt, up to where the answer begins."""
+        return prompt_ids(tokenizer, self.template, instruction)
 
     def _pass_on(
         self, role: str, texts: Sequence[str], prompts: Sequence[list[int]], tokenizer: Any
     ) -> dict[str, np.ndarray]:
         if role == KEY:
-            return {KEY_BYTES: _bytes(texts)}
+            return {KEY_TEXT: _bytes(texts)}
         pairs = [(prompt, answer_ids(tokenizer, text)) for prompt, text in zip(prompts, texts, strict=True)]
-        return {f"{ORACLE}.{name}": values for name, values in self.rows_of(pairs).items()}
+        return {f"{CANONICAL}.{name}": values for name, values in self.rows_of(pairs).items()}
 
     def rows_of(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, np.ndarray]:
         """The columns `TOKENS`, `PROMPT` and `LENGTH` of prompts and answers in tokens, cut off at the context."""
@@ -189,7 +198,7 @@ class InstructionTask(NextToken):
     def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
         """The prompts, with nothing after them."""
         tokenizer = load_tokenizer(place_of(self.base))[0]
-        prompts = self._prompts_of(columns, roles, ASKED, tokenizer)
+        prompts = [self.prompt_of(tokenizer, text) for text in _instructions(columns, roles, ASKED)]
         for row, prompt in enumerate(prompts):
             if len(prompt) >= self.context:
                 reason = f"{ASKED} row {row} has a prompt of {len(prompt)} tokens, and {self.context} are read"
@@ -290,10 +299,10 @@ class InstructionTask(NextToken):
 
     def generation_sums(self, predictor: nn.Module, shard: Shard) -> Sums:
         """`asked`, examples that the model answered freely, and `matched`, those whose answer holds the whole key."""
-        if not self.generate or KEY_BYTES not in shard.columns or not isinstance(predictor, AdaptedModel):
+        if not self.generate or KEY_TEXT not in shard.columns or not isinstance(predictor, AdaptedModel):
             return {}
         rows = shard.rows[spread(len(shard), self.generate)]
-        prompts, keys = self.prompts(shard, rows), _strings(shard.columns[KEY_BYTES][rows])
+        prompts, keys = self.prompts(shard, rows), _strings(shard.columns[KEY_TEXT][rows])
         room = [self.context - len(prompt) for prompt in prompts]
         found = generate(predictor, prompts, room)
         texts = [predictor.tokenizer.decode(one.ids, skip_special_tokens=True) for one in found]
@@ -304,6 +313,21 @@ class InstructionTask(NextToken):
         """Tokens of the prompts of some rows of the columns."""
         tokens, lengths = shard.columns[TOKENS][rows], shard.columns[PROMPT][rows]
         return [ids[:length].tolist() for ids, length in zip(tokens, lengths.tolist(), strict=True)]
+
+    def instructions(self, shard: Shard, rows: Tensor) -> list[str]:
+        """The instructions of some rows of the columns, with what they are about."""
+        return _strings(shard.columns[INSTRUCTION_TEXT][rows])
+
+    def canonical(self, shard: Shard) -> Shard:
+        """The same examples with canonical answers.
+
+        Raises:
+            ValueError: the data have none.
+        """
+        names = {name: f"{CANONICAL}.{name}" for name in (TOKENS, PROMPT, LENGTH)}
+        if not shard.columns.keys() >= set(names.values()):
+            raise ValueError("the data have no column of canonical answers (data.columns.canonical)")
+        return Shard({**shard.columns, **{n: shard.columns[theirs] for n, theirs in names.items()}}, shard.rows)
 
     def answer_tokens(self, shard: Shard, rows: Tensor) -> list[list[int]]:
         """Tokens of the answers of some rows of the columns, their ends included."""
@@ -348,10 +372,10 @@ def _word_text(text: str) -> str:
 
 
 def _name(columns: Columns, roles: Roles, role: str) -> str | None:
-    """The column of a role: the one that is named, or the one of that very name; None where there is neither."""
+    """The column of a role: the one that is named, or the one of that name or a usual one; None where there is none."""
     if role in roles:
         return roles[role][0]
-    return role if role in columns else None
+    return next((name for name in (role, *OTHER_NAMES.get(role, ())) if name in columns), None)
 
 
 def _texts(columns: Columns, roles: Roles, role: str, half: str) -> list[str]:
@@ -367,6 +391,13 @@ def _texts(columns: Columns, roles: Roles, role: str, half: str) -> list[str]:
     return ["" if value is None else str(value) for value in values]
 
 
+def _instructions(columns: Columns, roles: Roles, half: str) -> list[str]:
+    """Each row's instruction, and below it what it is about."""
+    texts = _texts(columns, roles, INSTRUCTION, half)
+    inputs = _texts(columns, roles, INPUT, half) if _name(columns, roles, INPUT) else [""] * len(texts)
+    return [f"{text}\n{about}" if about else text for text, about in zip(texts, inputs, strict=True)]
+
+
 def _refuse_empty(answers: Sequence[str], half: str) -> None:
     empty = [row for row, text in enumerate(answers) if not text.strip()]
     if empty:
@@ -376,7 +407,7 @@ def _refuse_empty(answers: Sequence[str], half: str) -> None:
 
 
 def _groups(train: Columns, test: Columns, roles: Roles) -> tuple[str, ...]:
-    name = _name(train, roles, GROUP)
+    name = _name(train, roles, DOMAIN)
     if name is None:
         return ()
     found = [columns[name] for columns in (train, test) if name in columns]
@@ -390,7 +421,7 @@ def _words(column: Any) -> list[str]:
 
 
 def _codes(columns: Columns, roles: Roles, groups: Sequence[str], half: str) -> np.ndarray:
-    name = _name(columns, roles, GROUP)
+    name = _name(columns, roles, DOMAIN)
     count = len(next(iter(columns.values())))
     if name is None or name not in columns:
         return np.full(count, -1 if groups else 0, dtype=np.int64)

@@ -316,6 +316,7 @@ class PrivacyConfig(Section):
 
     forbid: tuple[str, ...] = Field(default=(), description="kinds of content that must not leave a client")
     images: bool = Field(default=False, description="let the report show generated images beside clients' real ones")
+    texts: bool = Field(default=False, description="keep clients' texts, and what a model made of them, beside the run")
 
 
 class CheckpointConfig(Section):

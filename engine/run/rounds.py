@@ -176,6 +176,7 @@ class Rounds:
             client_metrics=_drain(self.book.metrics),
             faults=_drain(self.book.faults),
             spans=_drain(self.book.spans),
+            rows=_drain(self.book.rows),
         )
         self.next = number + 1
         for watcher in self._watchers:

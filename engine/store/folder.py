@@ -68,6 +68,9 @@ RESULT_KEYS = (
 LOCK = ".lock"
 """File of a run's folder that whoever writes there holds; it means nothing to anybody else."""
 
+ITEMS = "items-"
+"""Begins the names of the tables of `RunFolder.items`; the step's name follows."""
+
 _PARTS = {"ledger": tables.LEDGER, "rounds": tables.ROUNDS, "seconds": tables.SECONDS}
 
 
@@ -266,6 +269,9 @@ class RunFolder:
                 rows = _read_table(self.path / f"{name}.parquet", schema).filter(pc.field("round") < done)
                 self._write_table(f"parts/{name}-{done - 1:06d}.parquet", rows)
             (self.path / "result.json").unlink()
+            for path in self.items().values():
+                rows = pq.read_table(path, partitioning=None).filter(pc.field("round") < done)
+                self._write_table(f"parts/{path.stem}-{done - 1:06d}.parquet", rows)
         for part in sorted(parts.glob("*.parquet")):
             if int(part.stem.rpartition("-")[2]) >= done:
                 part.unlink()
@@ -288,6 +294,16 @@ class RunFolder:
             if stage.stage == GLOBAL and stage.evaluation.confusion is not None:
                 self._write_table("confusion.parquet", tables.confusion_rows(stage.evaluation.confusion))
 
+    def write_items(self, record: RoundRecord, has_texts: bool) -> None:
+        """Rows of what the clients' steps of one round did, in parts; see `items`."""
+        (self.path / "parts").mkdir(exist_ok=True)
+        for step, table in tables.item_rows(record, has_texts).items():
+            self._write_table(f"parts/{ITEMS}{step}-{record.round:06d}.parquet", table)
+
+    def items(self) -> dict[str, Path]:
+        """Tables of what clients' steps did, a row for each thing, by the name of the step; of a finished run."""
+        return {path.stem.removeprefix(ITEMS): path for path in sorted(self.path.glob(f"{ITEMS}*.parquet"))}
+
     def write_pictures(self, pictures: Sequence[GeneratedPictures]) -> None:
         """images.parquet, where the run has pictures to show."""
         if pictures:
@@ -307,6 +323,10 @@ class RunFolder:
             raise ValueError(f"result.json has other keys than it should: {sorted(set(values) ^ set(RESULT_KEYS))}")
         for name, schema in _PARTS.items():
             self._write_table(f"{name}.parquet", self._join_parts(name, schema))
+        parts = sorted((self.path / "parts").glob(f"{ITEMS}*.parquet"))
+        for name in dict.fromkeys(part.stem.rpartition("-")[0] for part in parts):
+            read = [pq.read_table(part, partitioning=None) for part in parts if part.stem.rpartition("-")[0] == name]
+            self._write_table(f"{name}.parquet", pa.concat_tables(read))
         text = json.dumps(_plain({key: values[key] for key in RESULT_KEYS}), indent=2, ensure_ascii=False)
         self._write_text("result.json", text + "\n")
         self.drop_parts()
@@ -504,8 +524,10 @@ class FolderWatcher:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._stages: list[StageRecord] = []
+        self._has_texts = False
 
     def started(self, start: RunStart) -> None:
+        self._has_texts = bool(start.config.get("privacy", {}).get("texts"))
         self._folder.write_start(start)
         self._folder.reopen(start.done)
 
@@ -516,6 +538,7 @@ class FolderWatcher:
         self._stages.append(record)
 
     def round(self, record: RoundRecord) -> None:
+        self._folder.write_items(record, self._has_texts)
         self._folder.write_round(record, self._stages)
         self._stages = []
 

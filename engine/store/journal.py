@@ -130,7 +130,17 @@ class Journal:
                 )
             refuse_faults(payload, request.message(client))
             sums = rebuild(dict[str, Tensor], tree["sums"], tensors)
-            outcome = Outcome(client, payload, None, tree["metrics"], tree["seconds"], tree["lost"], sums=sums)
+            outcome = Outcome(
+                client,
+                payload,
+                None,
+                tree["metrics"],
+                tree["seconds"],
+                tree["lost"],
+                sums=sums,
+                rows=tree["rows"],
+                texts=tree["texts"],
+            )
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             log.warning("%s cannot be used (%r); redoing that step", path, error)
             return None

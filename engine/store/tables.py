@@ -116,6 +116,24 @@ def _fault(row: dict[str, Any]) -> FaultEntry:
     return FaultEntry(row["round"], row["phase"], row["client"], fault, action, int(row["value"]))
 
 
+def item_rows(record: RoundRecord, has_texts: bool) -> dict[str, pa.Table]:
+    """Tables of what clients' steps did, a row for each thing, by the step's name: `round`, `client`, and columns of its own.
+
+    Args:
+        has_texts: whether columns of clients' texts are among them.
+    """
+    found: dict[str, list[pa.Table]] = {}
+    for some in record.rows:
+        columns = {**some.rows, **(some.texts if has_texts else {})}
+        count = len(next(iter(columns.values())))
+        places = {
+            "round": pa.array([some.round] * count, pa.int32()),
+            "client": pa.array([some.client] * count, pa.int32()),
+        }
+        found.setdefault(some.phase, []).append(pa.table({**places, **{n: pa.array(v) for n, v in columns.items()}}))
+    return {step: pa.concat_tables(parts) for step, parts in found.items()}
+
+
 def second_rows(record: RoundRecord) -> pa.Table:
     """A round's wall time."""
     return _table(SECONDS, [(record.round, phase, seconds) for phase, seconds in record.seconds.items()])

@@ -52,7 +52,7 @@ def rows() -> list[tuple[str, str, str, str]]:
 
 def columns() -> Columns:
     """The rows as columns of a data set."""
-    names = ("instruction", "answer", "key", "group")
+    names = ("instruction", "answer", "key", "domain")
     texts = [np.array(values, dtype=object) for values in zip(*rows(), strict=True)]
     return {name: Column("text", values) for name, values in zip(names, texts, strict=True)}
 
