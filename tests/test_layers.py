@@ -151,6 +151,8 @@ ABOUT_IMAGES = {
 STRINGS = {
     ("engine/run/simulation.py", "accuracy"): "a key of result.json, by the design",
     ("engine/store/folder.py", "accuracy"): "a key of result.json, by the design",
+    ("engine/store/folder.py", "texts"): "privacy.texts is a key that is fixed",
+    ("engine/store/journal.py", "texts"): "a field of a step's outcome",
 }
 
 
