@@ -117,7 +117,7 @@ def _fault(row: dict[str, Any]) -> FaultEntry:
 
 
 def item_rows(record: RoundRecord, has_texts: bool) -> dict[str, pa.Table]:
-    """Tables of what clients' steps did, by the step's name, a row for each thing: `round`, `client`, and other columns.
+    """Tables of what clients' steps did, by the step's name, a row for each thing: `round`, `client`, and others.
 
     Args:
         has_texts: whether columns of clients' texts are among them.
