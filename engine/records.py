@@ -181,6 +181,7 @@ class RunStart:
         kinds: a sentence on each kind of content that travels.
         stages: those that the method may show.
         processors: who computes on each kind of processor.
+        weights: digest of what `clients.weights` gave; None where the run draws its own.
     """
 
     folder: Path
@@ -194,6 +195,7 @@ class RunStart:
     kinds: Mapping[str, str] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     processors: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    weights: str | None = None
 
     @property
     def headline(self) -> Figure:

@@ -22,17 +22,19 @@ FORMAT = 1
 """Version of model.json's layout."""
 
 
-def describe(federation: Federation, digest: str, versions: Mapping[str, str]) -> dict[str, Any]:
+def describe(federation: Federation, round: int, digest: str, versions: Mapping[str, str]) -> dict[str, Any]:
     """The contents of model.json, but for the list of models.
 
     `task.values` holds the normalisation (or the vocabulary, or the encoding of columns); `inputs` are the tensors that
-    a network takes for one example, after it.
+    a network takes for one example, after it. `round` is the one after which the models stood so, from 0; `digest` is
+    that of the run's last state.
     """
     config, task, data = federation.config, federation.dataset.task, federation.dataset
     return {
         "format": FORMAT,
         "method": config.method.name,
         "rounds": config.rounds,
+        "round": round,
         "seed": config.seed,
         "digest": digest,
         "task": {

@@ -14,6 +14,7 @@ from actors.runner import InlineRunner
 from actors.steps.orders import WorkerSetup
 from actors.steps.shards import ShardArrays
 from algorithms.core.needs import Needs
+from algorithms.core.records import digest
 from algorithms.core.scoring import score, score_each
 from algorithms.core.seeds import Seed
 from algorithms.core.task import LABEL, Shard
@@ -142,6 +143,11 @@ class Federation:
             return None
         known = owned if self.needs.public == "labelled examples" else {}
         return ShardArrays.whole({**owned, LABEL: known.get(LABEL, np.full(rows_of(owned), -1))})
+
+    @property
+    def weights_digest(self) -> str | None:
+        """SHA-256 over the tensors that `clients.weights` gave, wherever they came from; None where it names none."""
+        return digest(self.setup.starts) if self.setup.starts else None
 
     def inline(self) -> InlineRunner:
         """A runner in this process."""

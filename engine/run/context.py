@@ -68,4 +68,5 @@ class RunContext:
             kinds=self.federation.needs.kinds,
             stages=self.federation.needs.stages,
             processors=self.processors,
+            weights=self.federation.weights_digest,
         )

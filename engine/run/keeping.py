@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import numpy as np
 
 from engine.records import Evaluation
 from engine.run.rounds import Rounds
-from engine.store.checkpoint import Checkpoint, Keep, latest, save
+from engine.store.checkpoint import Checkpoint, CheckpointError, Keep, after, latest, save
 from engine.store.journal import Journal
+
+log = logging.getLogger(__name__)
 
 SHARE = 0.03
 """Share of a run's time that its checkpoints take at most: after fast rounds not each has one. A run that is killed
@@ -50,15 +53,26 @@ class Keeper:
         self._journal.begin(round)
 
     def end(self, rounds: Rounds, last: bool) -> None:
-        """A round is over and all have heard of it: write a checkpoint where one is due, always after the last."""
-        if not (last or self._due(rounds.next)):
+        """A round is over and all have heard of it: write a checkpoint where one is due, always after the last and
+        after the best so far, whose model may be the one that is kept."""
+        best = _best(rounds)
+        if not (last or best == rounds.next or self._due(rounds.next)):
             return
         start = self._now()
         with rounds.clock.during("server:checkpoint"):
-            save(self._folder, checkpoint_of(rounds, self._journal), self._keep)
+            save(self._folder, checkpoint_of(rounds, self._journal), self._keep, best)
             self._journal.drop(before=rounds.next)
         self._last_write = self._now()
         self._cost = self._last_write - start
+
+    def best(self, rounds: Rounds) -> Checkpoint[Any] | None:
+        """The checkpoint after the best round, where rounds were judged; None where it cannot be used."""
+        done = _best(rounds)
+        try:
+            return None if done is None else after(self._folder, done, type(rounds.state))
+        except CheckpointError as error:
+            log.warning("the folder keeps the model of the last round, not of the best: %s", error)
+            return None
 
     def forget(self, rounds: Rounds) -> None:
         """Drop what was written down of requests after the last round, which no round will ask for again."""
@@ -67,6 +81,11 @@ class Keeper:
     def _due(self, done: int) -> bool:
         kept = self._keep.every is not None and done % self._keep.every == 0
         return kept or self._cost <= SHARE * (self._now() - self._last_write)
+
+
+def _best(rounds: Rounds) -> int | None:
+    """The number of rounds that were complete after the best one; None where no round was judged."""
+    return rounds.stopping.best.round + 1 if rounds.stopping and rounds.stopping.best else None
 
 
 def checkpoint_of(rounds: Rounds, journal: Journal) -> Checkpoint[Any]:

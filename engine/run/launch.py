@@ -25,7 +25,7 @@ from engine.run.context import RunContext
 from engine.run.hosting import open_runner
 from engine.run.keeping import Keeper
 from engine.run.replay import save_failed_order
-from engine.run.resuming import apply_overrides, same_data
+from engine.run.resuming import apply_overrides, same_inputs
 from engine.run.simulation import simulate
 from engine.store.checkpoint import Keep
 from engine.store.folder import RunFolder, read
@@ -107,7 +107,7 @@ def resume(folder: Path, overrides: tuple[str, ...], terminal: Watcher, code: Co
             return None
         federation = Federation.gather(config)
         check(federation)
-        same_data(files, federation)
+        same_inputs(files, federation)
         return _carry_out(RunContext(federation, files, files.preset(), clock, changes), [terminal])
 
 

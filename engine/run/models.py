@@ -1,9 +1,10 @@
-"""The models that a run ends with, into its folder."""
+"""The models of a run, into its folder: those of its last round, or of the best one where rounds were judged."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from actors.cohort.delivery import resolve_outcome
 from actors.runner import Runner, StepRequest
 from actors.steps.orders import StepError
-from algorithms.core.contract import ClientSpec
+from algorithms.core.contract import ClientSpec, Method
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.nets import NetworkError
@@ -19,6 +20,7 @@ from engine.models.description import describe, same_entries
 from engine.planning.federation import Federation
 from engine.run.context import RunContext
 from engine.run.rounds import Rounds
+from engine.store.checkpoint import Checkpoint
 from engine.store.models import ModelEntry, write_description, write_tensors
 
 log = logging.getLogger(__name__)
@@ -27,24 +29,39 @@ GIVE = "give_own"
 """The step that gives a client's own predictor away."""
 
 
-def write_models(run: RunContext, runner: Runner, rounds: Rounds, digest: str, versions: Mapping[str, str]) -> None:
-    """Write model.safetensors, or of a method with personal models one file a client, and then model.json."""
-    entries = list(_personal(run, runner, rounds)) if rounds.method.personal else [_global(run, rounds)]
-    write_description(run.files, entries, describe(run.federation, digest, versions))
+def write_models(
+    run: RunContext,
+    runner: Runner,
+    rounds: Rounds,
+    best: Checkpoint[Any] | None,
+    digest: str,
+    versions: Mapping[str, str],
+) -> None:
+    """Write model.safetensors, or of a method with personal models one file a client, and then model.json.
+
+    Args:
+        best: of the round whose models are wanted, and whose memories clients then have; None for the last round.
+    """
+    state, round = (rounds.state, rounds.next - 1) if best is None else (best.state, best.done - 1)
+    if best is not None:
+        runner.restore(best.memories)
+    method = rounds.method
+    entries = list(_personal(run, runner, rounds, state)) if method.personal else [_global(run, method, state)]
+    write_description(run.files, entries, describe(run.federation, round, digest, versions))
 
 
-def _global(run: RunContext, rounds: Rounds) -> ModelEntry:
-    predictor = rounds.method.predictor(rounds.state)
-    name, width = rounds.method.kit.name_of(predictor) or (None, 1.0)
+def _global(run: RunContext, method: Method[Any], state: Any) -> ModelEntry:
+    predictor = method.predictor(state)
+    name, width = method.kit.name_of(predictor) or (None, 1.0)
     return write_tensors(run.files, snapshot(predictor), None, name, width)
 
 
-def _personal(run: RunContext, runner: Runner, rounds: Rounds) -> Iterator[ModelEntry]:
+def _personal(run: RunContext, runner: Runner, rounds: Rounds, state: Any) -> Iterator[ModelEntry]:
     """Each client's own model as it comes; one whose step fails has none, and the others stay."""
     setup = run.federation.setup
     seed = Seed(setup.seed).at(round=run.config.rounds, phase="server")
     everyone = tuple(client.id for client in setup.clients)
-    request = StepRequest(GIVE, everyone, rounds.method.own_message(rounds.state), seed)
+    request = StepRequest(GIVE, everyone, rounds.method.own_message(state), seed)
     for outcome in runner.run(request):
         try:
             given = resolve_outcome(runner, request, outcome, run.config.failures.policy(), rounds.book)
@@ -52,9 +69,9 @@ def _personal(run: RunContext, runner: Runner, rounds: Rounds) -> Iterator[Model
             log.warning("client %d has no model in %s: %s", outcome.client, run.folder, error.failure.error)
             continue
         if given is not None and given.payload is not None:
-            state = given.payload.tensors("model")
-            name, width = _name_of(run.federation, setup.client(given.client, seed), state)
-            yield write_tensors(run.files, state, given.client, name, width)
+            model = given.payload.tensors("model")
+            name, width = _name_of(run.federation, setup.client(given.client, seed), model)
+            yield write_tensors(run.files, model, given.client, name, width)
 
 
 def _name_of(federation: Federation, client: ClientSpec, state: Mapping[str, Tensor]) -> tuple[str | None, float]:

@@ -84,12 +84,22 @@ def _refusal(place: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Prob
     return Problem(place, new.get(place), reason)
 
 
-def same_data(files: RunFolder, federation: Federation) -> None:
-    """Hold the data, and the way it is dealt, against what the run began with.
+def same_inputs(files: RunFolder, federation: Federation) -> None:
+    """Hold the data, the way it is dealt and the weights that the run started from against what it began with.
 
     Raises:
-        ResumeError: it is not what it was.
+        ResumeError: they are not what they were.
     """
+    _same_data(files, federation)
+    then, now, source = files.weights(), federation.weights_digest, federation.config.clients.weights
+    if then is not None and then != now:
+        raise ResumeError(
+            f"clients.weights = {source}: its tensors had the SHA-256 {then} when {files.path} began, and have {now} "
+            "now: bring the file back as it was, or start a run of its own with `tessera run`"
+        )
+
+
+def _same_data(files: RunFolder, federation: Federation) -> None:
     if not files.partition.exists():
         return
     metadata = pq.read_schema(files.partition).metadata or {}

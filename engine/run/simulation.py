@@ -62,11 +62,13 @@ def simulate(
         watcher.started(start)
     rounds.play()
     clients = _client_figures(federation, rounds)
-    values = _values(run, runner, rounds, clients)
-    write_models(run, runner, rounds, values["digest"], values["versions"])
+    best = keeper.best(rounds) if keeper else None
+    values = _values(run, runner, rounds, clients, rounds.next - 1 if best is None else best.done - 1)
+    pictures = _pictures(federation, rounds)
+    write_models(run, runner, rounds, best, values["digest"], values["versions"])
     if keeper:
         keeper.forget(rounds)
-    result = Result(values, rounds.book, _pictures(federation, rounds), clients)
+    result = Result(values, rounds.book, pictures, clients)
     for watcher in watchers:
         watcher.finished(result)
     return result
@@ -118,8 +120,13 @@ def _client_figures(federation: Federation, rounds: Rounds) -> ClientFigures:
         return federation.evaluate_clients(rounds.method.predictor(rounds.state))
 
 
-def _values(run: RunContext, runner: Runner, rounds: Rounds, clients: ClientFigures) -> dict[str, Any]:
-    """The contents of result.json; its keys are those of the design, section 8."""
+def _values(
+    run: RunContext, runner: Runner, rounds: Rounds, clients: ClientFigures, model_round: int
+) -> dict[str, Any]:
+    """The contents of result.json; its keys are those of the design, section 8.
+
+    `model_round` is the round whose model the folder holds.
+    """
     config, last = run.config, rounds.stages[GLOBAL]
     shown = {stage: e.headline for stage, e in rounds.stages.items() if stage not in (GLOBAL, VALIDATION)}
     up, down = rounds.book.bytes["up"], rounds.book.bytes["down"]
@@ -133,7 +140,7 @@ def _values(run: RunContext, runner: Runner, rounds: Rounds, clients: ClientFigu
         "placement": run.placement.kind if run.placement else None,
         "hosts": run.placement.hosts if run.placement else 0,
         "rounds": rounds.next,
-        "stop": rounds.stopping and rounds.stopping.summary(rounds.next),
+        "stop": rounds.stopping and rounds.stopping.summary(rounds.next, model_round),
         "headline": {**dataclasses.asdict(run.federation.dataset.task.headline), "value": last.headline},
         "figures": dict(last.figures),
         "accuracy": last.figures.get("accuracy"),

@@ -78,23 +78,28 @@ class Stopping:
         best = tree["best"]
         return replace(self, best=None if best is None else Best(**best), last=tree["last"])
 
-    def summary(self, rounds: int) -> dict[str, Any] | None:
-        """The entry of result.json after a run of so many rounds; None where nothing was judged."""
+    def summary(self, rounds: int, kept: int) -> dict[str, Any] | None:
+        """The entry of result.json after a run of so many rounds; None where nothing was judged.
+
+        Args:
+            kept: the round whose model the run's folder holds, from 0.
+        """
         if self.best is None:
             return None
         return {
             "early": self.is_over,
-            "reason": self._reason(rounds),
+            "reason": self._reason(self.best, rounds, kept),
             "metric": self.figure.name,
             "best_round": self.best.round,
             "best_value": self.best.value,
             "best_figures": dict(self.best.figures),
+            "model_round": kept,
         }
 
-    def _reason(self, rounds: int) -> str:
-        assert self.best is not None
-        value = figure_text(self.best.value, self.figure.unit)
-        best = f"{self.figure.name} on validation rows was best after round {self.best.round + 1} ({value})"
+    def _reason(self, best: Best, rounds: int, kept: int) -> str:
+        value = figure_text(best.value, self.figure.unit)
+        words = f"{self.figure.name} on validation rows was best after round {best.round + 1} ({value}"
+        words += ", whose model is kept)" if kept == best.round else ")"
         if self.is_over:
-            return f"stopped after round {rounds}: {best} and not better in the {self.last - self.best.round} after it"
-        return f"all {rounds} rounds were played: {best}"
+            return f"stopped after round {rounds}: {words} and not better in the {self.last - best.round} after it"
+        return f"all {rounds} rounds were played: {words}"

@@ -57,15 +57,18 @@ class Keep:
         if self.last < 1 or (self.every is not None and self.every < 1):
             raise ValueError(f"{self}: last and every must be at least 1")
 
-    def of(self, numbers: Iterable[int]) -> tuple[int, ...]:
-        """The numbers of complete rounds, of those given, whose checkpoints stay; ascending."""
+    def of(self, numbers: Iterable[int], best: int | None = None) -> tuple[int, ...]:
+        """The numbers of complete rounds, of those given, whose checkpoints stay, `best` among them; ascending."""
         ordered = sorted(set(numbers))
-        newest = ordered[-self.last :]
-        return tuple(n for n in ordered if n in newest or (self.every is not None and n % self.every == 0))
+        stays = {best, *ordered[-self.last :]}
+        return tuple(n for n in ordered if n in stays or (self.every is not None and n % self.every == 0))
 
 
-def save(folder: Path, checkpoint: Checkpoint[Any], keep: Keep) -> Path:
+def save(folder: Path, checkpoint: Checkpoint[Any], keep: Keep, best: int | None = None) -> Path:
     """Write a checkpoint, and then remove those that the policy does not keep.
+
+    Args:
+        best: number of complete rounds whose checkpoint stays besides.
 
     Returns:
         its file, `NUMBER-SHA256.safetensors`.
@@ -73,7 +76,7 @@ def save(folder: Path, checkpoint: Checkpoint[Any], keep: Keep) -> Path:
     tensors, tree = flatten({"state": checkpoint.state, "memories": checkpoint.memories})
     tree = {"done": checkpoint.done, **tree, "extra": checkpoint.extra}
     path = seal(folder, f"{checkpoint.done:06d}", tree, tensors)
-    _prune(folder, path, keep)
+    _prune(folder, path, keep, best)
     return path
 
 
@@ -83,9 +86,9 @@ def _files(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(stem), path) for stem, path in stems if _NUMBER.fullmatch(stem)), reverse=True)
 
 
-def _prune(folder: Path, newest: Path, keep: Keep) -> None:
+def _prune(folder: Path, newest: Path, keep: Keep, best: int | None) -> None:
     files = _files(folder)
-    stays = keep.of(done for done, _ in files)
+    stays = keep.of((done for done, _ in files), best)
     current = next(done for done, path in files if path == newest)
     for done, path in files:
         if done not in stays or (done == current and path != newest):
@@ -113,6 +116,16 @@ def _read(path: Path, state_type: type[StateT]) -> Checkpoint[StateT]:
     header, tensors = unseal(path)
     memories = {int(client): rebuild(dict[str, Any], memory, tensors) for client, memory in header["memories"].items()}
     return Checkpoint(header["done"], rebuild(state_type, header["state"], tensors), memories, header["extra"])
+
+
+def after(folder: Path, done: int, state_type: type[StateT]) -> Checkpoint[StateT] | None:
+    """The checkpoint after so many complete rounds; None where there is none.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    found = [path for number, path in _files(folder) if number == done]
+    return load(found[0], state_type) if found else None
 
 
 def latest(

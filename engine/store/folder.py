@@ -222,6 +222,7 @@ class RunFolder:
             "kinds": dict(start.kinds),
             "stages": [dataclasses.asdict(stage) for stage in start.stages],
             "processors": {kind: list(places) for kind, places in start.processors.items()},
+            "weights": start.weights,
         }
         self._write_text("start.json", json.dumps(known, ensure_ascii=False))
         self._write_text("config.yaml", dump(dict(start.config)))
@@ -235,6 +236,11 @@ class RunFolder:
     def preset(self) -> str:
         """Name or file that the run was started from."""
         return str(_read_json(self.path / "start.json").get("preset", ""))
+
+    def weights(self) -> str | None:
+        """Digest of the weights that the run started from; None where it named none, or an older version made it."""
+        start = self.path / "start.json"
+        return _read_json(start).get("weights") if start.exists() else None
 
     def processors(self) -> dict[str, list[str]]:
         """The places that computed on each kind of processor so far; {} for a new run."""

@@ -67,11 +67,20 @@ def read_description(files: RunFolder) -> tuple[dict[str, Any], tuple[ModelEntry
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         return facts, tuple(ModelEntry(**entry) for entry in facts.pop("models"))
-    except FileNotFoundError as error:
-        reason = "the run has not finished, or an older version made it"
-        raise FolderError(f"{path} is missing: {reason}; `tessera resume` finishes a run") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FolderError(_absence(files)) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise FolderError(f"{path} is damaged: {error!r}") from error
+
+
+def _absence(files: RunFolder) -> str:
+    """The reason why there is no description, and the way out."""
+    if not files.path.exists():
+        return f"{files.path} is not there; name the folder of a finished run, as `tessera run` printed it"
+    if not (files.path / "config.yaml").is_file():
+        return f"{files.path} is no run's folder; name that of a finished run, as `tessera run` printed it"
+    reason = "the run has not finished, or an older version made it"
+    return f"{files.description} is missing: {reason}; `tessera resume` finishes a run"
 
 
 def choose_entry(files: RunFolder, entries: Sequence[ModelEntry], client: int | None) -> ModelEntry:

@@ -191,6 +191,7 @@ def test_another_file_is_not_taken_for_a_checkpoint(tmp_path):
 
 def test_the_last_two_and_every_fifth_stay(tmp_path):
     assert Keep(last=2, every=5).of(range(1, 13)) == (5, 10, 11, 12)
+    assert Keep(last=2, every=5).of(range(1, 13), best=7) == (5, 7, 10, 11, 12)
     for n in range(1, 13):
         save(tmp_path, Checkpoint(n, small(n), {}), Keep(last=2, every=5))
     assert numbers(tmp_path) == [5, 10, 11, 12]

@@ -100,9 +100,16 @@ def test_a_client_must_be_named_where_each_has_its_own_and_only_there(personal, 
         load(digits, 1)
 
 
-def test_a_folder_without_a_model_is_refused_with_the_way_out(tmp_path):
+def test_a_folder_without_a_model_is_refused_with_what_it_is_and_the_way_out(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "other").mkdir()
     with pytest.raises(FolderError, match=r"model\.json is missing: the run has not finished"):
         load(tmp_path)
+    with pytest.raises(FolderError, match=r"gone is not there; name the folder of a finished run, as `tessera run`"):
+        load(tmp_path / "gone")
+    for none in ("other", "config.yaml"):
+        with pytest.raises(FolderError, match=rf"{none} is no run's folder; name that of a finished run"):
+            load(tmp_path / none)
 
 
 @pytest.fixture

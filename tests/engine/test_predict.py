@@ -44,6 +44,10 @@ def answers(*arguments):
     return list(csv.DictReader(io.StringIO(result.output)))
 
 
+def test_a_folder_that_is_not_there_is_not_said_to_be_unfinished(tmp_path):
+    assert refusal(tmp_path / "gone", "rows.txt").startswith(f"{tmp_path / 'gone'} is not there; name the folder")
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     return run(tmp_path_factory.mktemp("runs") / "digits", "fedavg-digits", "rounds=4")

@@ -93,16 +93,19 @@ def test_what_was_seen_comes_back_from_json(values):
 
 def test_the_reason_names_the_figure_its_best_value_and_the_rounds():
     rule = judge([0.5, 0.75, 0.7, 0.7], patience=2)[-1]
-    assert rule.summary(4) == {
+    assert rule.summary(4, 1) == {
         "early": True,
-        "reason": "stopped after round 4: accuracy on validation rows was best after round 2 (75.0 %) and not better "
-        "in the 2 after it",
+        "reason": "stopped after round 4: accuracy on validation rows was best after round 2 (75.0 %, whose model is "
+        "kept) and not better in the 2 after it",
         "metric": "accuracy",
         "best_round": 1,
         "best_value": 0.75,
         "best_figures": {"loss": 1.0},
+        "model_round": 1,
     }
-    assert judge([0.5, 0.75], patience=2)[-1].summary(2)["reason"].startswith("all 2 rounds were played: accuracy on")
+    assert judge([0.5, 0.75], patience=2)[-1].summary(2, 0)["reason"] == (
+        "all 2 rounds were played: accuracy on validation rows was best after round 2 (75.0 %)"
+    )
 
 
 # --- The rows -----------------------------------------------------------------------------------------------------
@@ -179,11 +182,51 @@ def test_the_result_says_when_and_why_it_ended_and_which_round_was_best(stopped)
     assert stop["reason"] in stopped.report.read_text().replace("&#39;", "'")
 
 
+def models_of(folder):
+    """The bytes of the models that a run's folder holds, by file."""
+    folder = Path(folder)
+    files = [*folder.glob("model.safetensors"), *folder.glob("models/*")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_the_folder_keeps_the_model_of_the_best_round_whichever_was_the_last(stopped):
+    best = stopped.result["stop"]["best_round"]
+    until = tessera.run("fedavg-digits", out="until", progress=False, **{**QUICK, "rounds": best + 1})
+    assert models_of(stopped.folder) == models_of(until.folder)
+    assert until.result["digest"] != stopped.result["digest"]
+    assert stopped.result["stop"]["model_round"] == best == stopped.model().facts["round"]
+    assert "whose model is kept" in stopped.report.read_text()
+
+
+def test_of_personal_models_those_of_the_best_round_are_kept():
+    own = {**QUICK, "method": {"name": "fedbn"}}
+    run = tessera.run("fedavg-digits", out="all", progress=False, **own)
+    best = run.result["stop"]["best_round"]
+    assert best < run.result["rounds"] - 1
+    until = tessera.run("fedavg-digits", out="until", progress=False, **{**own, "rounds": best + 1})
+    assert models_of(run.folder) == models_of(until.folder)
+    assert len(models_of(run.folder)) == 10
+
+
+def test_where_the_best_rounds_checkpoint_is_damaged_the_last_model_is_kept_and_that_is_said():
+    def damage(done):
+        for path in Path("run/checkpoints").glob("*.safetensors"):
+            if int(path.name.split("-")[0]) < done.number:
+                path.write_bytes(b"")
+
+    run = tessera.run("fedavg-digits", out="run", progress=False, on_round=damage, **QUICK)
+    stop = run.result["stop"]
+    assert stop["model_round"] == run.result["rounds"] - 1 == run.model().facts["round"] > stop["best_round"]
+    assert "whose model is kept" not in stop["reason"]
+    assert "was cut short or changed" in Path("run/run.log").read_text()
+
+
 def test_test_rows_have_no_part_in_it(stopped):
     fewer = {**QUICK, "data": {"limit": 400, "test_limit": 3}}
     again = tessera.run("fedavg-digits", out="fewer", progress=False, **fewer)
     assert again.result["figures"] != stopped.result["figures"]
     assert again.result["digest"] == stopped.result["digest"]
+    assert models_of(again.folder) == models_of(stopped.folder)
     assert again.measurements.filter(pc_phase("validation")).equals(stopped.measurements.filter(pc_phase("validation")))
 
 
@@ -204,6 +247,7 @@ def test_a_run_that_ended_in_between_stops_after_the_same_round(stopped, ends):
     resumed = tessera.resume("cut", progress=False)
     for key in ("stop", "digest", "rounds", "figures"):
         assert resumed.result[key] == stopped.result[key], key
+    assert models_of(resumed.folder) == models_of(stopped.folder)
     assert resumed.measurements.equals(stopped.measurements)
 
 
@@ -233,12 +277,14 @@ def test_a_method_that_distils_is_judged_from_the_round_of_its_distillation_on()
 def test_on_ray_it_stops_after_the_same_round_of_personal_models_too(stopped, ray_cluster):
     there = tessera.run("fedavg-digits", out="ray", progress=False, **{**QUICK, "runner": {"kind": "ray", "hosts": 2}})
     assert (there.result["stop"], there.result["digest"]) == (stopped.result["stop"], stopped.result["digest"])
+    assert models_of(there.folder) == models_of(stopped.folder)
     own = {**QUICK, "method": {"name": "fedbn"}, "rounds": 2}
     here, there = (
         tessera.run("fedavg-digits", out=f"own-{kind}", progress=False, **{**own, "runner": {"kind": kind}})
         for kind in ("inline", "ray")
     )
     assert there.result["stop"] == here.result["stop"]
+    assert models_of(there.folder) == models_of(here.folder) != {}
 
 
 def test_the_terminal_says_why(capfd):

@@ -21,6 +21,8 @@ from engine.errors import ConfigError
 from engine.planning import weights as module
 from engine.planning.federation import Federation
 from engine.planning.weights import starting_weights
+from engine.run.launch import launch
+from engine.store.folder import RunFolder
 from tests.support import tiny_setup, tiny_shards
 
 DIGITS = Images((1, 8, 8))
@@ -63,6 +65,33 @@ def test_a_run_goes_on_from_where_another_one_ended(tmp_path):
     ended = load_file(tmp_path / "one" / "model.safetensors")
     assert found.keys() == ended.keys()
     assert all(torch.equal(found[name], ended[name]) for name in found)
+
+
+def begun(folder, weights):
+    """The folder of a run from such weights that was stopped after its first round."""
+
+    class Stopper:
+        def __getattr__(self, name):
+            return lambda *_: None
+
+        def round(self, record):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(load("fedavg-digits", (*QUICK, "rounds=2", f"clients.weights={weights}")), "", folder, Stopper())
+    return folder
+
+
+def test_a_run_does_not_go_on_from_weights_that_were_changed_meanwhile(tmp_path):
+    file = tmp_path / "start.safetensors"
+    save_file(fresh("small_cnn").state_dict(), file)
+    folder, first = begun(tmp_path / "run", file), file.read_bytes()
+    save_file(fresh("small_cnn", seed=10).state_dict(), file)
+    refused = CliRunner().invoke(cli, ["resume", str(folder)])
+    assert refused.exit_code == 2
+    assert f"clients.weights = {file}: its tensors had the SHA-256 {RunFolder(folder).weights()} when" in refused.output
+    file.write_bytes(first)
+    assert CliRunner().invoke(cli, ["resume", str(folder)]).exit_code == 0
 
 
 def test_without_weights_nothing_is_given():

@@ -49,7 +49,10 @@ def _sentence(run: StoredRun) -> str:
     ]
     text = f"{text}; on the way there: {', '.join(earlier)}." if earlier else f"{text}."
     stop = result.get("stop")
-    return f"{text} It was {stop['reason']}." if stop and stop["early"] else text
+    if not stop:
+        return text
+    reason = str(stop["reason"])
+    return f"{text} It was {reason}." if stop["early"] else f"{text} {reason[0].upper()}{reason[1:]}."
 
 
 def round_seconds(run: StoredRun) -> float | None:
