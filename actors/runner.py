@@ -119,6 +119,10 @@ class Runner(Protocol):
         """Give clients the memories of a checkpoint, and all others none."""
         ...
 
+    def processors(self) -> dict[str, str]:
+        """The kind of processor of each machine that a host has started on so far, by name, but for this one."""
+        ...
+
     def peak_rss_mb(self) -> dict[str, float]:
         """Largest resident memory of hosts by name, in MiB."""
         ...
@@ -172,6 +176,9 @@ class InlineRunner:
 
     def restore(self, memories: Mapping[int, Memory]) -> None:
         self._memories = dict(memories)
+
+    def processors(self) -> dict[str, str]:
+        return {}
 
     def peak_rss_mb(self) -> dict[str, float]:
         return {}

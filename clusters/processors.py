@@ -20,7 +20,7 @@ def processors_by_node(bits: Bits) -> dict[str, str]:
         ClusterError: a machine does not answer, or cannot compute these bits.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    names = [f"node {number} ({node['NodeManagerAddress']})" for number, node in enumerate(nodes, 1)]
+    names = [_name(node["NodeID"], node["NodeManagerAddress"]) for node in nodes]
     look = ray.remote(_look)
     asked = [
         look.options(
@@ -38,6 +38,15 @@ def processors_by_node(bits: Bits) -> dict[str, str]:
         if reason:
             raise ClusterError(f"{name}: {reason}")
     return {name: kind for name, (kind, _) in zip(names, answers, strict=True)}
+
+
+def machine_here() -> str:
+    """The name of the machine that this process of a cluster is on, as `processors_by_node` has it."""
+    return _name(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address())
+
+
+def _name(node: str, address: str) -> str:
+    return f"node {node[:8]} ({address})"
 
 
 def _look(bits: Bits) -> tuple[str, str]:

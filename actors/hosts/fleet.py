@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,8 @@ from actors.steps.wire import (
     without_payload,
 )
 from algorithms.core.seeds import Seed
-from clusters.bits import Bits, worker_options
+from clusters.bits import Bits, processor, worker_options
+from clusters.processors import machine_here
 
 START_SECONDS = 120.0
 """A host that has not started after this time, and 5 seconds more for each host of the fleet, never will."""
@@ -141,6 +142,10 @@ class Host:
             for head, one in zip(heads, sums, strict=True)
         ]
 
+    def place(self) -> tuple[str, str]:
+        """This machine's name, and the kind of its processor."""
+        return machine_here(), processor()
+
     def peak_rss_mb(self) -> float:
         """Largest resident memory of this process so far, in MiB; pages of the object store that it maps included."""
         return peak_rss_mb()
@@ -163,6 +168,7 @@ class Fleet:
         self._arguments = (ray.put(setup), ray.put(shards), placement.gpus, deadline, bits)
         self._options = worker_options(bits)
         self.handles: list[Any] = []
+        self._here, self._processors = machine_here(), dict[str, str]()
         self._starting: dict[int, tuple[ray.ObjectRef, float]] = {}
         self._replacing: set[int] = set()
         for number in range(placement.hosts):
@@ -178,7 +184,7 @@ class Fleet:
             **self._options,
         )
         handle = wants.remote(*self._arguments)
-        self._starting[number] = (handle.peak_rss_mb.remote(), time.monotonic())
+        self._starting[number] = (handle.place.remote(), time.monotonic())
         return handle
 
     def perform(self, number: int, call: Call, parcels: Sequence[Any]) -> list[ray.ObjectRef]:
@@ -225,11 +231,21 @@ class Fleet:
             )
 
     def _look(self) -> None:
-        """Forget the starts of the hosts that answer."""
+        """Forget the starts of the hosts that answer, and note where they are."""
         waiting = [ref for ref, _ in self._starting.values()]
         up = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]) if waiting else set()
+        for ref in up:
+            with suppress(RayActorError):  # it died before it could say where it was
+                place, kind = ray.get(ref)
+                self._processors[place] = kind
         self._starting = {n: (ref, since) for n, (ref, since) in self._starting.items() if ref not in up}
         self._replacing &= self._starting.keys()
+
+    def processors(self) -> dict[str, str]:
+        """See `actors.runner.Runner.processors`."""
+        if self._starting:
+            self._look()
+        return {place: kind for place, kind in self._processors.items() if place != self._here}
 
     def peak_rss_mb(self) -> dict[str, float]:
         """Largest resident memory by host, in MiB; a host that has died meanwhile or does not answer is left out."""

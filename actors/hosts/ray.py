@@ -125,6 +125,9 @@ class RayRunner:
     def restore(self, memories: Mapping[int, Memory]) -> None:
         self.memory_refs = {client: ray.put(pack_memory(memory, copy=False)) for client, memory in memories.items()}
 
+    def processors(self) -> dict[str, str]:
+        return self.fleet.processors()
+
     def peak_rss_mb(self) -> dict[str, float]:
         return self.fleet.peak_rss_mb()
 

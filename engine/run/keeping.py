@@ -95,6 +95,7 @@ def checkpoint_of(rounds: Rounds, journal: Journal) -> Checkpoint[Any]:
         "client_seconds": rounds.book.client_seconds,
         "bytes": rounds.book.bytes,
         "metrics": rounds.metrics,
+        "processors": rounds.processors,
         "stop": rounds.stopping and rounds.stopping.tree(),
         "stages": {
             name: {"figures": dict(e.figures), "by_class": {figure: v.tolist() for figure, v in e.by_class.items()}}
@@ -113,6 +114,7 @@ def apply_checkpoint(rounds: Rounds, checkpoint: Checkpoint[Any]) -> None:
     rounds.book.client_seconds.update(extra["client_seconds"])
     rounds.book.bytes.update({way: Counter(counts) for way, counts in extra["bytes"].items()})
     rounds.metrics.update(extra["metrics"])
+    rounds.processors.update(extra.get("processors", {}))
     if rounds.stopping is not None and extra.get("stop") is not None:
         rounds.stopping = rounds.stopping.restore(extra["stop"])
     rounds.stages.update(

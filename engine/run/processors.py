@@ -27,7 +27,7 @@ def with_processors(run: RunContext, by_place: Mapping[str, str]) -> RunContext:
     Where they are several, or others than before, its facts say so.
     """
     now, before = kinds(by_place), run.files.processors()
-    both = _merge(before, now)
+    both = merge(before, now)
     changes = dict(run.changes)
     if before and now.keys() - before.keys():
         changes["processors"] = f"{'; '.join(before)} -> {'; '.join(now)}"
@@ -35,7 +35,8 @@ def with_processors(run: RunContext, by_place: Mapping[str, str]) -> RunContext:
     return replace(run, processors=both, changes=changes, facts=facts)
 
 
-def _merge(before: Kinds, now: Kinds) -> dict[str, list[str]]:
+def merge(before: Kinds, now: Kinds) -> dict[str, list[str]]:
+    """The places of both, each once."""
     return {
         kind: list(dict.fromkeys([*before.get(kind, []), *now.get(kind, [])]))
         for kind in dict.fromkeys([*before, *now])

@@ -91,6 +91,7 @@ class Rounds:
         stages: the last evaluation of each stage shown.
         metrics: the last value of each metric of the method's server side.
         stopping: when the run ends before its last round, with what has been seen; None where it never does.
+        processors: kinds of processors by the machine that a host started on.
         own: of a personal method, the metrics of each client's own predictor when it was last evaluated.
     """
 
@@ -121,6 +122,7 @@ class Rounds:
         self.clock.switch("start")
         self.stages: dict[str, Evaluation] = {}
         self.metrics: dict[str, float] = {}
+        self.processors: dict[str, str] = {}
         self.own: dict[int, Mapping[str, float]] = {}
         self.next = 0
         seed = Seed(setup.seed)
@@ -178,6 +180,7 @@ class Rounds:
             spans=_drain(self.book.spans),
             rows=_drain(self.book.rows),
         )
+        self.processors.update(self._runner.processors())
         self.next = number + 1
         for watcher in self._watchers:
             watcher.round(record)

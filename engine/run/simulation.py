@@ -23,6 +23,7 @@ from engine.records import GLOBAL, VALIDATION, ClientFigures, GeneratedPictures,
 from engine.run.context import RunContext
 from engine.run.keeping import Keeper
 from engine.run.models import write_models
+from engine.run.processors import kinds, merge
 from engine.run.rounds import Rounds, Schedule, Validation
 from engine.run.stopping import Stopping
 from engine.store.folder import FolderWatcher
@@ -156,7 +157,7 @@ def _values(
         "peak_rss_mb": {"driver": peak_rss_mb(), "host_max": max(hosts.values(), default=None)},
         "digest": digest(rounds.state),
         "versions": versions(),
-        "processors": {kind: list(places) for kind, places in run.processors.items()},
+        "processors": merge(run.processors, kinds(rounds.processors)),
     }
 
 

@@ -176,6 +176,9 @@ class Journal:
     def restore(self, memories: Mapping[int, Memory]) -> None:
         self._runner.restore(memories)
 
+    def processors(self) -> dict[str, str]:
+        return self._runner.processors()
+
     def peak_rss_mb(self) -> dict[str, float]:
         return self._runner.peak_rss_mb()
 

@@ -29,6 +29,8 @@ from algorithms.core.payload import Payload, PayloadError
 from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.training import Work
+from clusters.bits import processor
+from clusters.processors import machine_here
 from tests import bounded
 from tests.support import play, tiny_setup, tiny_shards
 from tests.toys import place_in_store
@@ -383,6 +385,13 @@ def test_hosts_tell_their_largest_memory(two_hosts_afresh):
     peaks = two_hosts_afresh.peak_rss_mb()
     assert list(peaks) == ["host 0", "host 1"]
     assert all(50 < peak < 5000 for peak in peaks.values())
+
+
+def test_hosts_on_the_drivers_own_machine_add_no_processor(two_hosts_afresh):
+    two_hosts_afresh.peak_rss_mb()
+    assert two_hosts_afresh.processors() == {}
+    two_hosts_afresh.fleet._here = "another machine"
+    assert two_hosts_afresh.processors() == {machine_here(): processor()}
 
 
 @pytest.mark.parametrize("placement", [pooled(2), dedicated(4)], ids=lambda p: p.kind)

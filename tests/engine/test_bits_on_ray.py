@@ -1,6 +1,9 @@
 """A cluster of unlike nodes: portable runs have the digests of any machine, native ones say that the nodes differ."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -8,7 +11,7 @@ pytest.importorskip("ray", reason="Ray is not installed", exc_type=ImportError)
 
 from ray.cluster_utils import Cluster
 
-from tests.engine.test_bits import GOLDEN, needs_golden, output
+from tests.engine.test_bits import GOLDEN, ROOT, environment, needs_golden, output
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -39,3 +42,44 @@ def test_on_unlike_nodes_a_native_run_says_so_at_its_start_and_in_its_result(unl
     found = json.loads((tmp_path / "run" / "result.json").read_text())["processors"]
     assert sorted(len(places) for places in found.values()) == [1, 1, 1]
     assert {"ATEN_CPU_CAPABILITY=default" in kind for kind in found} == {True, False}
+
+
+LOOKS = 3000
+"""A tenth of a second apart, before a run is held for stuck."""
+
+
+@pytest.fixture
+def shrinking():
+    """A cluster of two nodes of one CPU each, and the second of them, which can be removed."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        yield cluster, cluster.add_node(num_cpus=1)
+    finally:
+        cluster.shutdown()
+
+
+def test_a_node_that_joins_in_mid_run_is_recorded_once_a_host_has_started_there(shrinking, tmp_path):
+    """Of two clients with hosts of their own one loses its node; its host starts anew on an unlike one."""
+    cluster, other = shrinking
+    placed = ("runner.kind=ray", "runner.placement=dedicated", "runner.cpus=1", f"runner.address={cluster.address}")
+    sizes = ("mlflow.enabled=false", "partition.clients=2", "rounds=40", "clients.steps=40")
+    words = [f"--set={key}" for key in (*placed, *sizes)]
+    command = [sys.executable, "-m", "engine", "run", "fedavg-digits", *words, "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for _ in range(LOOKS):
+        if (tmp_path / "run/parts/ledger-000000.parquet").exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert process.poll() is None, process.stdout.read()
+    before = set(json.loads((tmp_path / "run/start.json").read_text())["processors"])
+    cluster.remove_node(other, allow_graceful=False)
+    cluster.add_node(num_cpus=1, env_vars={"ATEN_CPU_CAPABILITY": "default"})
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    found = json.loads((tmp_path / "run/result.json").read_text())["processors"]
+    assert not [kind for kind in before if "ATEN_CPU_CAPABILITY" in kind]
+    (new,) = found.keys() - before
+    assert "ATEN_CPU_CAPABILITY=default" in new
+    assert [place.split(" ")[0] for place in found[new]] == ["node"]

@@ -255,6 +255,18 @@ def test_each_check_of_the_doctor_says_what_is_there_and_what_to_do(monkeypatch)
     assert "TESSERA_DATA = /no/such/folder is no folder" in result.output
 
 
+@pytest.mark.parametrize(
+    ("lacking", "bits"), [("", "any"), ("a processor with AVX2", "native alone, portable needs a processor with AVX2")]
+)
+def test_the_doctor_names_the_kind_of_processor_and_the_bits_that_it_can_compute(monkeypatch, lacking, bits):
+    from engine.commands import doctor
+
+    monkeypatch.setattr("clusters.bits.processor", lambda: "Some CPU, AVX512")
+    monkeypatch.setattr("clusters.bits.shortcoming_here", lambda: lacking)
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.processor,))
+    assert f"Some CPU, AVX512; bits: {bits}" in " ".join(tessera("doctor").output.split())
+
+
 def test_the_doctor_finds_data_sets_in_folders_of_folders_and_in_single_files(monkeypatch, tmp_path):
     from engine.commands import doctor
 
