@@ -1,4 +1,7 @@
-"""A run's model as MLflow serves it: a script and the two files of the model. No pickle is written or read.
+"""A run's model as MLflow serves it: a script and the files of the model. No pickle is written or read.
+
+Of a method with personal models all clients' own are one model, of which a request names a client by the parameter
+`client`.
 
 The script imports Tessera, which must be installed where the model is served. A row is a data frame's, with the columns
 that the training rows had: images as the bytes of a PNG, JPEG or WebP file (base64 in JSON), signals as lists of
@@ -17,15 +20,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, save_model
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from algorithms.core.columns import Content
 from engine.data.images.decode import blank_file
 from engine.models.loading import LoadedModel, load
 from engine.store.folder import RunFolder
+from engine.store.models import read_description
+
+CLIENT = "client"
+"""The parameter of a request that names the client whose own model is asked."""
 
 ROW = "row"
 """The column of an answer that numbers its rows, which whoever asks knows."""
@@ -64,45 +72,73 @@ with warnings.catch_warnings(record=True):  # MLflow would have `predict` say by
         def __init__(self, code: Collection[str] = ()) -> None:
             """`code` are modules of one's own that the model may import."""
             self._code = tuple(code)
-            self._model: LoadedModel | None = None
+            self._folder = Path()
+            self._clients: tuple[int, ...] = ()
+            self._models: dict[int | None, LoadedModel] = {}
 
         def load_context(self, context: Any) -> None:
-            """Load the model of the folder that MLflow hands over."""
-            self._model = load(Path(context.artifacts["model"]), code=self._code)
+            """Load the model of the folder that MLflow hands over; clients' own ones as they are asked for."""
+            self._folder = Path(context.artifacts["model"])
+            self._clients = owners(self._folder)
+            if not self._clients:
+                self._model(None)
 
         def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads types as schemas
             """A row of answers for each row."""
-            assert self._model is not None, "MLflow loads the context first"
-            contents = self._model.reading.contents
+            model = self._model((params or {}).get(CLIENT))
+            contents = model.reading.contents
             columns = {str(name): list(model_input[name]) for name in model_input if str(name) in contents}
-            return self._model.predict(table_of(columns, contents)).drop_columns([ROW]).to_pandas()
+            return model.predict(table_of(columns, contents)).drop_columns([ROW]).to_pandas()
+
+        def _model(self, client: int | None) -> LoadedModel:
+            if self._clients and client not in self._clients:
+                between = f"{min(self._clients)} to {max(self._clients)}"
+                raise MlflowException.invalid_parameter_value(
+                    f"params.{CLIENT} = {client}: must be the number of a client whose own model is asked, {between}"
+                )
+            if client not in self._models:
+                self._models[client] = load(self._folder, client, self._code)
+            return self._models[client]
 
 
 def save(folder: Path, target: Path, code: Collection[str] = ()) -> None:
-    """Write the model of a finished run to a new folder, as MLflow's format of models has it, with its signature and an
-    example of a request that shows nobody's data.
+    """Write the model of a finished run, or its clients' own, to a new folder, as MLflow's format of models has it.
+
+    With it go its signature and an example of a request that shows nobody's data.
 
     Args:
         code: modules of one's own that the model may import where it is served.
     """
-    model, files = load(folder, code=code), RunFolder(folder)
+    files, clients = RunFolder(folder), owners(folder)
+    model = load(folder, clients[0] if clients else None, code)
     contents = model.reading.contents
     example = {name: _example(model, name, content) for name, content in contents.items()}
     answers = model.predict(table_of({name: [value] for name, value in example.items()}, contents))
     with tempfile.TemporaryDirectory(prefix="tessera-model-") as place, _quiet():
         script, kept = Path(place) / "tessera_model.py", Path(place) / "model"
         script.write_text(_SCRIPT.format(code=tuple(code)), encoding="utf-8")
-        kept.mkdir()
-        for file in (files.model(), files.description):
-            shutil.copy(file, kept)
+        for file in (files.description, *(files.model(client) for client in clients or (None,))):
+            copy = kept / file.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
         save_model(
             path=target,
             python_model=str(script),
             artifacts={"model": str(kept)},
-            signature=ModelSignature(inputs=_schema(contents), outputs=_answer_schema(answers)),
-            input_example=_frame(example),
+            signature=ModelSignature(
+                inputs=_schema(contents),
+                outputs=_answer_schema(answers),
+                params=ParamSchema([ParamSpec(CLIENT, "long", None)]) if clients else None,
+            ),
+            input_example=(_frame(example), {CLIENT: clients[0]}) if clients else _frame(example),
             pip_requirements=[f"{name}=={model.facts['versions'][name]}" for name in ("tessera-fl", "torch", "mlflow")],
         )
+
+
+def owners(folder: Path) -> tuple[int, ...]:
+    """The clients that have models of their own in a run's folder; () where there is one for all."""
+    _, entries = read_description(RunFolder(folder))
+    return tuple(entry.client for entry in entries if entry.client is not None)
 
 
 def table_of(columns: Mapping[str, Sequence[Any]], contents: Mapping[str, Content]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from engine.config.own_code import refuse_unnamed
 from engine.errors import ConfigError, Problem, UserError, one_line
 from engine.planning.federation import Federation
 from engine.store.folder import RunFolder
+from engine.views.local_store import anchored, file_of
 
 FREE = ("runner", "checkpoint", "failures", "mlflow")
 """Sections of which no result depends."""
@@ -37,7 +39,7 @@ def apply_overrides(
         ConfigError: for everything that may not differ, or for code that may not be imported.
     """
     start = files.start_folder()
-    tree = with_paths_from(reading.read(str(files.path / "config.yaml")), start)
+    tree = _with_store_from(with_paths_from(reading.read(str(files.path / "config.yaml")), start), start)
     asked = reading.override(tree, overrides)
     for named in (tree, asked):  # before a method of one's own is looked for, which imports it
         refuse_unnamed(named, code, start)
@@ -48,6 +50,17 @@ def apply_overrides(
     if problems:
         raise ConfigError(problems)
     return config, {place: f"{one_line(old.get(place))} -> {one_line(new.get(place))}" for place in differing}
+
+
+def _with_store_from(tree: dict[str, Any], start: Path | None) -> dict[str, Any]:
+    """A configuration whose MLflow store, if it is a file by a relative path, is the one that lies in a folder."""
+    section = tree.get("mlflow")
+    uri = section.get("tracking_uri") if isinstance(section, dict) else None
+    if start is None or not isinstance(uri, str):
+        return tree
+    there = anchored(uri, start)
+    file = file_of(there)
+    return tree if file is None or not file.exists() else {**tree, "mlflow": {**section, "tracking_uri": there}}
 
 
 def binding_settings(tree: Mapping[str, Any]) -> dict[str, Any]:

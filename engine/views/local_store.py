@@ -30,6 +30,15 @@ def file_of(uri: str) -> Path | None:
     return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0]))
 
 
+def anchored(uri: str, folder: Path) -> str:
+    """The URI of a database file whose relative path is of a folder; any other URI as it is."""
+    file = file_of(uri)
+    if file is None or file.is_absolute():
+        return uri
+    _, mark, options = uri.partition("?")
+    return f"{uri_of(folder / file)}{mark}{options}"
+
+
 @contextmanager
 def making(uri: str) -> Iterator[None]:
     """A block in which a store may be made, which no other run does at the same time; of any other kind, just a block.

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
@@ -33,7 +34,7 @@ from engine.errors import UserError
 from engine.records import VALIDATION, Result, RoundRecord, RunStart, StageRecord
 from engine.store.folder import RunFolder, replacing
 from engine.units import count_text
-from engine.views.local_store import making, uri_of
+from engine.views.local_store import anchored, making, uri_of
 from engine.views.report.pictures import grid
 from engine.views.report.words import settings
 
@@ -53,6 +54,7 @@ _GRID_COLUMNS = 10
 _LOG = logging.getLogger(__name__)
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_ENDING_SECONDS = 20.0
 _LATER_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
@@ -66,8 +68,9 @@ def default_uri(folder: Path) -> str:
 
 
 def wanted_uri(uri: str | None, folder: Path) -> str:
-    """The URI of the store that a run is told to: the configuration's, else MLFLOW_TRACKING_URI's, else the default."""
-    return uri or os.environ.get(_VARIABLE) or default_uri(folder)
+    """The URI of the store that a run is told to, the same from every folder: the configuration's, else
+    MLFLOW_TRACKING_URI's, else the default."""
+    return anchored(uri or os.environ.get(_VARIABLE) or default_uri(folder), Path.cwd())
 
 
 def ui_command(uri: str) -> str:
@@ -215,12 +218,12 @@ class MlflowWatcher:
         self._missing += self._lost
 
     def finished(self, result: Result) -> None:
-        self._attempt(self._leave_machine)
+        self._leave_machine()
         self._attempt(lambda: self._finish(result))
         self._note_what_is_missing()
 
     def failed(self, error: BaseException) -> None:
-        self._attempt(self._leave_machine)
+        self._leave_machine()
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         if self.run_id is not None:
             self._attempt(lambda: self._client.set_terminated(self._id, status))
@@ -244,14 +247,25 @@ class MlflowWatcher:
             self._machine.start()
 
     def _leave_machine(self) -> None:
-        """End that thread, with a last sample, so that a run of a few seconds has one too. Where the store is lost the
-        thread is left to end by itself: it may still wait for an answer."""
+        """End that thread, with a last sample, so that a run of a few seconds has one too.
+
+        It may wait for an answer for minutes, as MLflow's own limits have it, which a run does not; where the store is
+        lost it ends by itself.
+        """
         machine, self._machine = self._machine, None
-        if machine is not None:
-            machine.finish()
-            machine.collect_metrics()
-            machine.publish_metrics(machine.aggregate_metrics())
-            machine.mlflow_logger.flush()
+        if machine is None:
+            return
+        ending = Thread(target=machine.finish, name="MLflow's metrics end", daemon=True)
+        ending.start()
+        self._attempt(lambda: self._log_last_sample(machine, ending))
+
+    def _log_last_sample(self, machine: SystemMetricsMonitor, ending: Thread) -> None:
+        ending.join(_ENDING_SECONDS)
+        if ending.is_alive():
+            raise TimeoutError(f"what the machine does waits for an answer for over {_ENDING_SECONDS:g} s")
+        machine.collect_metrics()
+        machine.publish_metrics(machine.aggregate_metrics())
+        machine.mlflow_logger.flush()
 
     @property
     def _id(self) -> str:
@@ -329,12 +343,12 @@ class MlflowWatcher:
         self._client.set_terminated(self._id, "FINISHED")
 
     def _log_model(self) -> None:
-        """Log the model in the form that MLflow serves, under `model`; none of a run whose clients have models of their
-        own. A failure costs this alone."""
+        """Log the model, or its clients' own ones, in the form that MLflow serves, under `model`. A failure costs this
+        alone."""
         from engine.models import serving
 
         assert self._folder is not None
-        if not RunFolder(self._folder).model().exists():
+        if not RunFolder(self._folder).description.exists():
             return
         with tempfile.TemporaryDirectory(prefix="tessera-mlflow-") as place:
             try:

@@ -14,16 +14,18 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from actors.runner import InlineRunner
+from actors.runner import InlineRunner, StepRequest
 from actors.steps.orders import WorkerSetup, find_method, method_names
 from actors.steps.shards import ShardArrays
 from actors.steps.worker import one_thread
 from algorithms.core.records import digest, flatten
 from algorithms.core.schedules import RateSchedule
 from algorithms.core.scoring import score
+from algorithms.core.seeds import Seed
 from algorithms.core.settings import out_of_range
 from algorithms.core.training import Work, fit, training_loss
 from algorithms.tasks.images import ImageTask
+from engine.models.description import same_entries
 from tests.algorithms.support_methods import (
     BackwardsRunner,
     DroppingRunner,
@@ -136,6 +138,19 @@ def test_a_network_without_a_last_linear_layer_is_served_or_refused_before_the_s
         assert all("in one; let it end in an nn.Linear" in reason for reason in reasons)
     else:
         play(setup, rounds=ROUNDS)
+
+
+@METHODS
+def test_what_it_predicts_with_is_a_network_by_name_which_can_be_made_again(name):
+    setup = setup_of(name)
+    runner = InlineRunner(setup, tiny_shards())
+    run = play(setup, runner, rounds=ROUNDS)
+    if not run.method.personal:
+        assert {run.method.kit.name_of(run.method.predictor(state)) for state in run.states} == {("small_cnn", 1.0)}
+        return
+    request = StepRequest("give_own", (0,), run.method.own_message(run.states[-1]), Seed(setup.seed))
+    (given,) = runner.run(request)
+    assert same_entries(setup.task.network("small_cnn"), given.payload.tensors("model"))
 
 
 # --- Local work ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Relative paths of a run mean the folder where it was started, wherever it is resumed."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -38,6 +40,23 @@ def test_any_other_source_stays_as_it_is(start, source):
 
 def test_where_the_start_is_not_known_nothing_changes():
     assert with_paths_from({"data": {"source": "csv:x.csv"}}, None) == {"data": {"source": "csv:x.csv"}}
+
+
+def test_a_run_that_is_resumed_from_another_folder_stays_one_run_in_its_relative_store(tmp_path, monkeypatch):
+    for name in ("start", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    keys = ["runner.kind=inline", "rounds=1", "clients.steps=1", "mlflow.tracking_uri=sqlite:///own.db"]
+    launch(load("fedavg-digits", keys), "fedavg-digits", tmp_path / "start" / "run", Silent())
+    monkeypatch.chdir(tmp_path / "other")
+    config, changes = apply_overrides(RunFolder(tmp_path / "start" / "run"), ("rounds=2",))
+    assert config.mlflow.tracking_uri == f"sqlite:///{tmp_path}/start/own.db"
+    assert list(changes) == ["rounds"]
+    assert resume(tmp_path / "start" / "run", ("rounds=2",), Silent()) is not None
+    assert list((tmp_path / "other").iterdir()) == []
+    with closing(sqlite3.connect(tmp_path / "start" / "own.db")) as store:
+        assert store.execute("select count(*) from runs").fetchone() == (1,)
+        assert store.execute("select step from metrics where key = 'bytes/up' order by step").fetchall() == [(0,), (1,)]
 
 
 def test_a_run_is_resumed_from_another_folder(tmp_path, monkeypatch):

@@ -4,7 +4,16 @@ import asyncio
 import base64
 import io
 import json
+import os
+import signal
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
@@ -123,6 +132,90 @@ def test_the_server_takes_rows_of_a_table_with_values_that_are_missing(tmp_path)
     frame.to_parquet(tmp_path / "rows.parquet")
     expected = load(folder).predict(tmp_path / "rows.parquet").to_pylist()
     assert [row["class"] for row in answer["predictions"]] == [row["class"] for row in expected]
+
+
+@pytest.fixture(scope="module")
+def personal(tmp_path_factory):
+    """The folder of a run whose clients have models of their own, and the model that MLflow got."""
+    folder = tmp_path_factory.mktemp("personal")
+    settings = ("runner.kind=inline", "rounds=1", "clients.steps=2", "partition.clients=3", "method.name=fedbn")
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = CliRunner().invoke(cli, ["run", "fedavg-digits", *words, "--out", str(folder / "run")])
+    assert done.exit_code == 0, done.output
+    (run,) = sqlite3.connect(folder / "mlflow.db").execute("select artifact_uri from runs").fetchall()
+    return folder / "run", f"{run[0]}/model"
+
+
+def test_of_personal_models_a_request_names_the_client_whose_own_one_is_asked(personal, tmp_path):
+    folder, uri = personal
+    (tmp_path / "one.png").write_bytes(png(1))
+    row = {"dataframe_split": {"columns": ["image"], "data": [[base64.b64encode(png(1)).decode()]]}}
+    model = mlflow.pyfunc.load_model(uri)
+    found = []
+    for client in (2, 0):
+        status, answer = invoke(model, json.dumps({**row, "params": {"client": client}}).encode())
+        expected = load(folder, client).predict(tmp_path / "one.png").drop_columns(["file"]).to_pylist()[0]
+        assert status == 200
+        assert answer["predictions"][0] == pytest.approx(expected, abs=1e-6)
+        found.append(expected["p_3"])
+    assert found[0] != pytest.approx(found[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("params", "named"), [({}, None), ({"params": {"client": 3}}, 3)])
+def test_of_personal_models_a_request_that_names_no_client_or_a_stranger_is_refused(personal, params, named):
+    row = {"dataframe_split": {"columns": ["image"], "data": [[base64.b64encode(png(1)).decode()]]}}
+    status, answer = invoke(mlflow.pyfunc.load_model(personal[1]), json.dumps({**row, **params}).encode())
+    assert status == 400
+    assert f"params.client = {named}: must be the number of a client whose own model is asked, 0 to 2" in str(answer)
+
+
+def closed_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def process(*words, folder):
+    """A process of Python's with children, all of which are ended after the block."""
+    with (folder / "said.txt").open("w") as said:
+        started = subprocess.Popen(
+            [sys.executable, "-m", *words], cwd=folder, stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        yield started
+    finally:
+        os.killpg(started.pid, signal.SIGTERM)
+        started.wait()
+
+
+def answer_of(url, started, body=None):
+    """What a server that is starting says once it answers."""
+    for _ in range(1200):
+        try:
+            request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return reply.read()
+        except URLError:
+            assert started.poll() is None
+            time.sleep(0.1)
+    pytest.fail(f"{url} has not answered")
+
+
+@pytest.mark.slow
+def test_mlflows_own_command_serves_a_model_that_answers_as_the_run_does(tmp_path):
+    folder, port = folder_of("images", tmp_path / "run"), closed_port()
+    save(folder, tmp_path / "served")
+    (tmp_path / "one.png").write_bytes(png(1))
+    words = ("mlflow", "models", "serve", "--model-uri", str(tmp_path / "served"), "--env-manager", "local")
+    with process(*words, "--host", "127.0.0.1", "--port", str(port), folder=tmp_path) as server:
+        answer_of(f"http://127.0.0.1:{port}/ping", server)
+        rows = {"columns": ["image"], "data": [[base64.b64encode(png(1)).decode()]]}
+        body = json.dumps({"dataframe_split": rows}).encode()
+        answer = json.loads(answer_of(f"http://127.0.0.1:{port}/invocations", server, body))
+    expected = load(folder).predict(tmp_path / "one.png").drop_columns(["file"]).to_pylist()
+    assert [row["class"] for row in answer["predictions"]] == [row["class"] for row in expected]
+    assert answer["predictions"][0]["p_yes"] == pytest.approx(expected[0]["p_yes"], abs=1e-6)
 
 
 def test_a_request_without_the_column_is_refused_by_the_signature(tmp_path):

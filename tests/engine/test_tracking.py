@@ -352,6 +352,14 @@ def test_a_store_of_the_environment_that_is_not_there_is_named_by_the_variable(t
         reach(None, tmp_path / "run")
 
 
+def test_a_relative_store_is_the_same_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert wanted_uri("sqlite:///own.db", tmp_path / "run") == f"sqlite:///{tmp_path}/own.db"
+    assert wanted_uri("sqlite:///own.db?timeout=9", tmp_path / "run") == f"sqlite:///{tmp_path}/own.db?timeout=9"
+    for uri in ("sqlite:////there/own.db", "http://there:5000", "file:mlruns"):
+        assert wanted_uri(uri, tmp_path / "run") == uri
+
+
 def test_a_store_that_cannot_be_written_is_refused_before_mlflow_tries_for_two_minutes(tmp_path, monkeypatch):
     monkeypatch.setattr("engine.views.tracking._client", lambda uri: pytest.fail("MLflow was asked"))
     (tmp_path / "mlflow.db").mkdir()  # as a folder that may not be written
@@ -405,6 +413,38 @@ def test_what_the_machine_does_is_logged_where_the_run_or_mlflows_own_variable_s
     assert ("SystemMetricsMonitor" in threads) == are_logged
     assert any(name.startswith("system/cpu") for name in metrics) == are_logged
     assert "SystemMetricsMonitor" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_the_end_does_not_wait_for_the_thread_that_watches_the_machine_where_it_waits_for_an_answer(
+    runs, monkeypatch, caplog
+):
+    answers = threading.Event()
+
+    class Waiting:
+        def start(self): ...
+
+        def finish(self):
+            answers.wait()
+
+    monkeypatch.setattr("engine.views.tracking._ENDING_SECONDS", 0.01)
+    told, start = [], start_in(runs / "waits")
+    watcher = connect(None, runs / "waits", told.append)
+    watcher.started(start)
+    watcher._machine = Waiting()
+    watcher.finished(Result(result_values(), Book()))
+    answers.set()
+    assert "what the machine does waits for an answer for over 0.01 s; the run continues" in told[0]
+    assert told[1].endswith("lacks the result and the run's files; the run's folder has them all")
+
+
+def test_where_the_store_is_lost_the_thread_that_watches_the_machine_is_told_to_end(runs):
+    watcher, start = connect(None, runs / "lost"), start_in(runs / "lost")
+    watcher.started(replace(start, config={**start.config, "mlflow": {"system_metrics": True}}))
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    watcher._lost = True
+    watcher.finished(Result(result_values(), Book()))
+    thread.join(timeout=60)
+    assert not thread.is_alive()
 
 
 def test_a_run_that_fails_leaves_no_thread_of_mlflows(runs):
