@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pytest
 import torch
 from click.testing import CliRunner
@@ -13,6 +14,7 @@ from algorithms.core.scoring import score
 from algorithms.core.task import Shard
 from engine.commands.cli import cli
 from engine.config import load as load_config
+from engine.data.images.decode import blank_file
 from engine.errors import ConfigError
 from engine.models import load
 from engine.planning.federation import Federation
@@ -89,6 +91,22 @@ def test_of_personal_models_there_is_one_file_a_client_each_with_its_own_normali
     norms = [next(value for name, value in state.items() if name.endswith("running_mean")) for state in means]
     assert not torch.equal(norms[0], norms[1])
     assert torch.equal(means[0]["head.weight"], means[1]["head.weight"])
+
+
+@pytest.mark.parametrize("which", ["digits", "personal"])
+def test_on_ray_the_models_have_the_bytes_of_the_run_in_this_process_and_predict(which, request, ray_cluster, tmp_path):
+    here, client = request.getfixturevalue(which), None if which == "digits" else 2
+    method = [] if which == "digits" else ["method.name=fedbn"]
+    there = run(tmp_path / "ray", "fedavg-digits", *method, "runner.kind=ray", "runner.hosts=2")
+    names = sorted(
+        path.relative_to(here).as_posix() for path in here.rglob("*.safetensors") if "checkp" not in str(path)
+    )
+    assert names == (
+        ["model.safetensors"] if which == "digits" else [f"models/client-000{k}.safetensors" for k in range(3)]
+    )
+    assert [(there / name).read_bytes() for name in names] == [(here / name).read_bytes() for name in names]
+    rows = pa.table({"image": [{"bytes": blank_file(1, 8, 8)}]})
+    assert load(there, client).predict(rows).equals(load(here, client).predict(rows))
 
 
 def test_a_client_must_be_named_where_each_has_its_own_and_only_there(personal, digits):
