@@ -128,7 +128,7 @@ def save(folder: Path, target: Path, code: Collection[str] = ()) -> None:
             signature=ModelSignature(
                 inputs=_schema(contents),
                 outputs=_answer_schema(answers),
-                params=ParamSchema([ParamSpec(CLIENT, "long", None)]) if clients else None,
+                params=ParamSchema([ParamSpec(CLIENT, "long", None)] if clients else []),
             ),
             input_example=(_frame(example), {CLIENT: clients[0]}) if clients else _frame(example),
             pip_requirements=[f"{name}=={model.facts['versions'][name]}" for name in ("tessera-fl", "torch", "mlflow")],

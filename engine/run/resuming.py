@@ -55,10 +55,9 @@ def apply_overrides(
 def _with_store_from(tree: dict[str, Any], start: Path | None) -> dict[str, Any]:
     """A configuration whose MLflow store, if it is a file by a relative path, is the one that lies in a folder."""
     section = tree.get("mlflow")
-    uri = section.get("tracking_uri") if isinstance(section, dict) else None
-    if start is None or not isinstance(uri, str):
+    if start is None or not isinstance(section, dict) or not isinstance(section.get("tracking_uri"), str):
         return tree
-    there = anchored(uri, start)
+    there = anchored(section["tracking_uri"], start)
     file = file_of(there)
     return tree if file is None or not file.exists() else {**tree, "mlflow": {**section, "tracking_uri": there}}
 
