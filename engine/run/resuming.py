@@ -14,7 +14,7 @@ from engine.config.own_code import refuse_unnamed
 from engine.errors import ConfigError, Problem, UserError, one_line
 from engine.planning.federation import Federation
 from engine.store.folder import RunFolder
-from engine.views.local_store import anchored, file_of
+from engine.views.local_store import anchored_uri, file_of
 
 FREE = ("runner", "checkpoint", "failures", "mlflow")
 """Sections of which no result depends."""
@@ -57,7 +57,7 @@ def _with_store_from(tree: dict[str, Any], start: Path | None) -> dict[str, Any]
     section = tree.get("mlflow")
     if start is None or not isinstance(section, dict) or not isinstance(section.get("tracking_uri"), str):
         return tree
-    there = anchored(section["tracking_uri"], start)
+    there = anchored_uri(section["tracking_uri"], start)
     file = file_of(there)
     return tree if file is None or not file.exists() else {**tree, "mlflow": {**section, "tracking_uri": there}}
 

@@ -30,7 +30,7 @@ def file_of(uri: str) -> Path | None:
     return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0]))
 
 
-def anchored(uri: str, folder: Path) -> str:
+def anchored_uri(uri: str, folder: Path) -> str:
     """The URI of a database file whose relative path is of a folder; any other URI as it is."""
     file = file_of(uri)
     if file is None or file.is_absolute():

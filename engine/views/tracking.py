@@ -34,7 +34,7 @@ from engine.errors import UserError
 from engine.records import VALIDATION, Result, RoundRecord, RunStart, StageRecord
 from engine.store.folder import RunFolder, replacing
 from engine.units import count_text
-from engine.views.local_store import anchored, making, uri_of
+from engine.views.local_store import anchored_uri, making, uri_of
 from engine.views.report.pictures import grid
 from engine.views.report.words import settings
 
@@ -70,7 +70,7 @@ def default_uri(folder: Path) -> str:
 def wanted_uri(uri: str | None, folder: Path) -> str:
     """The URI of the store that a run is told to, the same from every folder: the configuration's, else
     MLFLOW_TRACKING_URI's, else the default."""
-    return anchored(uri or os.environ.get(_VARIABLE) or default_uri(folder), Path.cwd())
+    return anchored_uri(uri or os.environ.get(_VARIABLE) or default_uri(folder), Path.cwd())
 
 
 def ui_command(uri: str) -> str:

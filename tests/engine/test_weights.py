@@ -67,7 +67,7 @@ def test_a_run_goes_on_from_where_another_one_ended(tmp_path):
     assert all(torch.equal(found[name], ended[name]) for name in found)
 
 
-def begun(folder, weights):
+def interrupted_run(folder, weights):
     """The folder of a run from such weights that was stopped after its first round."""
 
     class Stopper:
@@ -85,7 +85,7 @@ def begun(folder, weights):
 def test_a_run_does_not_go_on_from_weights_that_were_changed_meanwhile(tmp_path):
     file = tmp_path / "start.safetensors"
     save_file(fresh("small_cnn").state_dict(), file)
-    folder, first = begun(tmp_path / "run", file), file.read_bytes()
+    folder, first = interrupted_run(tmp_path / "run", file), file.read_bytes()
     save_file(fresh("small_cnn", seed=10).state_dict(), file)
     refused = CliRunner().invoke(cli, ["resume", str(folder)])
     assert refused.exit_code == 2
