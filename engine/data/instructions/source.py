@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from algorithms.core.columns import Column
+from algorithms.core.keys import SEPARATOR
 from algorithms.core.seeds import Seed
 from engine.data.config import DataConfig
 from engine.data.half import TEST_SHARE, Half, HalfName
@@ -26,9 +27,6 @@ from engine.errors import DataError
 DOMAINS: Mapping[str, Callable[[Facts], Item]] = {
     module.DOMAIN: module.draw for module in (finance, medicine, arithmetic, code, general)
 }
-
-SEPARATOR = "|"
-"""Between the values of a key; no value has one."""
 
 
 @dataclass(frozen=True)
