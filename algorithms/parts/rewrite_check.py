@@ -34,6 +34,8 @@ REPEATED_WORDS, REPEATS = 8, 4
 
 _CALL = re.compile(r"[\w.]+\(.*\)", re.DOTALL)
 
+_CALL_INSIDE = re.compile(r"\b[\w.]+\([^()]*\)")
+
 _CHOICES = re.compile(r"((?:\w+, )*\w+),? or (\w+)")
 
 
@@ -75,13 +77,14 @@ def _most_repeats(text: str) -> int:
 def has_same_result(instruction: str, answer: str, rewrite: str) -> bool:
     """Whether a rewrite has the result of an answer of a fixed form; True for answers of other forms.
 
-    - An answer that is a call, name(...): the call stands in the rewrite, whatever its quotes and blanks.
+    - An answer that is a call, name(...), or has calls in it: they stand in the rewrite, whatever quotes and blanks.
     - One with a label, a word that the instruction offers to choose from (positive, negative or neutral): each such
       label of the answer stands in the rewrite.
     - One that ends with a number: the last number of the rewrite is the same whole number.
     """
-    if _CALL.fullmatch(answer.strip()):
-        return _plain_code(answer) in _plain_code(rewrite)
+    calls = [answer] if _CALL.fullmatch(answer.strip()) else _CALL_INSIDE.findall(answer)
+    if any(_plain_code(call) not in _plain_code(rewrite) for call in calls):
+        return False
     labels = [label for label in choices(instruction) if has_value(answer, label)]
     if labels:
         return all(has_value(rewrite, label) for label in labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,35 +20,14 @@ from algorithms.core.training import Work
 from algorithms.nets.adapters import AdaptedModel
 from algorithms.nets.generation import Answer, Sampling, generate
 from algorithms.parts.averaging import Averaging, ModelT
+from algorithms.parts.rewrite_check import Check, accept_rewrite
 from algorithms.tasks.instructions import InstructionTask
-
-Check: TypeAlias = Literal["none", "format", "task", "key"]
-"""The strictness of the check of a rewrite; each level has the checks of those before it.
-
-- `none`: it is not empty;
-- `format`: the model ended it by itself, it does not speak of the request, and repeats no 8 words 4 times;
-- `task`: it ends in the same whole number, and holds the same call of a function, where the answer does;
-- `key`: it holds every number of the answer.
-"""
 
 Targets: TypeAlias = Literal["rewritten", "raw", "canonical"]
 
 Decoding: TypeAlias = Literal["greedy", "sampled"]
 
 MOST_TOKENS = 512
-
-ABOUT_THE_REQUEST = (
-    "reference answer",
-    "your response",
-    "my response",
-    "your own response",
-    "now it's your turn",
-)
-"""Phrases of a model that answers the request and not the task. Yang et al., arXiv 2402.13669, in their code."""
-
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-CALL = re.compile(r"\b\w+\(.*?\)")
-
 
 REWRITES_IN_A_BATCH = 32
 
@@ -176,7 +154,7 @@ class Rewriting(Averaging[ModelT]):
         request = REWRITING if config.prompt == "own words" else STEPWISE
         own = task.answer_tokens(client.shard, rows)
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in own]
-        asked = zip(task.instructions(client.shard, rows), texts, strict=True)
+        asked = list(zip(task.instructions(client.shard, rows), texts, strict=True))
         prompts = [task.prompt_of(tokenizer, f"{instruction}\n{request} {text}") for instruction, text in asked]
         lengths = [(len(prompt), len(ids)) for prompt, ids in zip(prompts, own, strict=True)]
         most = [min(MOST_TOKENS, 2 * answer + 64, task.context - prompt) for prompt, answer in lengths]
@@ -186,8 +164,8 @@ class Rewriting(Averaging[ModelT]):
         with self._teacher(net, client):
             answers = generate(net, prompts, most, REWRITES_IN_A_BATCH, sampling, seeds)
         return [
-            self._rewrite_of(tokenizer, ids, text, answer)
-            for ids, text, answer in zip(own, texts, answers, strict=True)
+            self._rewrite_of(tokenizer, ids, instruction, text, answer)
+            for ids, (instruction, text), answer in zip(own, asked, answers, strict=True)
         ]
 
     @contextmanager
@@ -200,10 +178,10 @@ class Rewriting(Averaging[ModelT]):
         with net.alone():
             yield
 
-    def _rewrite_of(self, tokenizer: Any, own: list[int], text: str, answer: Answer) -> Rewrite:
+    def _rewrite_of(self, tokenizer: Any, own: list[int], instruction: str, text: str, answer: Answer) -> Rewrite:
         """An answer as the model put it, or the client's own where the check says so."""
         words = tokenizer.decode(answer.ids, skip_special_tokens=True)
-        reason = reason_to_reject(self.config.rewrite_check, text, words, answer.is_finished)
+        reason = accept_rewrite(self.config.rewrite_check, instruction, text, words, answer.is_finished) or ""
         ids = own if reason else [*answer.ids, tokenizer.eos_token_id]
         return Rewrite(tuple(ids), reason, text, words, len(own), len(answer.ids) + answer.is_finished)
 
@@ -226,54 +204,6 @@ class Rewriting(Averaging[ModelT]):
         task = self.kit.task
         assert isinstance(task, InstructionTask)
         return task
-
-
-def reason_to_reject(level: Check, answer: str, rewrite: str, is_finished: bool) -> str:
-    """The reason why a rewrite does not take an answer's place; "" where it does."""
-    if not rewrite.strip():
-        return "empty"
-    if level == "none":
-        return ""
-    if not is_finished:
-        return "no end"
-    lower = rewrite.lower()
-    if any(phrase in lower for phrase in ABOUT_THE_REQUEST) or lower.lstrip().startswith("your turn"):
-        return "speaks of the request"
-    if _repeats(rewrite.split()):
-        return "repeats itself"
-    if level == "format":
-        return ""
-    if not _same_result(answer, rewrite):
-        return "another result"
-    if level == "key" and not set(numbers_of(answer)) <= set(numbers_of(rewrite)):
-        return "lacks a number"
-    return ""
-
-
-def _repeats(words: Sequence[str], length: int = 8, times: int = 4) -> bool:
-    """Whether some words in a row come so many times."""
-    counts: dict[tuple[str, ...], int] = {}
-    for first in range(len(words) - length + 1):
-        gram = tuple(words[first : first + length])
-        counts[gram] = counts.get(gram, 0) + 1
-    return max(counts.values(), default=0) >= times
-
-
-def _same_result(answer: str, rewrite: str) -> bool:
-    """Whether a rewrite has the answer's last whole number and its call of a function, where the answer has one."""
-    numbers, call = numbers_of(answer), CALL.search(answer)
-    if numbers and "." not in numbers[-1] and numbers_of(rewrite)[-1:] != numbers[-1:]:
-        return False
-    return call is None or _plain(call[0]) in _plain(rewrite)
-
-
-def numbers_of(text: str) -> list[str]:
-    """The numbers of a text in their order, without separators of thousands."""
-    return [found.replace(",", "").rstrip(".") for found in NUMBER.findall(text)]
-
-
-def _plain(code: str) -> str:
-    return re.sub(r"\s*,\s*", ",", " ".join(code.replace("'", '"').split()))
 
 
 def _table(rewrites: Sequence[Rewrite], start: int) -> dict[str, Sequence[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from algorithms.core import settings
 from algorithms.core.columns import ASKED, ColumnError, Columns, Roles, full_column
+from algorithms.core.keys import has_key
 from algorithms.core.settings import setting
 from algorithms.core.task import LABEL, Figure, PreparedTask, Shard, Sums, Trait
 from algorithms.nets.adapters import AdaptedModel, Adapter
@@ -306,7 +306,7 @@ class InstructionTask(NextToken):
         room = [self.context - len(prompt) for prompt in prompts]
         found = generate(predictor, prompts, room)
         texts = [predictor.tokenizer.decode(one.ids, skip_special_tokens=True) for one in found]
-        hits = sum(holds_key(text, key) for text, key in zip(texts, keys, strict=True))
+        hits = sum(has_key(text, key) for text, key in zip(texts, keys, strict=True))
         return {"asked": torch.tensor(len(rows)), "matched": torch.tensor(hits)}
 
     def prompts(self, shard: Shard, rows: Tensor) -> list[list[int]]:
@@ -358,17 +358,6 @@ def spread(count: int, most: int) -> Tensor:
     if most >= count:
         return torch.arange(count)
     return (torch.arange(most) * count) // most
-
-
-def holds_key(text: str, key: str) -> bool:
-    """Whether a text holds every part of a key, `|` between them, each as words of its own."""
-    words = f" {_word_text(text)} "
-    return all(f" {_word_text(part)} " in words for part in key.split("|") if part.strip())
-
-
-def _word_text(text: str) -> str:
-    """The words and numbers of a text in lower case, with a blank between them."""
-    return " ".join(re.findall(r"-?\d+(?:\.\d+)?|\w+", text.lower()))
 
 
 def _name(columns: Columns, roles: Roles, role: str) -> str | None:

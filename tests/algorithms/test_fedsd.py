@@ -5,14 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from actors.runner import InlineRunner
 from actors.steps.shards import ShardArrays
 from algorithms.nets.generation import Answer
 from algorithms.parts import rewriting
-from algorithms.parts.rewriting import numbers_of, reason_to_reject
 from tests.algorithms.support_language import EXAMPLES, language_setup, language_shards, prepared
 from tests.algorithms.support_methods import Federation
 from tests.support import needs_of, play
@@ -138,55 +135,7 @@ def test_canonical_answers_are_refused_before_the_start_where_the_data_have_none
     assert "data.columns.canonical" in reason
 
 
-# --- Checks ---
-
-
-LONG = "one two three four five six seven eight "
-
-
-@pytest.mark.parametrize(
-    ("level", "answer", "rewrite", "reason"),
-    [
-        ("none", "It is 7.", "  ", "empty"),
-        ("none", "It is 7.", "My response: 8", ""),
-        ("format", "It is 7.", "My Response: it is 7.", "speaks of the request"),
-        ("format", "It is 7.", "As the reference ANSWER says, 7", "speaks of the request"),
-        ("format", "It is 7.", " Your turn: 7", "speaks of the request"),
-        ("format", "It is 7.", "It is your turn now, 7", ""),
-        ("format", "It is 7.", LONG * 4, "repeats itself"),
-        ("format", "It is 7.", LONG * 3, ""),
-        ("format", "It is 7.", "It is 8.", ""),
-        ("task", "It is 7.", "It is 8.", "another result"),
-        ("task", "It is 1,234.", "So 1234", ""),
-        ("task", "It is 7.", "It is seven.", "another result"),
-        ("task", "Call f(1, 'a').", 'We call f(1,"a") with 1', ""),
-        ("task", "Call f(1, 'a').", 'We call f(1,"a") with 2', "another result"),
-        ("task", "Call f(x, 'a').", 'We call f(x,"a").', ""),
-        ("task", "Call f(x).", "We call g(x).", "another result"),
-        ("task", "3 and 4 make 7", "so 7", ""),
-        ("key", "3 and 4 make 7", "so 7", "lacks a number"),
-        ("key", "3 and 4 make 7", "4 with 3 is 7", ""),
-    ],
-)
-def test_a_rewrite_is_rejected_for_the_reason_of_its_level(level, answer, rewrite, reason):
-    assert reason_to_reject(level, answer, rewrite, is_finished=True) == reason
-
-
-def test_an_answer_that_the_model_did_not_end_is_rejected_but_by_none():
-    assert reason_to_reject("format", "yes", "yes and", is_finished=False) == "no end"
-    assert reason_to_reject("none", "yes", "yes and", is_finished=False) == ""
-
-
-@given(st.text())
-def test_each_level_rejects_what_the_one_before_it_rejects(rewrite):
-    levels = [
-        bool(reason_to_reject(level, "f(1) is 2, 3", rewrite, True)) for level in ("none", "format", "task", "key")
-    ]
-    assert levels == sorted(levels)
-
-
-def test_numbers_are_found_without_separators():
-    assert numbers_of("1,234 apples, -5.5 and 7.") == ["1234", "-5.5", "7"]
+# --- Failures ---
 
 
 def test_a_client_that_failed_while_it_rewrote_is_not_asked_to_train(monkeypatch):

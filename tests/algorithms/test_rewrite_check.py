@@ -3,6 +3,8 @@
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from algorithms.parts.rewrite_check import accept_rewrite, choices, ends_with_number
 
@@ -66,6 +68,11 @@ def test_overlaps_count_so_that_one_word_eleven_times_repeats_itself():
         ("get(a, 'b')", 'Call get(a,  "b") now', True),
         ("get(a, 'b')", "Call get(a, c) now", False),
         ("get(1, 2)", "get(1,2)", True),
+        ("get(put(a), 1)", "get( put(a),1)", False),
+        ("get(put(a), 1)", "it is get(put(a),1)", True),
+        ("Call f(1, 'a').", 'We call f(1,"a") again', True),
+        ("Call f(1, 'a').", "We call g(1, 'a') again", False),
+        ("f(2) is 4", "f(2) gives 5", False),
     ],
 )
 def test_the_form_of_an_answer_decides_what_a_result_is(answer, rewrite, is_same):
@@ -86,6 +93,12 @@ def test_a_label_is_a_word_that_the_instruction_offers():
 )
 def test_a_number_at_the_end_may_have_marks_behind_it(text, ends):
     assert ends_with_number(text) == ends
+
+
+@given(st.text())
+def test_no_text_is_refused_by_a_level_and_accepted_by_a_stricter_one(rewrite):
+    found = reasons("f(1) is 2, 3", rewrite)
+    assert all(strict is not None for lax, strict in pairwise(found) if lax is not None)
 
 
 def test_a_stricter_level_accepts_nothing_that_a_laxer_one_refuses():
