@@ -161,7 +161,7 @@ class InlineRunner:
             return head
         if kept is not None:
             self._memories[head.outcome.client] = unpack_memory(kept, private=False)
-        return unpack_outcome(head)
+        return unpack_outcome(head, private=False)  # the packed outcome is a copy already
 
     def distil(
         self, job: Distillation, listener: Listener = NO_LISTENER, storage: Path | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core import settings
-from algorithms.core.contract import Client, Cohort, Method, Plan, Reply, client_side
+from algorithms.core.contract import Client, Cohort, Method, Plan, Reply, Terms, Update, client_side
 from algorithms.core.payload import Payload
 from algorithms.core.settings import setting
 
@@ -49,3 +49,16 @@ class Idle(Method[Sum]):
 
     def predictor(self, state: Sum) -> nn.Module:
         return nn.Identity()
+
+
+class Mean(Idle):
+    """The server takes the mean of what comes back, as methods that average do."""
+
+    def round(self, state: Sum, plan: Plan, cohort: Cohort) -> tuple[Sum, dict[str, float]]:
+        message = Payload.of(weights={"w": torch.zeros(self.config.bytes // 4)})
+        mean = cohort.means(self.nothing, self.terms, message)["weights"]
+        return Sum(state.answers + mean.result(otherwise={})["w"].numel()), {}
+
+    def terms(self, update: Update) -> Terms:
+        """What enters the mean: every update alike."""
+        return {"weights": (update.payload.tensors("weights"), 1.0)}

@@ -6,7 +6,8 @@ Payloads of 1, 10, 100 and 400 MB, 20 clients, a host for each core, each size i
 own. Down, all clients receive one payload; up, each sends one of its own, of which `look_ahead` lets few wait at a
 time. Three yardsticks: the payload copied once for each host, which is what travels down; copied once for each host and
 once for each client, which is all that travels; and plain Ray actors that send the same bytes to this process, which
-reads them where they lie. The object store's peak is what Ray says is used in it.
+reads them where they lie. The object store's peak is what Ray says is used in it. Once the server drops what comes;
+once it takes the mean, and so do the plain actors' receiver in plain torch.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import ray
+import torch
 
 from actors.hosts.dispatch import AHEAD_BYTES
+from actors.hosts.ray import RayRunner
+from actors.process import take_huge_pages
 from actors.steps.orders import WorkerSetup
 from actors.steps.shards import ShardArrays
+from actors.steps.wire import accept_read_only
+from actors.steps.worker import one_thread
 from algorithms.core.contract import ClientSpec
 from algorithms.core.training import Work
 from algorithms.tasks.images import ImageTask
@@ -35,7 +42,11 @@ from engine.run.rounds import Rounds, Schedule
 
 SIZES_MB = (1, 10, 100, 400)
 CLIENTS = 20
-TIMES = 3
+TIMES = 5
+
+WARM_UP = 3
+"""Rounds before the measured ones: the first meet pages of the object store that no process has seen."""
+
 LOOK_SECONDS = 0.05
 
 
@@ -66,10 +77,10 @@ class StoreWatch:
             self.peak_mb = max(self.peak_mb, (whole - free) / 1e6)
 
 
-def setup_of(size: int) -> WorkerSetup:
-    """Clients that send back what they received, of `size` bytes."""
+def setup_of(size: int, method: str) -> WorkerSetup:
+    """Clients that send back what they received, of `size` bytes; `method` of `benchmarks.idle`."""
     return WorkerSetup(
-        method="benchmarks.idle:Idle",
+        method=f"benchmarks.idle:{method}",
         config=Idle.Config(bytes=size),
         task=ImageTask(("all",), (1, 1, 1), mean=(0.0,), std=(1.0,)),
         work=Work(steps=1, epochs=None, batch=1, lr=0.1),
@@ -103,47 +114,73 @@ class Sender:
         return self._block
 
 
-def plain_seconds(size: int, senders: list[Any]) -> float:
-    """Send one array to actors `CLIENTS` times, in turn, and let each send one back; at most two each under way."""
+def plain_seconds(size: int, senders: list[Any], averages: bool = False) -> float:
+    """Send one array to actors `CLIENTS` times, in turn, and let each send one back; at most two each under way.
+
+    Args:
+        averages: whether to take the mean in float64 too, as plain torch does it.
+    """
 
     def send() -> None:
         message = ray.put(np.ones(size, np.uint8))
         under_way: list[ray.ObjectRef] = []
+        total = torch.zeros(size // 4 if averages else 0, dtype=torch.float64)
         for k in range(CLIENTS):
             if len(under_way) == 2 * len(senders):
-                ray.get(under_way.pop(0))
+                take(under_way.pop(0), total)
             under_way.append(senders[k % len(senders)].send.remote(message))
         while under_way:
-            ray.get(under_way.pop(0))
+            take(under_way.pop(0), total)
+        (total / CLIENTS).float()
 
-    return seconds_of(send)
+    def take(sent: ray.ObjectRef, total: torch.Tensor) -> None:
+        array = ray.get(sent)
+        if averages:
+            with accept_read_only():
+                total.add_(torch.frombuffer(array, dtype=torch.float32))
+
+    with one_thread():
+        return seconds_of(send)
 
 
 def measure(megabytes: int) -> list[Figure]:
     """All figures of one size."""
+    take_huge_pages()  # as a run does
     size, hosts, name = megabytes * 10**6, os.cpu_count() or 1, f"payloads, {megabytes} MB"
-    unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(1)})
-    setup = setup_of(size)
-    with ray_runner(setup, shards(), hosts) as runner, StoreWatch() as store:
-        run = Rounds(setup, needs_of(setup), Schedule(10**6, CLIENTS, 10**6), runner, lambda _: unseen, [])
-        run.play(until=1)
+    setup = setup_of(size, "Idle")
+    with ray_runner(setup, shards(), hosts) as runner:
         senders = [ray.remote(Sender).options(num_cpus=0).remote(size) for _ in range(hosts)]
-        plain_seconds(size, senders)
-        rounds, down, all_, plain = [], [], [], []
-        for _ in range(TIMES):
-            down.append(copy_seconds(size, hosts))
-            all_.append(copy_seconds(size, hosts + CLIENTS))
-            plain.append(plain_seconds(size, senders))
-            rounds.append(seconds_of(lambda: run.play(until=run.next + 1)))
-    # Down once; up what may be under way, and one call of each host all the same.
+        with StoreWatch() as store:
+            figures = list(_beside(name, setup, runner, senders, averages=False))
+    # Down once; up what may be under way, one call of each host all the same, and what the method still holds.
     bound = megabytes + max(AHEAD_BYTES / 1e6, 2 * hosts * megabytes) + hosts * megabytes
-    return [
-        Figure(f"{name}: a round", "s", tuple(rounds), loops=tuple(all_)),
-        Figure(f"{name}: a round against copying once per host", "times", _ratios(rounds, down)),
-        Figure(f"{name}: a round against copying all that travels", "times", _ratios(rounds, all_)),
-        Figure(f"{name}: a round against plain Ray actors", "times", _ratios(rounds, plain)),
-        Figure(f"{name}: peak of the object store", "MB", (store.peak_mb,), goal=round(bound)),
-    ]
+    figures.append(Figure(f"{name}: peak of the object store", "MB", (store.peak_mb,), goal=round(bound)))
+    setup = setup_of(size, "Mean")
+    with ray_runner(setup, shards(), hosts) as runner:
+        senders = [ray.remote(Sender).options(num_cpus=0).remote(size) for _ in range(hosts)]
+        figures += _beside(f"{name}, averaged", setup, runner, senders, averages=True)
+    return figures
+
+
+def _beside(name: str, setup: WorkerSetup, runner: RayRunner, senders: list[Any], averages: bool) -> Iterator[Figure]:
+    """Rounds, each beside all yardsticks."""
+    size, hosts = setup.config.bytes, len(senders)
+    unseen = Evaluation({"accuracy": 0.0, "loss": 0.0}, {"accuracy": np.zeros(1)})
+    run = Rounds(setup, needs_of(setup), Schedule(10**6, CLIENTS, 10**6), runner, lambda _: unseen, [])
+    for _ in range(WARM_UP):
+        run.play(until=run.next + 1)
+        plain_seconds(size, senders, averages)
+    rounds, down, all_, plain = [], [], [], []
+    for _ in range(TIMES):
+        down.append(copy_seconds(size, hosts))
+        all_.append(copy_seconds(size, hosts + CLIENTS))
+        plain.append(plain_seconds(size, senders, averages))
+        rounds.append(seconds_of(lambda: run.play(until=run.next + 1)))
+    goal = None if averages else 3.0
+    yield Figure(f"{name}: a round", "s", tuple(rounds), loops=tuple(all_))
+    yield Figure(f"{name}: a round against copying once per host", "times", _ratios(rounds, down))
+    yield Figure(f"{name}: a round against copying all that travels", "times", _ratios(rounds, all_), goal=goal)
+    yield Figure(f"{name}: a round against plain Ray actors", "times", _ratios(rounds, plain))
 
 
 def _ratios(ours: list[float], theirs: list[float]) -> tuple[float, ...]:

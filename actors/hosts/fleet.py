@@ -14,7 +14,7 @@ import torch
 from ray.exceptions import RayActorError
 
 from actors.hosts.placement import Placement
-from actors.process import keep_freed_memory, peak_rss_mb, set_kernels
+from actors.process import keep_freed_memory, peak_rss_mb, set_kernels, take_huge_pages
 from actors.steps.folding import fold
 from actors.steps.orders import Failure, Order, WorkerSetup, step_seed
 from actors.steps.shards import ShardArrays
@@ -97,6 +97,7 @@ class Host:
     ) -> None:
         """`deadline` in seconds: a step that takes longer ends this process."""
         self._deadline = deadline
+        take_huge_pages()
         keep_freed_memory()
         set_kernels(bits)
         torch.set_num_threads(1)

@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import ref
 
+import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import (
@@ -32,7 +34,15 @@ from actors.runner import NO_LISTENER, Listener, MemoryLostError, StepRequest
 from actors.steps.folding import whole_groups
 from actors.steps.orders import Failure, Order, Outcome, WorkerSetup
 from actors.steps.shards import ShardArrays
-from actors.steps.wire import Head, PackedParts, pack_memory, pack_payload, unpack_memory, unpack_outcome
+from actors.steps.wire import (
+    Head,
+    PackedOutcome,
+    PackedParts,
+    pack_memory,
+    pack_payload,
+    unpack_memory,
+    unpack_outcome,
+)
 from algorithms.core.distillation import Distillation, distil_here
 from algorithms.core.payload import Memory, Payload
 from clusters.bits import Bits
@@ -44,6 +54,9 @@ GRACE_SECONDS = 20.0
 """Beyond its deadline, after which a host that has not ended itself is ended."""
 
 MEMORIES_AT_ONCE = 64
+
+READ_IN_PLACE_BYTES = 2**28
+"""Replies that updates are read in, and so kept in the object store, together."""
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +93,7 @@ class RayRunner:
         self._distillation = distillation
         self._reply_bytes: dict[str, int] = {}
         self._costs = StepCosts(planned_costs(setup, shards))
+        self.replies = RepliesInPlace()
 
     def run(self, request: StepRequest) -> Iterator[Outcome | Failure]:
         run = _RequestRun(self, request)
@@ -179,6 +193,37 @@ def describe_full_store(error: Exception) -> str | None:
     )
 
 
+class RepliesInPlace:
+    """Replies whose updates are views on Ray's object store, as long as somebody holds one of them.
+
+    A copy of a large update takes the driver longer than all else that it does with a reply. But a method may keep
+    updates for many rounds, and each keeps its whole reply in the store: so few are read in place, and the others are
+    copied. What a method writes into an update, nobody else reads.
+    """
+
+    def __init__(self, limit: int = READ_IN_PLACE_BYTES) -> None:
+        """`limit` bytes of replies at most; none yet."""
+        self._limit = limit
+        self._held: list[tuple[int, list[ref[np.ndarray]]]] = []
+
+    def admit(self, heads: Sequence[Head]) -> bool:
+        """Whether the updates of a reply may be read in place; if so, it counts from now on."""
+        payloads = [head.payload for head in heads if isinstance(head, PackedOutcome) and head.payload is not None]
+        buffers = [buffer for payload in payloads for buffer in payload.buffers]
+        size = sum(buffer.nbytes for buffer in buffers)
+        if self.nbytes() + size > self._limit:
+            return False
+        self._held.append((size, [ref(buffer) for buffer in buffers]))
+        return True
+
+    def nbytes(self) -> int:
+        """Bytes of the replies that are held now."""
+        self._held = [
+            (size, buffers) for size, buffers in self._held if any(buffer() is not None for buffer in buffers)
+        ]
+        return sum(size for size, _ in self._held)
+
+
 class _Messages:
     """A request's messages as they are sent: one that several clients receive is put into the object store once."""
 
@@ -256,14 +301,15 @@ class _RequestRun:
                 continue
             self.send()
             heads, memories = self._answers.pop(chunk.start)
+            in_place = self._runner.replies.admit(heads)
             for head, memory in zip(heads, memories, strict=True):
-                yield self._accept(head, memory, chunk.losses)
+                yield self._accept(head, memory, chunk.losses, in_place)
 
-    def _accept(self, head: Head, memory: ray.ObjectRef | None, lost: int) -> Outcome | Failure:
+    def _accept(self, head: Head, memory: ray.ObjectRef | None, lost: int, in_place: bool) -> Outcome | Failure:
         if isinstance(head, Failure):
             return head if head.fault == "host_lost" else self._runner.with_order(head, self._request)
-        # Summed at once and dropped, it is read where it lies; else a method may keep it for many rounds.
-        outcome = unpack_outcome(head, private=not self._request.terms)
+        # Summed at once and dropped, it is read where it lies in any case.
+        outcome = unpack_outcome(head, private=not (in_place or self._request.terms))
         if not head.keeps and memory is not None:
             self._runner.memory_refs[outcome.client] = memory
         self._runner.note_reply(self._request.step, outcome)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from algorithms.core.payload import Tensors
+
+PIECE = 2**18
+"""Entries of a tensor that are worked on at once: what is computed from them stays in the processor's cache, where a
+whole large tensor in another type would be written to memory, on fresh pages, and read again."""
 
 
 def snapshot(net: nn.Module) -> dict[str, Tensor]:
@@ -90,9 +94,9 @@ class WeightedMean:
         self.weight += weight
 
     def join(self, other: WeightedMean) -> None:
-        """Add what another one has summed, as it is."""
+        """Add what another one has summed, as it is; the other must not be used any more."""
         if self.weight == 0:
-            self.dtypes, self.sums = other.dtypes, {name: total.clone() for name, total in other.sums.items()}
+            self.dtypes, self.sums = other.dtypes, other.sums
         elif other.weight:
             self._add_further(other.sums, 1.0)
         self.weight += other.weight
@@ -103,7 +107,8 @@ class WeightedMean:
         for name, total in self.sums.items():
             value = state[name]
             if total.is_floating_point():
-                total.add_(value, alpha=weight)
+                for sums, values in _pieces(total, value):
+                    sums.add_(values, alpha=weight)
             else:
                 torch.maximum(total, value, out=total)
 
@@ -112,13 +117,35 @@ class WeightedMean:
         if self.weight == 0:
             return dict(otherwise)
         return {
-            name: (total / self.weight).to(self.dtypes[name]) if total.is_floating_point() else total
+            name: self._mean_of(name, total) if total.is_floating_point() else total
             for name, total in self.sums.items()
         }
 
+    def _mean_of(self, name: str, total: Tensor) -> Tensor:
+        mean = torch.empty_like(total, dtype=self.dtypes[name])
+        for means, sums in _pieces(mean, total):
+            means.copy_(sums / self.weight)
+        return mean
+
 
 def _term(value: Tensor, weight: float) -> Tensor:
-    return value.to(torch.float64) * weight if value.is_floating_point() else value.clone()
+    if not value.is_floating_point():
+        return value.clone()
+    total = torch.empty_like(value, dtype=torch.float64)
+    for sums, values in _pieces(total, value):
+        sums.copy_(values).mul_(weight)
+    return total
+
+
+def _pieces(one: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two tensors of one shape in pieces of `PIECE` entries, as views; whole where that cannot be.
+
+    What is computed entry by entry has the bits of the whole: a piece is a multiple of what a processor takes at once.
+    """
+    if one.numel() <= PIECE or one.shape != other.shape or not (one.is_contiguous() and other.is_contiguous()):
+        yield one, other
+    else:
+        yield from zip(one.view(-1).split(PIECE), other.view(-1).split(PIECE), strict=True)
 
 
 def combine(function: Callable[..., Tensor], *states: Tensors) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from actors.process import set_kernels
+from actors.process import set_kernels, take_huge_pages
 from actors.runner import InlineRunner
 from actors.steps.orders import WorkerSetup
 from actors.steps.shards import ShardArrays
@@ -93,6 +93,7 @@ class Federation:
             DataError, PartitionError: what is wrong with the data, or with the way it is to be dealt.
             ConfigError: shifts that such data cannot have, or a method of one's own that fails when it is asked.
         """
+        take_huge_pages()
         set_kernels(config.runner.bits)
         nets = config.clients.net
         return cls.of(config, load(config.data, config.task, nets if isinstance(nets, str) else None))
