@@ -35,6 +35,7 @@ from actors.steps.folding import whole_groups
 from actors.steps.orders import Failure, Order, Outcome, WorkerSetup
 from actors.steps.shards import ShardArrays
 from actors.steps.wire import (
+    LARGE,
     Head,
     PackedOutcome,
     PackedParts,
@@ -198,7 +199,7 @@ class RepliesInPlace:
 
     A copy of a large update takes the driver longer than all else that it does with a reply. But a method may keep
     updates for many rounds, and each keeps its whole reply in the store: so few are read in place, and the others are
-    copied. What a method writes into an update, nobody else reads.
+    copied, as small ones are. What a method writes into an update, nobody else reads.
     """
 
     def __init__(self, limit: int = READ_IN_PLACE_BYTES) -> None:
@@ -211,7 +212,7 @@ class RepliesInPlace:
         payloads = [head.payload for head in heads if isinstance(head, PackedOutcome) and head.payload is not None]
         buffers = [buffer for payload in payloads for buffer in payload.buffers]
         size = sum(buffer.nbytes for buffer in buffers)
-        if self.nbytes() + size > self._limit:
+        if size < LARGE * len(payloads) or self.nbytes() + size > self._limit:
             return False
         self._held.append((size, [ref(buffer) for buffer in buffers]))
         return True

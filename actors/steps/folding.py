@@ -36,7 +36,10 @@ class Groups:
             add(self._group, self._terms(Update(outcome.client, outcome.payload)))
         if ends_group(place, self._cohort):
             for name, mean in self._group.items():
-                self.means.setdefault(name, WeightedMean()).join(mean)
+                if name in self.means:
+                    self.means[name].join(mean)
+                else:  # nobody else has it
+                    self.means[name] = mean
             self._group = {}
 
 

@@ -94,9 +94,9 @@ class WeightedMean:
         self.weight += weight
 
     def join(self, other: WeightedMean) -> None:
-        """Add what another one has summed, as it is; the other must not be used any more."""
+        """Add what another one has summed, as it is."""
         if self.weight == 0:
-            self.dtypes, self.sums = other.dtypes, other.sums
+            self.dtypes, self.sums = other.dtypes, {name: total.clone() for name, total in other.sums.items()}
         elif other.weight:
             self._add_further(other.sums, 1.0)
         self.weight += other.weight

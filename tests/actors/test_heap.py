@@ -1,7 +1,9 @@
-"""Freed memory is used again instead of being given back to the system and taken anew, page by page."""
+"""Freed memory is used again instead of being given back to the system and taken anew, page by page; and pages are
+huge where the system has such."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +35,30 @@ def page_faults(how: str) -> int:
 def test_what_was_freed_is_used_again():
     """Of itself, a process meets the pages of its blocks in every turn, else in the first."""
     assert page_faults("kept") < 0.2 * page_faults("of itself")
+
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+FILL = """
+import resource, sys
+import torch
+torch.set_num_threads(1)
+from actors.process import take_huge_pages
+if sys.argv[1] == "huge":
+    take_huge_pages()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+"""64 MiB: 32 huge pages, 16,384 of the usual 4 KiB."""
+
+
+@pytest.mark.skipif(
+    not HUGE.exists() or "[madvise]" not in HUGE.read_text(), reason="the system grants no huge pages, or all of them"
+)
+def test_large_tensors_lie_on_huge_pages():
+    def pages(how: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", FILL, how], capture_output=True, check=True).stdout)
+
+    assert pages("usual") > 16_000
+    assert pages("huge") < 2_000

@@ -21,7 +21,7 @@ from actors.hosts import ray as runner_module
 from actors.hosts.dispatch import HostLostError
 from actors.hosts.fleet import Host, HostStartError
 from actors.hosts.placement import Placement
-from actors.hosts.ray import RayRunner
+from actors.hosts.ray import RayRunner, RepliesInPlace
 from actors.runner import InlineRunner, Listener, StepRequest
 from actors.steps.folding import Groups
 from actors.steps.orders import Outcome, StepError
@@ -282,6 +282,35 @@ def test_memories_are_restored(two_hosts_afresh):
 def test_what_the_server_keeps_of_an_update_is_its_own(two_hosts_afresh):
     kept = next(two_hosts_afresh.run(request("walk", messages=message(100_000)))).payload.tensors("weights")["w"]
     assert place_in_store(kept) == -1
+
+
+LARGE = 600_000
+"""Entries of 4 bytes: 2.4 MB."""
+
+
+def test_large_updates_that_are_dropped_one_after_another_are_read_where_they_lie(two_hosts_afresh):
+    places = [
+        place_in_store(outcome.payload.tensors("weights")["w"])
+        for outcome in two_hosts_afresh.run(request("walk", messages=message(LARGE)))
+    ]
+    assert len(places) == CLIENTS
+    assert -1 not in places
+
+
+def test_of_large_updates_that_are_kept_only_so_many_stay_in_the_object_store(two_hosts_afresh, monkeypatch):
+    """With room for one reply of 2.4 MB a client, where each client is asked by itself."""
+    inline = InlineRunner(toy(), SHARDS)
+    monkeypatch.setattr(two_hosts_afresh, "replies", RepliesInPlace(limit=5 * LARGE))
+    kept = [
+        next(two_hosts_afresh.run(request("walk", [client], message(LARGE)))).payload.tensors("weights")["w"]
+        for client in range(4)
+    ]
+    assert [place_in_store(w) != -1 for w in kept] == [True, False, False, False]
+    right = [o.payload.tensors("weights")["w"] for o in inline.run(request("walk", range(4), message(LARGE)))]
+    assert all(map(torch.equal, kept, right))
+    del kept, right
+    again = next(two_hosts_afresh.run(request("walk", [4], message(LARGE))))
+    assert place_in_store(again.payload.tensors("weights")["w"]) != -1
 
 
 def test_an_exception_in_a_step_says_who_what_when_and_where(two_hosts_afresh):

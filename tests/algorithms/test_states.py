@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.core.states import WeightedMean
+from algorithms.core.states import PIECE, WeightedMean
 from tests.support import weighted_mean
 
 
@@ -47,6 +47,24 @@ def test_half_precision_is_summed_in_double_and_returned_in_half():
     mean = weighted_mean([(ones, 1)] * 1000, otherwise={})
     assert mean["w"].dtype == torch.bfloat16
     assert mean["w"].item() == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [PIECE, PIECE + 1, 2 * PIECE + 13])
+def test_a_large_entry_has_the_bits_of_the_same_arithmetic_on_the_whole(size, dtype):
+    torch.manual_seed(size)
+    values, weights = [torch.randn(size).to(dtype) for _ in range(3)], [0.1, 1 / 3, 17.0]
+    whole = values[0].double() * weights[0]
+    for value, weight in zip(values[1:], weights[1:], strict=True):
+        whole.add_(value, alpha=weight)
+    pairs = [({"w": value}, weight) for value, weight in zip(values, weights, strict=True)]
+    assert torch.equal(weighted_mean(pairs, otherwise={})["w"], (whole / sum(weights)).to(dtype))
+
+
+def test_a_large_entry_of_another_layout_is_averaged_in_its_own_places():
+    one = torch.arange(2.0 * PIECE).view(2, PIECE).t()
+    mean = weighted_mean([({"w": one}, 1), ({"w": one.contiguous()}, 3)], otherwise={})
+    assert torch.equal(mean["w"], one)
 
 
 def test_the_states_given_are_not_written_into():
