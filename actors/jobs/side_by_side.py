@@ -42,17 +42,20 @@ class _SharedPlace:
 
 
 class _RemoteStore:
-    """A store in the shared place, reached from elsewhere."""
+    """A store in the shared place, reached from elsewhere.
+
+    It waits beside `ray.get`, in which a task lends its CPUs to others: these would go on when it does, too.
+    """
 
     def __init__(self, place: Any, group: str) -> None:
         self._place, self._group = place, group
 
     def get(self, key: str) -> bytes | None:
-        found: bytes | None = ray.get(self._place.get.remote(self._group, key))
+        found: bytes | None = self._place.get.remote(self._group, key).future().result()
         return found
 
     def put(self, key: str, value: bytes) -> None:
-        ray.get(self._place.put.remote(self._group, key, value))
+        self._place.put.remote(self._group, key, value).future().result()
 
 
 def _perform(call: Callable[[Any, Store, Tell], Any], group: str, name: str, shared: Any, place: Any) -> JobResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.jobs.job import Job, Share, one_by_one, ready_jobs
-from tests.actors.jobs_of_tests import die, fail, fetch, keep
+from tests.actors.jobs_of_tests import count_others, die, fail, fetch, keep
 
 SHARED = {"number": 7}
 SHARE = Share(cpus=1.0, gpus=0.0, memory=200 * 2**20)
@@ -25,10 +25,10 @@ def here(jobs, folder):
     return {ended.name: ended for ended in one_by_one(jobs, SHARED, folder, lambda told: None)}
 
 
-def on_ray(jobs, folder):
+def on_ray(jobs, folder, shared=SHARED, share=SHARE):
     from actors.jobs.side_by_side import side_by_side
 
-    return {ended.name: ended for ended in side_by_side(jobs, SHARED, folder, SHARE, lambda told: None)}
+    return {ended.name: ended for ended in side_by_side(jobs, shared, folder, share, lambda told: None)}
 
 
 @pytest.fixture(params=["here", "on ray"])
@@ -61,3 +61,12 @@ def test_a_job_whose_process_dies_again_and_again_is_told_and_the_others_go_on(r
 def test_each_job_has_a_process_of_its_own(ray_cluster, tmp_path):
     ended = on_ray([job("one", keep), job("two", keep), job("three", keep, after="one")], tmp_path)
     assert len({end.value for end in ended.values()}) == 3
+
+
+def test_no_more_jobs_are_under_way_than_there_is_room_for_while_some_wait_for_the_store(ray_cluster, tmp_path):
+    """Two of 2 CPUs on a cluster of 4."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    jobs = [job(f"job {n}", count_others) for n in range(5)]
+    ended = on_ray(jobs, tmp_path, {"folder": marks}, Share(cpus=2.0, gpus=0.0, memory=100 * 2**20))
+    assert max(end.value for end in ended.values()) == 2
