@@ -30,7 +30,7 @@ def die(shared, store, tell):
 
 
 def count_others(shared, store, tell):
-    """The most jobs that were under way at once, this one among them, while this one asked the store again and again."""
+    """The most jobs under way at once, this one among them, while this one asked the store again and again."""
     place = Path(shared["folder"]) / str(os.getpid())
     place.touch()
     most = 0
