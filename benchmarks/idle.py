@@ -60,5 +60,5 @@ class Mean(Idle):
         return Sum(state.answers + mean.result(otherwise={})["w"].numel()), {}
 
     def terms(self, update: Update) -> Terms:
-        """What enters the mean: every update alike."""
+        """The terms of the mean: every update alike."""
         return {"weights": (update.payload.tensors("weights"), 1.0)}

@@ -133,8 +133,8 @@ def plain_seconds(size: int, senders: list[Any], averages: bool = False) -> floa
             take(under_way.pop(0), total)
         (total / CLIENTS).float()
 
-    def take(sent: ray.ObjectRef, total: torch.Tensor) -> None:
-        array = ray.get(sent)
+    def take(reference: ray.ObjectRef, total: torch.Tensor) -> None:
+        array = ray.get(reference)
         if averages:
             with accept_read_only():
                 total.add_(torch.frombuffer(array, dtype=torch.float32))

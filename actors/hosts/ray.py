@@ -205,7 +205,7 @@ class RepliesInPlace:
     def __init__(self, limit: int = READ_IN_PLACE_BYTES) -> None:
         """`limit` bytes of replies at most; none yet."""
         self._limit = limit
-        self._held: list[tuple[int, list[ref[np.ndarray]]]] = []
+        self._replies: list[tuple[int, list[ref[np.ndarray]]]] = []
 
     def admit(self, heads: Sequence[Head]) -> bool:
         """Whether the updates of a reply may be read in place; if so, it counts from now on."""
@@ -214,15 +214,15 @@ class RepliesInPlace:
         size = sum(buffer.nbytes for buffer in buffers)
         if size < LARGE * len(payloads) or self.nbytes() + size > self._limit:
             return False
-        self._held.append((size, [ref(buffer) for buffer in buffers]))
+        self._replies.append((size, [ref(buffer) for buffer in buffers]))
         return True
 
     def nbytes(self) -> int:
         """Bytes of the replies that are held now."""
-        self._held = [
-            (size, buffers) for size, buffers in self._held if any(buffer() is not None for buffer in buffers)
+        self._replies = [
+            (size, buffers) for size, buffers in self._replies if any(buffer() is not None for buffer in buffers)
         ]
-        return sum(size for size, _ in self._held)
+        return sum(size for size, _ in self._replies)
 
 
 class _Messages:
