@@ -396,8 +396,8 @@ def export(folder: Path, kind: str, out: Path | None, client: int | None, code: 
 def predict(
     folder: Path, rows: Path, out: Path | None, client: int | None, code: tuple[str, ...], as_json: bool
 ) -> None:
-    """Ask the model of a finished run about rows without labels: a folder of images, an image, a .csv or .parquet file,
-    or a .txt file with a text a line."""
+    """Ask the model of a finished run about rows without labels: a folder of images, an image, a .csv, .jsonl or
+    .parquet file, or a .txt file with a text a line."""
     from engine.commands.answering import csv_text, refuse_place, write
     from engine.models import load
 

@@ -56,8 +56,8 @@ class LoadedModel:
         """A table of answers about rows that need no label; see `Task.answers`.
 
         Args:
-            rows: a folder of images, an image, a .csv, .parquet or .txt file, or an Arrow table, with the columns that
-                the training rows had.
+            rows: a folder of images, an image, a .csv, .jsonl, .parquet or .txt file, or an Arrow table, with the
+                columns that the training rows had.
 
         Raises:
             QuestionError: they are not there, or not of this kind.

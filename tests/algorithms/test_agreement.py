@@ -62,8 +62,8 @@ def test_the_interval_is_that_of_a_binomial_share():
     ours = [0.0] * 300 + [2.0] * 100
     found = paired_win_share(ours, [1.0] * 400, np.random.default_rng(1))
     assert found.share == 0.75
-    assert found.low == pytest.approx(0.75 - 0.0424, abs=0.006)
-    assert found.high == pytest.approx(0.75 + 0.0424, abs=0.006)
+    assert found.low == pytest.approx(0.75 - 0.0424, abs=0.004)
+    assert found.high == pytest.approx(0.75 + 0.0424, abs=0.004)
 
 
 def test_an_interval_follows_from_its_generator_and_is_a_point_where_every_item_is_won():

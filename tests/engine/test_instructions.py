@@ -116,6 +116,9 @@ def test_values_of_expressions_are_right():
         assert value == str(sum(map(int, function.groups())) if function else eval(expression))
 
 
+SIZES = {"mm": 1e-3, "cm": 1e-2, "m": 1.0, "km": 1e3, "g": 1.0, "kg": 1e3, "euro": 1.0, "cent": 0.01}
+
+
 def test_values_that_are_looked_up_or_converted_are_right():
     for item in items_of("general", 200):
         if item.instruction.startswith("Table"):
@@ -123,7 +126,8 @@ def test_values_that_are_looked_up_or_converted_are_right():
             assert f" {person} {value}" in item.instruction
         else:
             number, factor, value = map(int, item.key)
-            assert number * factor == value
+            small, large = (words.split()[-1].rstrip(".") for words in reversed(item.instruction.split(" to ")))
+            assert number * factor == value == round(number * SIZES[large] / SIZES[small])
 
 
 # --- Keys and styles --------------------------------------------------------------------------------------------------

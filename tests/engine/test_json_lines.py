@@ -2,15 +2,16 @@
 
 import json
 import os
-from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
 
-from engine.data import DataConfig, DataError, load
+from algorithms.core.seeds import Seed
+from engine.data import DataConfig, DataError, load, questions
 from engine.data.half import rows_of_half
 from engine.data.tables.json_lines import read
-from engine.data.task import find_task
+from engine.data.task import TaskChoice, find_task
+from engine.partition import PartitionConfig, divide
 
 REAL = pytest.mark.skipif(not os.environ.get("TESSERA_DATA"), reason="TESSERA_DATA names no folder of real data")
 
@@ -114,11 +115,24 @@ def test_instructions_of_the_shared_folder_are_read_by_names_of_columns_from_bot
     source = os.path.join(os.environ["TESSERA_DATA"], "text", "instructions.parquet")
     table = pq.read_table(source)
     path = write(tmp_path / "instructions.jsonl", table.to_pylist())
+    choice = TaskChoice("language", find_task("language").Settings())
     keys = {"columns": {"text": "output"}, "limit": 200, "test_limit": 50}
     from_parquet, from_lines = (
-        load(DataConfig(source=place, **keys)) for place in (f"parquet:{source}", f"jsonl:{path}")
+        load(DataConfig(source=place, **keys), choice) for place in (f"parquet:{source}", f"jsonl:{path}")
     )
-    assert type(from_lines.task) is find_task("language")
     assert from_lines.fingerprint == from_parquet.fingerprint
     assert {"instruction", "input", "output", "category", "task"} <= from_lines.contents.keys()
-    assert Counter(from_lines.columns["category"]).keys() <= set(table["category"].to_pylist())
+    config = PartitionConfig(kind="dirichlet", column="category", alpha=0.3, clients=4)
+    partition = divide(config, len(from_lines), None, 0, from_lines.columns, Seed(0))
+    assert partition.sizes.sum() == len(from_lines)
+
+
+def test_a_network_can_be_asked_about_json_lines(tmp_path):
+    path = write(tmp_path / "asked.jsonl", [{"a": "one", "b": 1}, {"a": "two", "b": 2, "c": "more"}])
+    question = questions.read(path, questions.Reading({"a": "text", "b": "number"}, {}, None))
+    assert question.columns["a"].values.tolist() == ["one", "two"]
+    assert question.columns["b"].values.tolist() == [1.0, 2.0]
+    assert question.place(1) == f"{path} line 2"
+    path.write_text("{")
+    with pytest.raises(questions.QuestionError, match="line 1 is no JSON"):
+        questions.read(path, questions.Reading({"a": "text"}, {}, None))

@@ -117,7 +117,7 @@ def test_images_of_another_size_or_none_at_all_are_refused(digits, tmp_path):
     assert "broken.png is not a readable PNG, JPEG or WebP image" in refusal(digits, tmp_path / "broken.png")
     assert "there is no file or folder" in refusal(digits, tmp_path / "gone")
     (tmp_path / "notes.md").write_text("")
-    assert "notes.md is none of .csv, .parquet, .txt" in refusal(digits, tmp_path / "notes.md")
+    assert "notes.md is none of .csv, .jsonl, .parquet, .txt" in refusal(digits, tmp_path / "notes.md")
     (tmp_path / "words.txt").write_text("three words here")
     assert "words.txt holds a text, and the network was trained on image (image)" in refusal(
         digits, tmp_path / "words.txt"
