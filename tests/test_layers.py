@@ -39,7 +39,7 @@ FLOORS = {
         "models",
         "planning store",
         "config",
-        "partition",
+        "partition pretraining",
         "data",
         "records",
         "errors units",
@@ -142,6 +142,7 @@ OF_TASKS = {"image", "images", "pixel", "pixels", "token", "tokens", "vocabulary
 ABOUT_IMAGES = {
     "engine/data": "reads them",
     "engine/partition/shift.py": "changes columns by what they hold",
+    "engine/pretraining": "makes language models, of tokens",
     "engine/views/report/pictures.py": "draws them",
     "engine/views/tracking.py": "hands them to MLflow by its own names",
     "engine/config/schema.py": "privacy.images is a key that is fixed",

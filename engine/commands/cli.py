@@ -286,6 +286,26 @@ def sweep(file: str, overrides: tuple[str, ...], out: Path | None, as_json: bool
 
 
 @cli.command()
+@click.argument("model", metavar="llama-nano|llama-micro|llama-mini|gpt2-nano")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the model, new or empty.")
+@click.option("--seed", default=0, show_default=True, help="Of weights, lessons and their order.")
+@click.option("--steps", type=int, help="Batches to learn from, at most. [as many as make the model fit]")
+@_as_json
+def pretrain(model: str, out: Path, seed: int, steps: int | None, as_json: bool) -> None:
+    """Make a tiny language model with its tokenizer, offline, and measure how well it rewrites answers."""
+    from engine.pretraining import pretrain as perform
+    from engine.views.screen import Screen
+    from engine.views.terminal import console
+
+    with Screen(console(as_json)) as screen:
+        made = perform(model, out, seed, steps, lambda line, _: screen.say(f"{model} · {line}"))
+    if as_json:
+        _print_json(made.tree())
+    else:
+        click.echo("\n".join(made.lines()))
+
+
+@cli.command()
 @_configuration_options
 @_as_json
 def plan(configuration: str, overrides: tuple[str, ...], as_json: bool) -> None:
