@@ -103,7 +103,7 @@ def pretrain(name: str, folder: Path, seed: int = 0, steps: int | None = None, s
         start = time.monotonic()
         say("writing the lessons", 0.0)
         lessons, tokenizer = lessons_of(seed, recipe.pairs), tokenizer_for(TINY_MODELS[name])
-        model = fresh_model(name, seed)
+        model: Any = fresh_model(name, seed)
         _name_specials(model, tokenizer)
         curve = _teach(model, tokenizer, lessons, recipe, seed, TINY_MODELS[name].context, say)
         say("measuring it on held-out tasks", 1.0)

@@ -1,4 +1,4 @@
-"""`tessera pretrain` and the cache of tiny language models: the same bits again, whole folders or none, true figures."""
+"""`tessera pretrain` and the cache of tiny language models: the same bits again, whole folders or none, and figures."""
 
 import dataclasses
 import json
