@@ -37,6 +37,9 @@ KINDS = {"process killed": 0.76, "host stopped": 0.04, "driver killed": 0.15, "c
 
 ALONE = ("driver killed", "checkpoint cut")
 
+DISTURBED = "disturbed"
+"""Folder of the run under faults."""
+
 PROCESSES = {"ray::Host": "host", "ray::RayTrainWorker": "train worker", "ray::MapWorker": "actor of the pipeline"}
 """Processes that may be hit, by the beginning of their command line."""
 
@@ -63,7 +66,8 @@ def schedule(seed: int, faults: int, signs: int) -> list[Fault]:
 
 
 class Injector:
-    """A watcher that lets the faults of a schedule happen; how far it has come stands in a file."""
+    """A watcher that lets the faults of a schedule happen; how far it has come stands in a file, beside the run's
+    folder."""
 
     def __init__(self, faults: Sequence[Fault], file: Path) -> None:
         self._faults, self._file = faults, file
@@ -85,6 +89,8 @@ class Injector:
             self._waits = 0
 
     def _happen(self, fault: Fault, step: str) -> bool:
+        if fault.kind == "checkpoint cut" and len(_checkpoints(self._file.parent / DISTURBED)) < 2:
+            return False  # without an older one there is nothing to go on from
         if fault.kind in ALONE:
             self._note(fault.kind)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -132,17 +138,21 @@ def _drive(out: Path, preset: str, overrides: tuple[str, ...]) -> None:
     from engine.run.launch import launch, resume
 
     faults = [Fault(**one) for one in json.loads((out / "schedule.json").read_text())]
-    injector, folder = Injector(faults, out / "told.json"), out / "disturbed"
+    injector, folder = Injector(faults, out / "told.json"), out / DISTURBED
     if (folder / "config.yaml").exists():
         resume(folder, (), injector)
     else:
         launch(load(preset, overrides), preset, folder, injector)
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run's folder, the newest last."""
+    return sorted(folder.glob("checkpoints/*.safetensors"))
+
+
 def _cut_newest(folder: Path) -> None:
-    newest = sorted(folder.glob("checkpoints/*.safetensors"))[-1:]
-    for path in newest:
-        path.write_bytes(path.read_bytes()[:-1])
+    newest = _checkpoints(folder)[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
 
 
 def run_under_faults(out: Path, preset: str, overrides: tuple[str, ...]) -> tuple[Counter[str], int]:
@@ -151,7 +161,7 @@ def run_under_faults(out: Path, preset: str, overrides: tuple[str, ...]) -> tupl
     driver += [word for one in overrides for word in ("--set", one)]
     while (code := subprocess.run(driver).returncode) == -signal.SIGKILL:
         if json.loads((out / "told.json").read_text())["done"][-1] == "checkpoint cut":
-            _cut_newest(out / "disturbed")
+            _cut_newest(out / DISTURBED)
     if code:
         raise SystemExit(f"the disturbed run ended with {code}; see {out / 'disturbed' / 'run.log'}")
     record = json.loads((out / "told.json").read_text())
@@ -187,7 +197,7 @@ def _compare(options: argparse.Namespace) -> None:
     faults = schedule(options.seed, options.faults, signs)
     (options.out / "schedule.json").write_text(json.dumps([asdict(fault) for fault in faults]))
     kinds, again = run_under_faults(options.out, options.preset, overrides)
-    digest = json.loads((options.out / "disturbed" / "result.json").read_text())["digest"]
+    digest = json.loads((options.out / DISTURBED / "result.json").read_text())["digest"]
     figures = {
         "preset": options.preset,
         "overrides": overrides,
@@ -195,7 +205,7 @@ def _compare(options: argparse.Namespace) -> None:
         "faults": dict(sorted(kinds.items())),
         "faults_in_all": kinds.total(),
         "rounds": config.rounds,
-        "rounds_lost": count_lost_rounds(options.out / "disturbed", options.out / "peace", config.rounds),
+        "rounds_lost": count_lost_rounds(options.out / DISTURBED, options.out / "peace", config.rounds),
         "rounds_begun_again": again,
         "digest": digest,
         "digest_equal": digest == peace.values["digest"],

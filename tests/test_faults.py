@@ -1,10 +1,12 @@
 """The benchmark of faults: a schedule that a seed repeats, and an honest count of the rounds that were lost."""
 
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.faults import KINDS, Injector, count_lost_rounds, schedule
+from benchmarks.faults import KINDS, Fault, Injector, count_lost_rounds, schedule
 from engine.store.tables import ledger_rows
 from tests.engine.runs import round_record
 
@@ -32,6 +34,19 @@ def test_rounds_begun_and_faults_done_are_remembered_by_the_next_process(tmp_pat
         injector.step(2 + process, "train", 1, 4)
         injector._write()
     assert injector._record == {"done": [], "rounds": [[2, 2], [2, 3]]}
+
+
+def test_a_checkpoint_is_cut_only_where_an_older_one_is_left(tmp_path, monkeypatch):
+    signals = []
+    monkeypatch.setattr("benchmarks.faults.os.kill", lambda process, signal: signals.append(signal))
+    checkpoints = tmp_path / "disturbed" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    injector = Injector([Fault("checkpoint cut", after=1, victim=0.0)], tmp_path / "told.json")
+    injector.started(SimpleNamespace(done=0))
+    for number, kills in enumerate([0, 0, 1]):  # with none, one and two of them
+        injector.step(0, "train", 1, 4)
+        assert len(signals) == kills
+        (checkpoints / f"{number}.safetensors").touch()
 
 
 @pytest.mark.parametrize(("missing", "count"), [([], 0), ([1], 1), ([0, 2], 2)])

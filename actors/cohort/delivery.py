@@ -113,18 +113,14 @@ class Book:
         """Write a fault down, and what was done about it."""
         self.faults.append(FaultEntry(request.seed.round, request.step, client, fault, action, times))
         log.warning(
-            "round %d, step %s, client %d: %s: %s",
-            request.seed.round,
-            request.step,
-            client,
-            describe(fault, action),
-            reason,
+            "round %d, step %s, client %d: %s; the reason: %s",
+            *(request.seed.round + 1, request.step, client, describe(fault, action), reason),
         )
 
     def note_replaced(self, round: int, phase: str, kind: str) -> None:
         """Write down that a process of the server's own work was lost, and another has taken its place."""
         self.faults.append(FaultEntry(round, phase, NOBODY, "worker_lost", "retry"))
-        log.warning("round %d, %s: a %s was lost, and another goes on in its place", round, phase, kind)
+        log.warning("round %d, %s: a %s was lost, and another goes on in its place", round + 1, phase, kind)
 
     def note_metrics(self, round: int, phase: str, outcome: Outcome) -> None:
         """Write a step's metrics and seconds down, and when and where it was performed."""

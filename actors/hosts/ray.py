@@ -373,7 +373,8 @@ class _RequestRun:
             self._answers[loss.left_out.start] = (failures, [None] * len(failures))
         again = ", ".join(str(client) for chunk in loss.again for client in chunk.clients) or "none"
         left_out = ", ".join(map(str, loss.left_out.clients)) if loss.left_out else "none"
+        request = self._request
         log.warning(
-            "host %d was lost in step %s, round %s; clients sent again: %s; left out: %s; %s",
-            *(pending.host, self._request.step, self._request.seed.round, again, left_out, reason),
+            "round %d, step %s: host %d was lost; clients sent again: %s; left out: %s; the reason: %s",
+            *(request.seed.round + 1, request.step, pending.host, again, left_out, reason),
         )

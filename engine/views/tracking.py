@@ -354,7 +354,8 @@ class MlflowWatcher:
             try:
                 serving.save(self._folder, Path(place) / "model", self._code)
             except Exception as error:  # a network or a task of one's own, asked about an example, may fail in any way
-                _LOG.warning("MLflow gets no model of %s: %s", self._folder, _first_line(error))
+                words = "MLflow gets no model that it can serve of %s, whose folder has it whole: %s"
+                _LOG.warning(words, self._folder, _first_line(error))
                 return
             self._client.log_artifacts(self._id, str(Path(place) / "model"), "model")
 

@@ -434,7 +434,7 @@ def test_a_host_killed_in_the_middle_of_a_step_changes_nothing(ray_cluster, tmp_
         runner.close()
     assert mark.exists()
     told = re.search(
-        r"host \d was lost in step die_once, round 1; clients sent again: (1, )?3; left out: none", caplog.text
+        r"round 2, step die_once: host \d was lost; clients sent again: (1, )?3; left out: none", caplog.text
     )
     assert told
     # Ray may not have sent the answer of the client before; then the fault stands on that one.
