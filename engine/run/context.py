@@ -28,6 +28,7 @@ class RunContext:
         placement: the hosts of its clients; None where there are none, since all is done in one process.
         facts: what the plan says, in words: runner, placement and why, memory.
         processors: who computes on each kind of processor, now or before the run was resumed.
+        notes: what a person was told as the run went, such as that MLflow was lost; grows.
     """
 
     federation: Federation
@@ -38,6 +39,7 @@ class RunContext:
     placement: Placement | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     processors: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def config(self) -> RunConfig:

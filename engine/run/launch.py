@@ -147,9 +147,15 @@ def _attempt(run: RunContext, watchers: list[Watcher], lost: Sequence[tuple[int,
         lost: whose memories were lost, for each attempt that ended so.
     """
     config, checkpoints = run.config, run.files.checkpoints
+    tell = note_of(watchers[-1])
+
+    def note(text: str) -> None:
+        run.notes.append(text)
+        tell(text)
+
     with (
         logging_to(run.folder / "run.log"),
-        _connecting_mlflow(run, note_of(watchers[-1])) as mlflow_watcher,
+        _connecting_mlflow(run, note) as mlflow_watcher,
         open_runner(run) as (run, runner),
     ):
         if lost:

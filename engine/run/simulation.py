@@ -158,6 +158,7 @@ def _values(
         "digest": digest(rounds.state),
         "versions": versions(),
         "processors": merge(run.processors, kinds(rounds.processors)),
+        "notes": list(run.notes),
     }
 
 

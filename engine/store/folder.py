@@ -62,6 +62,7 @@ RESULT_KEYS = (
     "digest",
     "versions",
     "processors",
+    "notes",
 )
 """The keys of result.json, all of them in every run."""
 
@@ -423,6 +424,7 @@ def read(path: Path) -> StoredRun:
     if not (path / "result.json").exists():
         raise FolderError(f"{path}/result.json is missing: the run has not finished")
     result, start = _read_json(path / "result.json"), _read_json(path / "start.json")
+    result = {"notes": [], **result}  # which older runs had not
     _require(path / "result.json", result, RESULT_KEYS)
     _require(path / "start.json", start, ("class_names", "label_counts", "figures", "facts"))
     rounds = _read_table(path / "rounds.parquet", tables.ROUNDS)

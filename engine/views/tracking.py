@@ -243,6 +243,8 @@ class MlflowWatcher:
 
         asked = (start.config.get("mlflow") or {}).get("system_metrics")
         if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() if asked is None else asked:
+            # That it ends where the store is lost is said by us, once.
+            logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.CRITICAL)
             self._machine = SystemMetricsMonitor(self._id, resume_logging=start.done > 0, tracking_uri=self.uri)
             self._machine.start()
 

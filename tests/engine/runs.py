@@ -93,6 +93,7 @@ def result_values(**changes: Any) -> dict[str, Any]:
         "digest": "ab" * 32,
         "versions": {"torch": "2.13.0"},
         "processors": {"Some CPU": ["driver"]},
+        "notes": [],
     }
     return values | changes
 

@@ -198,7 +198,7 @@ def test_result_json_has_the_keys_of_the_design_in_their_order(tmp_path):
     assert " ".join(result) == (
         "method preset budget seed runner placement hosts rounds stop headline figures accuracy loss clients "
         "metrics stages bytes_up bytes_down bytes_by_kind seconds virtual_seconds peak_rss_mb digest versions "
-        "processors"
+        "processors notes"
     )
 
 

@@ -1,11 +1,17 @@
 """MLflow as a view: it holds what was told, and its loss costs nothing."""
 
+import json
 import logging
 import math
+import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
@@ -452,3 +458,65 @@ def test_a_run_that_fails_leaves_no_thread_of_mlflows(runs):
     watcher.started(replace(start, config={**start.config, "mlflow": {"system_metrics": True}}))
     watcher.failed(RuntimeError("no more"))
     assert "SystemMetricsMonitor" not in [thread.name for thread in threading.enumerate()]
+
+
+@contextmanager
+def mlflow_server(folder):
+    """The address of a server of MLflow's own on this machine, and its process, which leads a group of its own."""
+    port = closed_port()
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    place = ["--backend-store-uri", f"sqlite:///{folder}/there.db", "--artifacts-destination", str(folder / "files")]
+    with (folder / "server.txt").open("w") as said:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words, *place], stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        for _ in range(LOOKS):
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10):
+                break
+            assert server.poll() is None, (folder / "server.txt").read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}", server
+    finally:
+        end_group(server)
+
+
+def end_group(leader):
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
+
+
+LOOKS = 1200
+"""A tenth of a second apart, before something is held for stuck."""
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_in_mid_run_costs_the_view_and_is_told_once(tmp_path):
+    """The run waits after its first round until the server is gone, since it watches its machine too."""
+    code = (
+        "import pathlib, sys, time; import engine as tessera; "
+        "wait = lambda done: [time.sleep(0.1) for _ in range(1200) if not pathlib.Path('gone').exists()]; "
+        "tessera.run('fedavg-digits', rounds=3, out='run', on_round=wait, runner={'kind': 'inline'}, "
+        "mlflow={'tracking_uri': sys.argv[1], 'system_metrics': True}, clients={'steps': 1})"
+    )
+    with mlflow_server(tmp_path) as (uri, server):
+        run = subprocess.Popen([sys.executable, "-c", code, uri], cwd=tmp_path, stdout=PIPE, stderr=PIPE, text=True)
+        for _ in range(LOOKS):
+            if (tmp_path / "run/parts/ledger-000000.parquet").exists() or run.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert run.poll() is None, run.communicate()
+        end_group(server)
+        (tmp_path / "gone").touch()
+        said = "".join(run.communicate(timeout=120))
+    assert run.returncode == 0, said
+    lost = f"Stopped logging to MLflow at {uri}: "
+    words = " ".join(said.split())
+    assert words.count(lost) == 1
+    assert words.count(f"MLflow at {uri} lacks the figures of") == 1
+    assert "Retrying" not in said
+    assert "Traceback" not in said
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["rounds"] == 3
+    assert [note.startswith(lost) for note in result["notes"]] == [True]

@@ -1,7 +1,10 @@
 """Weights that a run starts from: a file, the folder of a run, or torchvision's own."""
 
+import hashlib
 import sys
+import threading
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from algorithms.core.contract import ClientSpec
 from algorithms.core.states import norm_entries
 from algorithms.nets import build, own_names
 from algorithms.nets.forms import Images
+from algorithms.nets.vision import torchvision
 from algorithms.tasks.images import ImageTask
 from engine.commands.cli import cli
 from engine.config import load
@@ -192,6 +196,73 @@ def test_pretrained_weights_of_another_network_or_of_other_channels_are_refused(
         RESNET, RESNET, task=task_of((1, 32, 32), 4)
     )
     assert "is missing" in refusal(RESNET, "small_cnn")
+
+
+SHUFFLE = "shufflenet_v2_x0_5"
+"""A small one of torchvision's whose last layer is a linear one."""
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """What stands for torchvision's server: a folder that loopback serves, and the files that were asked for."""
+    asked, folder = [], tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=folder)
+
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *_): ...
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{serving.server_port}", asked
+        serving.shutdown()
+        thread.join()
+
+
+def offer(server, monkeypatch, checksum=None):
+    """Pre-trained weights on the server, under a name with their checksum, at the address that torchvision asks."""
+    folder, url, _ = server
+    state = pretrained(f"torchvision:{SHUFFLE}")
+    torch.save(state, folder / "weights.pth")
+    begins = (checksum or hashlib.sha256((folder / "weights.pth").read_bytes()).hexdigest())[:8]
+    file = (folder / "weights.pth").rename(folder / f"{SHUFFLE}-{begins}.pth")
+    known = torchvision().models.get_model_weights(SHUFFLE).DEFAULT
+    monkeypatch.setattr(known.value, "url", f"{url}/{file.name}")
+    return state, file
+
+
+def test_pretrained_weights_are_fetched_once_checked_and_loaded(server, monkeypatch):
+    given, file = offer(server, monkeypatch)
+    name = f"torchvision:{SHUFFLE}"
+    first, again = (starts(name, name, task=task_of((3, 32, 32), 4))[name] for _ in range(2))
+    kept = {own: ours for own, ours in own_names(name, Images((3, 32, 32)), 4).items() if ours in first}
+    assert len(kept) == len(given) - 2
+    for own, ours in kept.items():
+        assert torch.equal(first[ours], given[own])
+        assert torch.equal(again[ours], given[own])
+    assert server[2] == [f"/{file.name}"]
+
+
+def test_fetched_weights_whose_checksum_is_not_the_one_in_their_name_are_refused_and_not_kept(server, monkeypatch):
+    _, file = offer(server, monkeypatch, checksum="0123abcd")
+    for _ in range(2):
+        assert 'invalid hash value (expected "0123abcd"' in refusal(f"torchvision:{SHUFFLE}", f"torchvision:{SHUFFLE}")
+    assert server[2] == [f"/{file.name}"] * 2
+
+
+def test_weights_that_the_server_does_not_have_are_refused(server, monkeypatch):
+    _, file = offer(server, monkeypatch)
+    file.unlink()
+    reason = refusal(f"torchvision:{SHUFFLE}", f"torchvision:{SHUFFLE}")
+    assert reason == "cannot be read (HTTP Error 404: File not found)"
 
 
 def test_without_a_network_that_is_said(monkeypatch):
