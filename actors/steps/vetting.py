@@ -96,4 +96,4 @@ def _number_faults(name: str, value: Value) -> Iterator[str]:
 
 def _is_finite(value: Tensor) -> bool:
     # NaN and infinity survive a sum, which takes no memory; but the sum of large finite numbers may overflow.
-    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+    return math.isfinite(value.sum().item()) or bool(torch.isfinite(value).all())

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from algorithms.core.layers import Layers, linear_layers
 from algorithms.core.schedules import CONSTANT
 from algorithms.core.seeds import Seed
 from algorithms.core.sgd import descend
 from algorithms.core.task import Shard, Task
 from algorithms.core.training import Batches, Correction, Fit, Work, steps_of_work
-from algorithms.nets.classifier import Classifier
 
 LANES = 16
 """Clients trained at once: of an MLP with 64 hidden units, more take no less time for each."""
@@ -27,37 +27,15 @@ LANES = 16
 LINE = 16
 """float32 numbers in a cache line, and in the widest registers."""
 
-Layers = tuple[bool, ...]
-"""Linear layers in their order: for each, whether a ReLU follows."""
-
 
 def stackable(net: nn.Module) -> bool:
     """Whether a network is made of linear layers alone, none of them tied to another, and all of it is trained."""
-    layers, parameters = _layers(net), list(net.parameters())
-    return layers is not None and len(parameters) == 2 * len(layers) and all(p.requires_grad for p in parameters)
+    return linear_layers(net) is not None
 
 
 def serves_stacking(task: Task) -> bool:
     """Whether clients of a task can be trained together: a class a row, and batches that draw nothing."""
     return "classes" in task.traits and not task.is_random
-
-
-def _layers(net: nn.Module) -> Layers | None:
-    """None where there is anything but flattening first, linear layers with biases, and ReLUs after them."""
-    if type(net) is not Classifier or type(net.body) is not nn.Sequential:
-        return None
-    modules: list[nn.Module] = [*net.body, net.head]
-    if type(modules[0]) is not nn.Flatten or (modules[0].start_dim, modules[0].end_dim) != (1, -1):
-        return None
-    layers: list[bool] = []
-    for module in modules[1:]:
-        if type(module) is nn.Linear and module.bias is not None:
-            layers.append(False)
-        elif type(module) is nn.ReLU and layers:
-            layers[-1] = True
-        else:
-            return None
-    return tuple(layers)
 
 
 @dataclass(frozen=True)
@@ -94,7 +72,7 @@ def fit_together(net: nn.Module, task: Task, work: Work, requests: Sequence[Trai
         task: of classes, whose batches are not random: each client would draw for itself.
         work: plain, and that of one round: `work.at` theirs.
     """
-    layers = _layers(net)
+    layers = linear_layers(net)
     if layers is None or not serves_stacking(task) or not work.is_plain or work.schedule != CONSTANT:
         raise ValueError(f"cannot be trained together: {net}, {task.title}, {work}")
     device = next(net.parameters()).device

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.core import batches
+from algorithms.core.layers import backpropagate, linear_layers
 from algorithms.core.schedules import CONSTANT, RateSchedule
 from algorithms.core.seeds import ANY_ROUND, Seed
 from algorithms.core.sgd import SGD
@@ -178,10 +179,6 @@ def training_loss(task: Task, work: Work) -> Loss:
 class Optimiser(Protocol):
     """Updates a network's parameters by their gradients."""
 
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        ...
-
     def step(self) -> object:
         """Change the parameters that have a gradient, in place."""
         ...
@@ -238,19 +235,36 @@ def fit(
     parameters = [p for p in net.parameters() if p.requires_grad]
     device = parameters[0].device
     optimiser = new_optimiser(work.at(seed.round), parameters)
-    loss_of = training_loss(task, work)
-    augment = seed.torch("augment")
+    find_gradients = _gradients_of(net, parameters, training_loss(task, work), objective)
+    augment = seed.torch("augment") if task.is_random else None
     net.train()
     total = torch.zeros((), device=device)
     for inputs, targets in draw_batches(task, shard, order, range(position, position + steps), augment, device):
-        inputs, targets = pair_if_single(inputs, targets)
-        optimiser.zero_grad()
-        loss = objective(net, inputs, targets) if objective else loss_of(net(inputs), targets)
-        loss.backward()
+        total += find_gradients(*pair_if_single(inputs, targets))
         if correct:
             correct(parameters)
         if work.clip is not None:
             nn.utils.clip_grad_norm_(parameters, work.clip)
         optimiser.step()
-        total += loss.detach()
     return Fit(loss=float(total) / max(steps, 1), steps=steps, position=position + steps)
+
+
+def _gradients_of(
+    net: nn.Module, parameters: Sequence[nn.Parameter], loss_of: Loss, objective: Objective | None
+) -> Callable[[Inputs, Tensor], Tensor]:
+    """A function that gives the parameters their gradients for a batch and returns the loss, detached."""
+    layers = None if objective else linear_layers(net)
+
+    def propagate(inputs: Inputs, targets: Tensor) -> Tensor:
+        for parameter in parameters:
+            parameter.grad = None
+        loss = objective(net, inputs, targets) if objective else loss_of(net(inputs), targets)
+        loss.backward()
+        return loss.detach()
+
+    def propagate_by_layer(inputs: Inputs, targets: Tensor) -> Tensor:
+        if not isinstance(inputs, Tensor):
+            return propagate(inputs, targets)
+        return backpropagate(parameters, layers or (), inputs, lambda outputs: loss_of(outputs, targets))
+
+    return propagate_by_layer if layers else propagate
