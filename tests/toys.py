@@ -292,6 +292,14 @@ class Toy(Method[Trace]):
         return self.walk(client)
 
     @client_side
+    def ripen(self, client: Client) -> Reply:
+        """Remembers a number alone, and from the third step on a tensor too."""
+        reply = self.walk(client)
+        calls = int(client.memory.get("calls", 0)) + 1
+        drift = {} if calls < 3 else {"drift": torch.tensor(float(calls))}
+        return Reply(reply.payload, memory={"calls": calls, **drift})
+
+    @client_side
     def scribble_memory(self, client: Client) -> Reply:
         """Writes into its memory where it has one."""
         drift = client.memory.get("drift")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -21,6 +21,7 @@ from actors.steps.shards import ShardArrays
 from actors.steps.stacking import Crew
 from actors.steps.wire import (
     Head,
+    PackedOutcome,
     PackedParts,
     pack_outcome,
     unpack_memory,
@@ -47,7 +48,7 @@ class HostStartError(RuntimeError):
 
 @dataclass(frozen=True)
 class Call:
-    """One call to a host. The messages and then the memories travel beside it.
+    """One call to a host. The messages and then the memories with tensors travel beside it.
 
     Attributes:
         clients: numbers, in cohort order.
@@ -56,6 +57,10 @@ class Call:
         seed: of the run and round, completed here by step and client.
         first, cohort: place of the first client in the cohort, and clients of the cohort.
         terms: see `actors.runner.StepRequest`.
+        memories: by client, those of numbers alone.
+        beside: clients whose memories travel beside the call, in the order in which they do.
+        parts: whether new memories with tensors are returned beside the outcomes, each by itself: Ray counts and keeps
+            every such part, which takes longer than all else about a small one.
     """
 
     step: str
@@ -66,6 +71,9 @@ class Call:
     first: int
     cohort: int
     terms: str
+    memories: Mapping[int, PackedParts] = field(default_factory=dict)
+    beside: tuple[int, ...] = ()
+    parts: bool = True
 
 
 @contextmanager
@@ -105,21 +113,23 @@ class Host:
             torch.cuda.set_per_process_memory_fraction(gpus)
         self._crew = Crew(setup, shards)
 
-    def perform(self, call: Call, *parcels: PackedParts | None) -> tuple[Any, ...]:
-        """Perform a call: a list of packed outcomes, then one memory per client, None where it stays as it was.
+    def perform(self, call: Call, *parcels: PackedParts) -> Any:
+        """Perform a call: a list of packed outcomes, then for `call.parts` one memory per client, None where it stays
+        as it was or comes with the outcome.
 
         What clients receive, and their memories, are views on Ray's object store; the worker refuses writes.
         """
-        received = [unpack_payload(p, private=False) for p in parcels[: call.messages] if p is not None]
+        received = [unpack_payload(p, private=False) for p in parcels[: call.messages]]
+        memories = {**call.memories, **dict(zip(call.beside, parcels[call.messages :], strict=True))}
         orders = [
             Order(
                 call.step,
                 client,
                 step_seed(call.seed, call.step, client),
                 received[read],
-                unpack_memory(parcel, private=False),
+                unpack_memory(memories.get(client), private=False),
             )
-            for client, read, parcel in zip(call.clients, call.reads, parcels[call.messages :], strict=True)
+            for client, read in zip(call.clients, call.reads, strict=True)
         ]
         packed: list[tuple[Head, PackedParts | None]] = []
         for first in range(0, len(orders), self._crew.size):
@@ -129,8 +139,13 @@ class Host:
                     # The next step may write into what this one gives; after the last one comes none before it is sent.
                     packed.append(pack_outcome(outcome, copy=len(packed) + 1 < len(orders)))
         # The driver has all that an order holds.
-        heads = [replace(head, order=None) if isinstance(head, Failure) else head for head, _ in packed]
-        return self._fold(call, heads), *(memory for _, memory in packed)
+        whole = [replace(head, order=None) if isinstance(head, Failure) else head for head, _ in packed]
+        memories_beside = [memory if call.parts and memory and memory.buffers else None for _, memory in packed]
+        heads = [
+            replace(head, memory=memory) if isinstance(head, PackedOutcome) and memory is not beside else head
+            for head, (_, memory), beside in zip(self._fold(call, whole), packed, memories_beside, strict=True)
+        ]
+        return (heads, *memories_beside) if call.parts else heads
 
     def _fold(self, call: Call, heads: Sequence[Head]) -> Sequence[Head]:
         """Replace the payloads of whole groups by their sums, where only means are wanted."""
@@ -189,7 +204,9 @@ class Fleet:
         return handle
 
     def perform(self, number: int, call: Call, parcels: Sequence[Any]) -> list[ray.ObjectRef]:
-        """Send a call to a host: references to the list of outcomes, then to each client's memory."""
+        """Send a call to a host: references to the list of outcomes, then for `call.parts` to each client's memory."""
+        if not call.parts:
+            return [self.handles[number].perform.remote(call, *parcels)]
         method = self.handles[number].perform.options(num_returns=1 + len(call.clients))
         refs: list[ray.ObjectRef] = method.remote(call, *parcels)
         return refs

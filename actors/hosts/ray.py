@@ -66,7 +66,8 @@ class RayRunner:
     """Carries requests out on hosts.
 
     Clients' memories lie in Ray's object store, owned by the driver, which passes references on and does not read
-    them: so they outlive the host that made them. A large one is lost with the node that it lies on.
+    them: so they outlive the host that made them. A large one is lost with the node that it lies on. Those of numbers
+    alone lie with the driver itself.
     """
 
     def __init__(
@@ -89,7 +90,8 @@ class RayRunner:
         """
         self.policy = policy or FailurePolicy()
         self.fleet = Fleet(setup, shards, placement, self.policy.deadline, bits)
-        self.memory_refs: dict[int, ray.ObjectRef] = {}
+        self.memory_refs: dict[int, ray.ObjectRef | PackedParts] = {}
+        self._lean_steps: dict[str, bool] = {}
         self._setup, self._placement = setup, placement
         self._distillation = distillation
         self._reply_bytes: dict[str, int] = {}
@@ -123,22 +125,38 @@ class RayRunner:
         return found
 
     def _fetch(self, clients: Sequence[int]) -> list[PackedParts]:
+        held = [self.memory_refs[client] for client in clients]
         try:
-            packed: list[PackedParts] = ray.get([self.memory_refs[client] for client in clients])
+            there = iter(ray.get([ref for ref in held if isinstance(ref, ray.ObjectRef)]))
         except ObjectLostError as error:
             raise self.memory_lost_error(error, clients) from error
-        return packed
+        return [one if isinstance(one, PackedParts) else next(there) for one in held]
 
     def memory_lost_error(self, error: ObjectLostError, clients: Sequence[int]) -> MemoryLostError:
         """The error for memory that Ray lost: of one of these clients, or of all where Ray does not say."""
-        named = [c for c in clients if c in self.memory_refs and self.memory_refs[c].hex() == error.object_ref_hex]
+        refs = {client: self.memory_refs.get(client) for client in clients}
+        named = [c for c, ref in refs.items() if isinstance(ref, ray.ObjectRef) and ref.hex() == error.object_ref_hex]
         return MemoryLostError(named or clients)
 
     def remember(self, client: int, memory: Memory) -> None:
-        self.memory_refs[client] = ray.put(pack_memory(memory, copy=False))
+        self.keep(client, pack_memory(memory, copy=False))
 
     def restore(self, memories: Mapping[int, Memory]) -> None:
-        self.memory_refs = {client: ray.put(pack_memory(memory, copy=False)) for client, memory in memories.items()}
+        self.memory_refs = {}
+        for client, memory in memories.items():
+            self.remember(client, memory)
+
+    def keep(self, client: int, memory: PackedParts) -> None:
+        """Keep a client's new memory."""
+        self.memory_refs[client] = ray.put(memory) if memory.buffers else memory
+
+    def is_lean(self, step: str) -> bool:
+        """Whether all memories that a step has left so far are of numbers alone, or as they were."""
+        return self._lean_steps.get(step, False)
+
+    def note_memory(self, step: str, has_tensors: bool) -> None:
+        """A step has left a memory, with tensors or without."""
+        self._lean_steps[step] = self._lean_steps.get(step, True) and not has_tensors
 
     def processors(self) -> dict[str, str]:
         return self.fleet.processors()
@@ -257,7 +275,7 @@ class _PendingCall:
     host: int
     handle: ActorHandle
     chunk: Chunk
-    memories: Sequence[ray.ObjectRef]
+    memories: Sequence[ray.ObjectRef | None]
 
 
 class _RequestRun:
@@ -277,6 +295,8 @@ class _RequestRun:
         for host, chunk in self._dispatch.send(fleet.absent()):
             messages, reads = self._messages.parcels(chunk.clients)
             request = self._request
+            held = {c: m for c in chunk.clients if (m := self._runner.memory_refs.get(c)) is not None}
+            beside = {client: ref for client, ref in held.items() if isinstance(ref, ray.ObjectRef)}
             call = Call(
                 request.step,
                 chunk.clients,
@@ -286,9 +306,12 @@ class _RequestRun:
                 first=chunk.start,
                 cohort=len(request.clients),
                 terms=request.terms,
+                memories={client: memory for client, memory in held.items() if isinstance(memory, PackedParts)},
+                beside=tuple(beside),
+                parts=not self._runner.is_lean(request.step),
             )
-            memories = [self._runner.memory_refs.get(client) for client in chunk.clients]
-            head, *kept = fleet.perform(host, call, [*messages, *memories])
+            head, *memories = fleet.perform(host, call, [*messages, *beside.values()])
+            kept = memories if call.parts else [None] * len(chunk.clients)
             if self._dispatch.under_way(host) is chunk:
                 self._last_heard[host] = time.monotonic()
             self._pending[head] = _PendingCall(host, fleet.handles[host], chunk, kept)
@@ -311,10 +334,14 @@ class _RequestRun:
             return head if head.fault == "host_lost" else self._runner.with_order(head, self._request)
         # Summed at once and dropped, it is read where it lies in any case.
         outcome = unpack_outcome(head, private=not (in_place or self._request.terms))
-        if not head.keeps and memory is not None:
+        if head.memory is not None:
+            self._runner.keep(outcome.client, head.memory)
+        elif not head.keeps and memory is not None:
             self._runner.memory_refs[outcome.client] = memory
+        has_tensors = bool(head.memory.buffers) if head.memory else not head.keeps
+        self._runner.note_memory(self._request.step, has_tensors)
         self._runner.note_reply(self._request.step, outcome)
-        return replace(outcome, lost=lost)
+        return replace(outcome, lost=lost) if lost else outcome
 
     def _wait(self) -> None:
         """Wait until a call has ended, well or badly."""

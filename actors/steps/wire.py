@@ -49,7 +49,7 @@ class PackedParts:
 
     Attributes:
         header: for each part and name a number itself, or the place of a tensor.
-        buffers: uint8, (bytes,) each: the one of the gathered tensors, then those of single ones.
+        buffers: uint8, (bytes,) each: the one of the gathered tensors, then those of single ones; () without tensors.
     """
 
     header: dict[str, dict[str, int | float | Place]]
@@ -58,17 +58,19 @@ class PackedParts:
 
 @dataclass(frozen=True, eq=False)
 class PackedOutcome:
-    """An outcome on its way to the driver. The memory travels beside it, where the driver need not read it.
+    """An outcome on its way to the driver. A memory with tensors travels beside it, where the driver need not read it.
 
     Attributes:
         outcome: the outcome without what is packed.
         keeps: whether the step left the memory as it was.
+        memory: where it does not travel beside the outcome.
     """
 
     outcome: Outcome
     payload: PackedParts | None
     group: PackedMeans | None
     keeps: bool
+    memory: PackedParts | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +109,8 @@ def pack(parts: Parts, *, copy: bool = True) -> PackedParts:
                 place = entries[name] = Place(value.dtype, tuple(value.shape), end)
                 gathered.append((place, value.detach()))
                 end += math.ceil(value.numel() * value.element_size() / ALIGNMENT) * ALIGNMENT
+    if not (gathered or alone):
+        return PackedParts(header, ())
     block = _new_block(end)
     for place, tensor in gathered:
         _tensor_at(place, block).copy_(tensor)

@@ -141,7 +141,7 @@ def draw_batches(
     shard: Shard,
     order: Batches,
     positions: Sequence[int],
-    augment: torch.Generator,
+    augment: torch.Generator | None,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Inputs, Tensor]]:
     """Network inputs and targets of the batches at these positions, one after another, on a device.

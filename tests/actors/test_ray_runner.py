@@ -264,6 +264,32 @@ def test_a_memory_lies_in_the_object_store_and_outcomes_come_without_it(two_host
     assert all(isinstance(ref, ray.ObjectRef) for ref in two_hosts_afresh.memory_refs.values())
 
 
+def test_memories_of_numbers_alone_stay_with_the_driver_and_take_no_object_of_the_store(two_hosts_afresh, monkeypatch):
+    calls, perform = [], two_hosts_afresh.fleet.perform
+    monkeypatch.setattr(
+        two_hosts_afresh.fleet,
+        "perform",
+        lambda host, call, parcels: calls.append(call) or perform(host, call, parcels),
+    )
+    for count in (1, 2):
+        calls.clear()
+        list(two_hosts_afresh.run(request("ripen")))
+        assert all(memory["calls"] == count for memory in two_hosts_afresh.memories().values())
+    assert not any(isinstance(ref, ray.ObjectRef) for ref in two_hosts_afresh.memory_refs.values())
+    assert all(not call.parts and sorted(call.memories) == sorted(call.clients) for call in calls)
+    monkeypatch.undo()
+    inline = InlineRunner(toy("ripen"), SHARDS)
+    for _ in range(4):
+        list(inline.run(request("ripen")))
+    for count in (3, 4):  # the driver had expected numbers again, and learns
+        list(two_hosts_afresh.run(request("ripen")))
+        assert all(float(memory["drift"]) == count for memory in two_hosts_afresh.memories().values())
+        assert all(isinstance(ref, ray.ObjectRef) for ref in two_hosts_afresh.memory_refs.values())
+    assert not two_hosts_afresh.is_lean("ripen")
+    there = two_hosts_afresh.memories()
+    assert {c: m["calls"] for c, m in there.items()} == {c: m["calls"] for c, m in inline.memories().items()}
+
+
 def test_a_memory_changes_when_its_outcome_is_taken_and_not_before(two_hosts_afresh):
     outcomes = two_hosts_afresh.run(request("walk"))
     next(outcomes)
