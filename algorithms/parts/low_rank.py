@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.core.payload import Tensors
 
@@ -29,3 +30,21 @@ def products(state: Tensors) -> dict[str, Tensor]:
 def norm(matrices: Tensors) -> float:
     """The Frobenius norm of matrices together."""
     return float(torch.stack([value.double().square().sum() for value in matrices.values()]).sum().sqrt())
+
+
+def entries(state: Tensors, end: str) -> dict[str, Tensor]:
+    """The factors of one kind of a state, whose names end in `A` or in `B`."""
+    return {name: value for name, value in state.items() if name.endswith(end)}
+
+
+@contextmanager
+def learning_only(net: nn.Module, end: str) -> Iterator[None]:
+    """A block in which, of a network's adapters, the factors of one kind alone learn."""
+    others = [p for name, p in net.named_parameters() if p.requires_grad and not name.endswith(end)]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
