@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -110,11 +110,36 @@ def _put(root: nn.Module, name: str, part: nn.Module) -> None:
     root.add_module(last, part)
 
 
+class Change(Protocol):
+    """Whatever adds to the outputs of adapted matrices."""
+
+    def change(self, matrix: str, h: Tensor) -> Tensor:
+        """The addition for one of the matrices, of its inputs h (..., d_in): (..., d_out)."""
+        ...
+
+
+class DenseChange(nn.Module):
+    """A whole matrix added to each adapted one: buffers `MATRIX.dense`, (d_out, d_in), by the matrices' names."""
+
+    def __init__(self, matrices: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._parts: dict[str, nn.Module] = {}
+        for name, value in matrices.items():
+            self._parts[name] = nn.Module()
+            self._parts[name].register_buffer("dense", value)
+            _put(self, name, self._parts[name])
+
+    def change(self, matrix: str, h: Tensor) -> Tensor:
+        """Its matrix times h, in the type of h."""
+        dense: Any = self._parts[matrix].dense
+        return F.linear(h.to(dense.dtype), dense).to(h.dtype)
+
+
 @dataclass(frozen=True)
 class _Beside:
     """A further branch in the forward pass."""
 
-    branch: Branch
+    branch: Change
     weight: Weight
     passes_gradient: bool
 
@@ -175,7 +200,7 @@ class AdaptedModel(Branch):
 
     @contextmanager
     def beside(
-        self, branch: Branch, weight: Weight = 1.0, own: Weight = 1.0, passes_gradient: bool = True
+        self, branch: Change, weight: Weight = 1.0, own: Weight = 1.0, passes_gradient: bool = True
     ) -> Iterator[None]:
         """A block in which another branch adds to every adapted matrix, beside this model's own.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.core.payload import Tensors
@@ -48,3 +49,36 @@ def learning_only(net: nn.Module, end: str) -> Iterator[None]:
     finally:
         for parameter in others:
             parameter.requires_grad_(True)
+
+
+def rank_of(state: Tensors) -> int:
+    """The rank of a state's adapters, which all have the same."""
+    return next(a.shape[0] for _, a, _ in pairs(state))
+
+
+def cut(state: Tensors, rank: int) -> dict[str, Tensor]:
+    """Adapters of the first `rank` ranks: rows of A, columns of B."""
+    return {name: (value[:rank] if name.endswith(A) else value[:, :rank]).clone() for name, value in state.items()}
+
+
+def pad(state: Tensors, rank: int) -> dict[str, Tensor]:
+    """Adapters with ranks of zeros after their own, `rank` in all."""
+    more = rank - rank_of(state)
+    return {name: F.pad(value, (0, 0, 0, more) if name.endswith(A) else (0, more)) for name, value in state.items()}
+
+
+def product_norm(state: Tensors) -> float:
+    """sqrt(sum_m ||B A||_F^2) over the matrices m, from r x r matrices alone: ||B A||_F^2 = tr((B^T B)(A A^T))."""
+    squares = [((b.T @ b) * (a @ a.T)).sum() for a, b in ((a.double(), b.double()) for _, a, b in pairs(state))]
+    return float(torch.stack(squares).sum().clamp(min=0).sqrt())
+
+
+def stack(states: Sequence[Tensors], shares: Sequence[float]) -> dict[str, Tensor]:
+    """Adapters side by side, of the sum of their ranks, whose product is sum_k shares_k B_k A_k: the share is on A."""
+    total = {}
+    for name in states[0]:
+        if name.endswith(A):
+            total[name] = torch.cat([share * state[name] for state, share in zip(states, shares, strict=True)])
+        else:
+            total[name] = torch.cat([state[name] for state in states], dim=1)
+    return total
