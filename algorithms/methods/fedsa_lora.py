@@ -44,13 +44,13 @@ class FedSALoRA(FedAvg):
 
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
-        shared = Volume(mean_bytes(task, clients, lambda net: tensor_bytes(_shared(config, net.state_dict()))))
+        shared = Volume(mean_bytes(task, clients, lambda net: tensor_bytes(_shared_entries(config, net.state_dict()))))
         common = super().needs(config, task, clients, work, counts)
         return common.adding(up={"weights": shared}, down={"weights": shared})
 
     def start(self, clients: Sequence[ClientSpec]) -> FedAvgState:
         state = super().start(clients)
-        return replace(state, model=_shared(self.config, state.model))
+        return replace(state, model=_shared_entries(self.config, state.model))
 
     def received_network(self, client: Client) -> nn.Module:
         """The client's network of the received A and its own B."""
@@ -65,7 +65,7 @@ class FedSALoRA(FedAvg):
         net = self.received_network(client)
         fitted = self.fit(client, net)
         state = snapshot(net)
-        shared = _shared(self.config, state)
+        shared = _shared_entries(self.config, state)
         return self.reply(client, fitted, memory=memory_part("own", without(state, shared)), weights=shared)
 
     def predictor(self, state: FedAvgState) -> nn.Module:
@@ -78,6 +78,6 @@ class FedSALoRA(FedAvg):
         return self.received_network(client).eval()
 
 
-def _shared(config: FedSALoRA.Config, state: Tensors) -> dict[str, Tensor]:
+def _shared_entries(config: FedSALoRA.Config, state: Tensors) -> dict[str, Tensor]:
     """The entries that are averaged."""
     return without(state, entries(state, B)) if config.keeps == "B" else dict(state)

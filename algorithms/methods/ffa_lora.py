@@ -73,7 +73,7 @@ class FFALoRA(FedAvg):
         state = super().start(clients)
         return replace(state, model=entries(state.model, B))
 
-    def fixed(self, net: str) -> dict[str, Tensor]:
+    def fixed_factors(self, net: str) -> dict[str, Tensor]:
         """A0 of every matrix, which all parties make from the run's seed."""
         usual = entries(self.kit.initial(net), A)
         if self.config.init == "uniform":
@@ -81,12 +81,12 @@ class FFALoRA(FedAvg):
         return {name: orthonormal_rows(a) for name, a in usual.items()}
 
     def predictor(self, state: FedAvgState) -> nn.Module:
-        return super().predictor(replace(state, model={**self.fixed(state.net), **state.model}))
+        return super().predictor(replace(state, model={**self.fixed_factors(state.net), **state.model}))
 
     def received_network(self, client: Client) -> nn.Module:
         """The client's network of A0 and the received B."""
         net = self.kit.network(client.spec.net)
-        net.load_state_dict({**self.fixed(client.spec.net), **client.received.tensors("weights")})
+        net.load_state_dict({**self.fixed_factors(client.spec.net), **client.received.tensors("weights")})
         return net
 
     @client_side

@@ -17,7 +17,7 @@ from algorithms.core.states import snapshot
 from algorithms.core.task import Task
 from algorithms.core.training import Work
 from algorithms.nets.adapters import AdaptedModel, DenseChange
-from algorithms.parts.averaging import Averaging
+from algorithms.parts.averaging import Averaging, GlobalModel
 from algorithms.parts.low_rank import products, stack
 
 DENSE = "sum/"
@@ -25,23 +25,20 @@ DENSE = "sum/"
 
 
 @dataclass(frozen=True)
-class FLoRAState:
-    """What has been merged into the frozen model.
+class FLoRAState(GlobalModel):
+    """All that has been merged into the frozen model.
 
     Attributes:
-        net: name of the network.
-        change: W - W0 of each adapted matrix, float32 (d_out, d_in).
+        model: W - W0 of each adapted matrix by its name, float32 (d_out, d_in).
         stacks: by round, the adapters that it stacked, of the last rounds; not of more than together have fewer numbers
-            than `change`.
+            than `model`.
         complete_from: first round of which every later one's stack is there.
-        seen: by client, rounds of which it has merged everything; of those that have been asked.
+        rounds_seen: by client, rounds of which it has merged everything; of those that have been asked.
     """
 
-    net: str
-    change: dict[str, Tensor]
     stacks: dict[int, dict[str, Tensor]]
     complete_from: int
-    seen: dict[int, int]
+    rounds_seen: dict[int, int]
 
 
 class FLoRA(Averaging[FLoRAState]):
@@ -80,36 +77,36 @@ class FLoRA(Averaging[FLoRAState]):
 
     def start(self, clients: Sequence[ClientSpec]) -> FLoRAState:
         net = clients[0].net
-        return FLoRAState(net, change=self._nothing(net), stacks={}, complete_from=0, seen={})
+        return FLoRAState(net, self._nothing(net), stacks={}, complete_from=0, rounds_seen={})
 
     def round(self, state: FLoRAState, plan: Plan, cohort: Cohort) -> tuple[FLoRAState, dict[str, float]]:
         messages = {client.id: Payload.of(stack=news(state, client.id)) for client in plan.clients}
         updates = list(cohort.ask(self.train, messages))
-        seen = {**state.seen, **{update.client: plan.round for update in updates}}
+        seen = {**state.rounds_seen, **{update.client: plan.round for update in updates}}
         total = sum(self.share(update) for update in updates)
         if not total:
-            return replace(state, seen=seen), {}
-        added = stack([u.payload.tensors("weights") for u in updates], [self.share(u) / total for u in updates])
-        change = self.merge(state.net, state.change, added)
-        stacks = last_stacks({**state.stacks, plan.round: added}, numbers(change))
-        gone = {*state.stacks, plan.round} - {*stacks}
-        complete = max(gone) + 1 if gone else state.complete_from
+            return replace(state, rounds_seen=seen), {}
+        new = stack([u.payload.tensors("weights") for u in updates], [self.share(u) / total for u in updates])
+        change = self.merge(state.net, state.model, new)
+        stacks = last_stacks({**state.stacks, plan.round: new}, numbers(change))
+        dropped = {*state.stacks, plan.round} - {*stacks}
+        complete = max(dropped) + 1 if dropped else state.complete_from
         return FLoRAState(state.net, change, stacks, complete, seen), {}
 
     def predictor(self, state: FLoRAState) -> nn.Module:
-        return MergedModel(self._network(state.net), DenseChange(state.change).to(self.kit.device)).eval()
+        return MergedModel(self._network(state.net), DenseChange(state.model).to(self.kit.device)).eval()
 
-    def merge(self, net: str, change: Tensors, added: Tensors) -> dict[str, Tensor]:
+    def merge(self, net: str, change: Tensors, factors: Tensors) -> dict[str, Tensor]:
         """W - W0 after a stack has been merged; the same bits wherever it is done."""
         scale = self._network(net).adapter.scale
-        return {matrix: change[matrix] + scale * product for matrix, product in products(added).items()}
+        return {matrix: change[matrix] + scale * product for matrix, product in products(factors).items()}
 
     # On the client's side
 
     @client_side
     def train(self, client: Client) -> Reply:
         """Merge what is new, train fresh adapters on it."""
-        change = self.merged(client)
+        change = self.merged_change(client)
         net = self._network(client.spec.net, client.spec.width)
         net.load_state_dict(self.fresh(client, net))
         with net.beside(DenseChange(change).to(self.kit.device)):
@@ -122,7 +119,7 @@ class FLoRA(Averaging[FLoRAState]):
         with torch_seeded(client.seed.number("fresh adapters")):
             return net.new_branch().state_dict()
 
-    def merged(self, client: Client) -> dict[str, Tensor]:
+    def merged_change(self, client: Client) -> dict[str, Tensor]:
         """W - W0 as the server has it."""
         received = client.received.tensors("stack")
         whole = {name.removeprefix(DENSE): value for name, value in received.items() if name.startswith(DENSE)}
@@ -173,11 +170,11 @@ class MergedModel(nn.Module):
 
 
 def news(state: FLoRAState, client: int) -> dict[str, Tensor]:
-    """What a client lacks: every stack that it has not merged, or the sum of all where that has no more numbers."""
-    since = state.seen.get(client, 0)
+    """All that a client lacks: every stack that it has not merged, or the sum of all where that has no more numbers."""
+    since = state.rounds_seen.get(client, 0)
     missed = {number: one for number, one in state.stacks.items() if number >= since}
-    if since < state.complete_from or sum(map(numbers, missed.values())) >= numbers(state.change):
-        return {DENSE + name: value for name, value in state.change.items()}
+    if since < state.complete_from or sum(map(numbers, missed.values())) >= numbers(state.model):
+        return {DENSE + name: value for name, value in state.model.items()}
     return {f"{number}/{name}": value for number, one in missed.items() for name, value in one.items()}
 
 

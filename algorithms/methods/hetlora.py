@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, Update, client_side, net_mixture
+from algorithms.core.contract import Client, ClientSpec, Cohort, Plan, Reply, client_side, net_mixture
 from algorithms.core.needs import Needs, Volume, mean_bytes
-from algorithms.core.payload import NUMBER_BYTES, Payload, Tensors
+from algorithms.core.payload import Payload, Tensors
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, snapshot
 from algorithms.core.task import Task
@@ -51,7 +51,7 @@ class HetLoRA(Averaging[HetLoRAState]):
 
         q_k = S_k / sum_j S_j,    S_k = sqrt(sum_m ||B_k A_k||_F^2);    uniformly where all S_k are 0.
 
-    Zeros count: a rank is divided by all clients, also those that lack it.
+    `weights: examples` multiplies S_k by n_k. Zeros count: a rank is divided by all clients, also those that lack it.
 
     Travels, per client and round: r_k (d_in + d_out) numbers of 4 bytes a matrix each way; up with r_k, 8 bytes.
     """
@@ -62,8 +62,9 @@ class HetLoRA(Averaging[HetLoRAState]):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Averaging.Config):
-        weights: Literal["norm", "norm_times_n", "uniform"] = setting(
-            "norm", "a client's share in the average: by the norm of its product, that times its examples, or the same"
+        by_norm: bool = setting(True, "a client's share in the average is in proportion to the norm of its product")
+        weights: Literal["examples", "uniform"] = setting(
+            "uniform", "what its share is in proportion to besides: nothing, or its number of examples"
         )
         gamma: float = setting(0.99, "share of its ranks that a client keeps where it prunes", gt=0, lt=1)
         decay: float = setting(0.01, "lambda, the weight of the tail's norm in the clients' loss", ge=0)
@@ -74,9 +75,9 @@ class HetLoRA(Averaging[HetLoRAState]):
     @classmethod
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
         adapters = Volume(mean_bytes(task, clients))
-        counted = {"examples": ONE_NUMBER} if config.weights == "norm_times_n" else {}
-        return Needs(
-            up={"weights": adapters, "rank": Volume(NUMBER_BYTES), **counted},
+        common = super().needs(config, task, clients, work, counts).adding(up={"rank": ONE_NUMBER})
+        return replace(
+            common,
             down={"first_ranks": adapters},
             own_kinds={
                 "first_ranks": "the first ranks of the global adapters, as many as the client holds",
@@ -92,32 +93,20 @@ class HetLoRA(Averaging[HetLoRAState]):
         largest = rank_of(state.model)
         held = {client.id: self.rank(state, client, largest) for client in plan.clients}
         parts = {rank: Payload.of(first_ranks=cut(state.model, rank)) for rank in set(held.values())}
-        by_norm, uniform, ranks = WeightedMean(), WeightedMean(), dict(state.ranks)
+        by_norm, otherwise, ranks = WeightedMean(), WeightedMean(), dict(state.ranks)
         for update in cohort.ask(self.train, {client: parts[rank] for client, rank in held.items()}):
             sent = update.payload.tensors("weights")
             full = pad(sent, largest)
-            by_norm.add(full, self.norm_share(update, sent))
-            uniform.add(full, 1.0)
+            by_norm.add(full, self.share(update) * (product_norm(sent) if self.config.by_norm else 1.0))
+            otherwise.add(full, self.share(update))
             ranks[update.client] = int(update.payload.number("rank", "r"))
-        model = by_norm.result(otherwise=uniform.result(otherwise=state.model))
+        model = by_norm.result(otherwise=otherwise.result(otherwise=state.model))
         kept = [ranks.get(client.id, held[client.id]) for client in plan.clients]
         return replace(state, model=model, ranks=ranks), {"mean_rank": sum(kept) / len(kept)}
 
     def rank(self, state: HetLoRAState, client: ClientSpec, largest: int) -> int:
         """r_k: what the client's width allows, or less where it has pruned."""
         return min(max(1, round(client.width * largest)), state.ranks.get(client.id, largest))
-
-    def norm_share(self, update: Update, sent: Tensors) -> float:
-        """q_k, up to a factor that all clients have in common."""
-        if self.config.weights == "uniform":
-            return 1.0
-        times = update.payload.number("examples", "n") if self.config.weights == "norm_times_n" else 1.0
-        return product_norm(sent) * times
-
-    def predictor(self, state: HetLoRAState) -> nn.Module:
-        net = self.kit.network(state.net)
-        net.load_state_dict(state.model)
-        return net.eval()
 
     # On the client's side
 
@@ -133,8 +122,7 @@ class HetLoRA(Averaging[HetLoRAState]):
         trained = snapshot(net)
         if first < rank and tail_size(trained, first) < tail_size(received, first):
             trained, rank = cut(trained, first), first
-        counted = {"examples": {"n": len(client.shard)}} if self.config.weights == "norm_times_n" else {}
-        reply = self.reply(client, fitted, weights=trained, rank={"r": rank}, **counted)
+        reply = self.reply(client, fitted, weights=trained, rank={"r": rank})
         return replace(reply, metrics={**reply.metrics, "rank": rank})
 
     def _largest(self, client: Client) -> int:

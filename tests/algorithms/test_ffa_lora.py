@@ -23,7 +23,7 @@ def one_step(method: str, **changes):
 
 def whole(played):
     """A0 and B together."""
-    return {**played.method.fixed(played.state.net), **played.state.model}
+    return {**played.method.fixed_factors(played.state.net), **played.state.model}
 
 
 def test_the_mean_of_the_products_is_the_product_of_the_means():
@@ -46,7 +46,7 @@ def test_the_fixed_factor_is_one_for_all_and_never_changes():
     net = method.kit.network(setup.clients[0].net)
     for name, value in entries(start, A).items():
         assert torch.equal(net.state_dict()[name], value)
-        assert torch.equal(method.fixed(setup.clients[0].net)[name], value)
+        assert torch.equal(method.fixed_factors(setup.clients[0].net)[name], value)
 
 
 def test_weight_decay_leaves_the_fixed_factor_alone():
@@ -58,7 +58,7 @@ def test_weight_decay_leaves_the_fixed_factor_alone():
     start = method.start(setup.clients)
     train(method, client_of(setup, language_shards(), 0, Payload.of(weights=start.model)))
     net = method.kit.network(start.net)
-    assert all(torch.equal(net.state_dict()[name], a) for name, a in method.fixed(start.net).items())
+    assert all(torch.equal(net.state_dict()[name], a) for name, a in method.fixed_factors(start.net).items())
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
@@ -94,7 +94,7 @@ def test_rows_of_an_orthogonal_start_are_orthonormal_and_span_the_same():
     torch.testing.assert_close(rows @ rows.T, torch.eye(3))
     torch.testing.assert_close(a @ rows.T @ rows, a)
     setup = language_setup("ffa_lora", init="orthogonal")
-    for value in method_of(setup).fixed(setup.clients[0].net).values():
+    for value in method_of(setup).fixed_factors(setup.clients[0].net).values():
         torch.testing.assert_close(value @ value.T, torch.eye(4))
 
 

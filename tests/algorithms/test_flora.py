@@ -52,7 +52,7 @@ def test_one_client_alone_merges_its_own_adapters():
     own = next(iter(played.state.stacks.values()))
     for name, product in products(own).items():
         assert product.any()
-        assert torch.equal(played.state.change[name], 8.0 / 4 * product)
+        assert torch.equal(played.state.model[name], 8.0 / 4 * product)
 
 
 def test_the_order_of_clients_changes_little():
@@ -65,7 +65,7 @@ def test_the_order_of_clients_changes_little():
 def test_clients_that_did_not_train_leave_the_model_as_it_was_to_the_bit():
     setup = language_setup("flora", clients=3, work=Work(steps=0, epochs=None, batch=4, lr=0.05))
     played = play(setup, rounds=2, shards=language_shards(3))
-    assert not any(value.any() for value in played.state.change.values())
+    assert not any(value.any() for value in played.state.model.values())
     inputs, _ = setup.task.batch(language_shards(1)(0), torch.arange(3))
     predictor, frozen = played.method.predictor(played.state), played.method.kit.network(setup.clients[0].net)
     with torch.no_grad():
@@ -87,16 +87,16 @@ def test_from_equal_fresh_adapters_a_round_of_one_step_is_fedit_s():
     setup = language_setup("flora", clients=3, work=work)
     own = language_setup("tests.algorithms.test_flora:FLoRAFromOneDraw", clients=3, work=work)
     fedit = play(language_setup("fedit", clients=3, work=work), rounds=1, shards=shards)
-    found = play(own, rounds=1, shards=shards).state.change
+    found = play(own, rounds=1, shards=shards).state.model
     for name, product in products(fedit.state.model).items():
         torch.testing.assert_close(found[name], 2 * product, rtol=0, atol=1e-6)
-    assert not equal(found, play(setup, rounds=1, shards=shards).state.change)
+    assert not equal(found, play(setup, rounds=1, shards=shards).state.model)
 
 
 def test_all_clients_and_the_server_have_merged_the_same_to_the_bit():
     setup = language_setup("flora", clients=3, widths=(1.0, 0.5, 0.25))
     federation = Federation.inline(setup, language_shards(3), 3).play(0).play(1)
-    server = federation.state.change
+    server = federation.state.model
     federation.play(2)
     assert any(value.any() for value in server.values())
     assert all(equal(one, server) for one in changes(federation).values())
@@ -108,7 +108,7 @@ def test_a_client_that_was_away_receives_what_it_missed():
     federation = Federation.inline(setup, language_shards(3), 4)
     for number, asked in enumerate([(0, 1), (0, 1)]):
         federation.play(number, asked)
-    server = federation.state.change
+    server = federation.state.model
     federation.play(2)
     assert all(equal(one, server) for one in changes(federation).values())
     federation.play(3)
@@ -128,7 +128,7 @@ def test_the_sum_travels_where_stacks_would_be_larger():
     setup = language_setup("flora", clients=7)
     federation = Federation.inline(setup, language_shards(7), 3)
     federation.play(0, range(6)).play(1, range(6))
-    server = federation.state.change
+    server = federation.state.model
     federation.play(2)
     found = {e.client: e.bytes for e in federation.book.entries if e.kind == "stack" and e.bytes}
     assert found[0] == stacked_bytes(24)
@@ -146,7 +146,7 @@ def test_stacks_are_kept_as_long_as_they_are_smaller_than_the_sum():
 
 def test_who_misses_more_than_is_kept_gets_the_sum():
     change = {"q": torch.zeros(10)}
-    state = FLoRAState("net", change, {3: {"q.lora_A": torch.ones(4)}}, complete_from=3, seen={0: 3, 1: 2, 2: 4})
+    state = FLoRAState("net", change, {3: {"q.lora_A": torch.ones(4)}}, complete_from=3, rounds_seen={0: 3, 1: 2, 2: 4})
     assert [*news(state, 0)] == ["3/q.lora_A"]
     assert [*news(state, 1)] == [f"{DENSE}q"]
     assert [*news(state, 2)] == []
@@ -174,7 +174,7 @@ def test_the_predictor_is_the_merged_model_and_holds_nothing_else():
     played = play(setup, rounds=2, shards=language_shards(2))
     predictor = played.method.predictor(played.state)
     assert not predictor.training
-    assert sorted(predictor.state_dict()) == sorted(f"change.{name}.dense" for name in played.state.change)
+    assert sorted(predictor.state_dict()) == sorted(f"change.{name}.dense" for name in played.state.model)
     shard = language_shards(1)(0)
     before = score(predictor, setup.task, shard, torch.device("cpu"))
     played.method.kit.network(setup.clients[0].net).load_state_dict(

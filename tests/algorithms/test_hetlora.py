@@ -58,7 +58,7 @@ def tiny_plan_of(clients):
 
 
 def test_without_pruning_or_a_brake_and_of_equal_weights_it_is_fedit_to_the_bit():
-    config = {"weights": "uniform", "decay": 0.0, "least_rank": 4}
+    config = {"by_norm": False, "decay": 0.0, "least_rank": 4}
     ours = play(language_setup("hetlora", **config), rounds=3, shards=language_shards())
     fedit = play(language_setup("fedit", weights="uniform"), rounds=3, shards=language_shards())
     assert equal(ours.state.model, fedit.state.model)
@@ -97,7 +97,7 @@ def test_shares_by_norm_times_examples():
     """Clients 0 and 1 have one and two examples."""
     sent = {0: adapters(4, 1), 1: adapters(4, 2)}
     sizes = [product_norm(sent[0]), 2 * product_norm(sent[1])]
-    found = averaged(sent, weights="norm_times_n").model["q.lora_A"]
+    found = averaged(sent, weights="examples").model["q.lora_A"]
     expected = (sizes[0] * sent[0]["q.lora_A"] + sizes[1] * sent[1]["q.lora_A"]) / sum(sizes)
     torch.testing.assert_close(found, expected)
 
@@ -210,5 +210,6 @@ def test_bytes_are_those_of_the_formula():
 
 def test_the_defaults_are_those_of_the_sources():
     config = HetLoRA.Config()
-    assert (config.gamma, config.decay, config.least_rank, config.weights) == (0.99, 0.01, 2, "norm")
+    assert (config.gamma, config.decay, config.least_rank) == (0.99, 0.01, 2)
+    assert (config.by_norm, config.weights) == (True, "uniform")
     assert math.isclose(method_of(language_setup("hetlora")).kit.network(base(), 0.5).adapter.scale, 8 / 4)
