@@ -14,7 +14,7 @@ from actors.steps.worker import Shards, Worker
 from algorithms.core.seeds import Seed
 from algorithms.core.stacking import LANES, TrainingRequest, TrainingResult, fit_together, serves_stacking, stackable
 from algorithms.core.task import Shard, Task
-from algorithms.core.training import Correction, Fit, Objective, TrainingLoop, Work, fit
+from algorithms.core.training import Correction, Fit, Objective, OutputsObjective, TrainingLoop, Work, fit
 
 
 class _TrainingReached(BaseException):
@@ -22,8 +22,8 @@ class _TrainingReached(BaseException):
 
 
 class StackedLoop:
-    """`training.fit` in stacked arithmetic where networks are stackable; elsewhere, and where images are augmented, the
-    loss is a method's own, or the work is not plain SGD, `training.fit` itself.
+    """`training.fit` in stacked arithmetic where networks are stackable; elsewhere, and where an objective asks the
+    network for more than its outputs, or the work is not plain SGD, `training.fit` itself.
 
     Between `gather` and `train` it only notes what is asked, and ends the step that asks. Steps depend on nothing but
     their orders, so that a step performed again asks for the very same, and then finds it done.
@@ -47,10 +47,13 @@ class StackedLoop:
         objective: Objective | None = None,
         correct: Correction | None = None,
     ) -> Fit:
-        if objective or not serves_stacking(task) or not work.is_plain or not self._is_stackable(net):
+        own = objective if isinstance(objective, OutputsObjective) else None
+        is_apart = objective is not own or not serves_stacking(task) or not work.is_plain
+        if is_apart or not self._is_stackable(net):
             return fit(net, task, shard, work, seed, position=position, objective=objective, correct=correct)
         work = work.at(seed.round)
-        asked = TrainingRequest([p.detach().clone() for p in net.parameters()], shard, seed, position, correct)
+        before = [p.detach().clone() for p in net.parameters()]
+        asked = TrainingRequest(before, shard, seed, position, correct, own)
         if self._gathering:
             self._requests[seed, position] = net, task, work, asked
             raise _TrainingReached

@@ -126,6 +126,7 @@ class Needs:
         least_rounds: None where one round will do.
         stages: those that the method may show, the most telling comparison first.
         state_kind: the kind that states of networks are, which methods send as `weights`; see `Task`.
+        trained_alone: why clients of this method cannot be trained several at once; empty where they can.
         for_mixture: the same settings, changed where clients of unrelated networks need it: which of these is
             evaluated, say. None where nothing has to be changed.
     """
@@ -141,6 +142,7 @@ class Needs:
     least_rounds: LeastRounds | None = None
     stages: tuple[Stage, ...] = ()
     for_mixture: Any = None
+    trained_alone: str = ""
     state_kind: str = "weights"
 
     def naming_states(self, kind: str) -> Needs:

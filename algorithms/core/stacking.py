@@ -7,7 +7,7 @@ a third longer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,10 +19,22 @@ from algorithms.core.schedules import CONSTANT
 from algorithms.core.seeds import Seed
 from algorithms.core.sgd import descend
 from algorithms.core.task import Shard, Task
-from algorithms.core.training import Batches, Correction, Fit, Work, steps_of_work
+from algorithms.core.training import (
+    Batches,
+    Correction,
+    Fit,
+    OutputsObjective,
+    Work,
+    pair_if_single,
+    steps_of_work,
+)
+from algorithms.nets.forms import Inputs
 
 LANES = 16
 """Clients trained at once: of an MLP with 64 hidden units, more take no less time for each."""
+
+_NOTHING = torch.empty(0, dtype=torch.int64)
+"""The batch of a client that has ended."""
 
 LINE = 16
 """float32 numbers in a cache line, and in the widest registers."""
@@ -34,8 +46,8 @@ def stackable(net: nn.Module) -> bool:
 
 
 def serves_stacking(task: Task) -> bool:
-    """Whether clients of a task can be trained together: a class a row, and batches that draw nothing."""
-    return "classes" in task.traits and not task.is_random
+    """Whether clients of a task can be trained together: there is a class a row."""
+    return "classes" in task.traits
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class TrainingRequest:
 
     Attributes:
         parameters: of the network before it, in its order; nobody else changes them.
+        objective: None where it is the task's own loss.
     """
 
     parameters: Sequence[Tensor]
@@ -51,6 +64,7 @@ class TrainingRequest:
     seed: Seed
     position: int
     correct: Correction | None
+    objective: OutputsObjective | None = None
 
 
 @dataclass(frozen=True)
@@ -62,14 +76,14 @@ class TrainingResult:
 
 
 def fit_together(net: nn.Module, task: Task, work: Work, requests: Sequence[TrainingRequest]) -> list[TrainingResult]:
-    """`training.fit` for several clients at once, by SGD on the task's own loss.
+    """`training.fit` for several clients at once, by SGD on the task's own loss or on objectives of outputs.
 
     A client's bits do not depend on who else is trained with it, but they are not those of `training.fit`: products of
     stacked matrices round differently.
 
     Args:
         net: `stackable`; says the architecture and the device, and is left as it was.
-        task: of classes, whose batches are not random: each client would draw for itself.
+        task: of classes; where its batches are random, each client draws for itself.
         work: plain, and that of one round: `work.at` theirs.
     """
     layers = linear_layers(net)
@@ -78,8 +92,10 @@ def fit_together(net: nn.Module, task: Task, work: Work, requests: Sequence[Trai
     device = next(net.parameters()).device
     orders = [Batches(len(one.shard), work.batch, one.seed) for one in requests]
     trained: dict[int, TrainingResult] = {}
-    for rows in (work.batch, work.batch + 1):
-        alike = [i for i, order in enumerate(orders) if (order.largest > work.batch) == (rows > work.batch)]
+    kinds = [(order.largest > work.batch, one.objective is None) for order, one in zip(orders, requests, strict=True)]
+    for kind in sorted(set(kinds)):
+        rows = work.batch + kind[0]
+        alike = [i for i, one in enumerate(kinds) if one == kind]
         for first in range(0, len(alike), LANES):
             some = alike[first : first + LANES]
             lanes = _Lanes(layers, task, work, [requests[i] for i in some], rows, device)
@@ -115,6 +131,8 @@ class _Lanes:
         self._velocity = [torch.zeros_like(entry) for entry in self._stack] if work.momentum else []
         self._orders = [Batches(len(one.shard), work.batch, one.seed) for one in requests]
         self._steps = [steps_of_work(work, order) for order in self._orders]
+        self._augments = [one.seed.torch("augment") for one in requests] if task.is_random else []
+        self._sizes: list[int] = []
         self._totals = torch.zeros(LANES, device=device)
 
     @torch.no_grad()
@@ -140,7 +158,7 @@ class _Lanes:
     def _step(self, step: int) -> None:
         inputs, labels, shares = self._batch(step)
         passed = _forward(self._stack, inputs, self._layers)
-        losses, errors = _losses_and_gradients(self._task, passed[-1], labels, shares, classes=self._shapes[-1][0])
+        losses, errors = _slopes(passed[-1], self._losses(step, passed[-1], labels, shares))
         self._totals += losses
         back = _backward(self._stack, passed, errors, self._layers)
         work, corrections = self._work, [one.correct for one in self._requests]
@@ -153,21 +171,72 @@ class _Lanes:
                 _change(self._own(self._stack, place), self._own(gradients, place), correct, work)
         descend(self._stack, gradients, self._velocity, work.lr, work.momentum, work.weight_decay)
 
+    def _losses(self, step: int, logits: Tensor, labels: Tensor, shares: Tensor) -> Losses:
+        """The losses of all places, (LANES,), of logits (LANES, rows, classes or more); 0 where nobody trains."""
+        classes = self._shapes[-1][0]
+        own = [one.objective for one in self._requests]
+
+        def of_the_task(logits: Tensor) -> Tensor:
+            losses = self._task.losses(logits[..., :classes].flatten(0, 1), labels.flatten())
+            return (losses.view(labels.shape) * shares).sum(1)
+
+        def of_each(logits: Tensor) -> Tensor:
+            found = [logits.new_zeros(())] * LANES
+            for place, objective in enumerate(own):
+                if step < self._steps[place]:
+                    count = self._sizes[place]
+                    outputs, targets = pair_if_single(logits[place, :count, :classes], labels[place, :count])
+                    assert objective is not None
+                    assert isinstance(outputs, Tensor)
+                    found[place] = objective.loss(outputs, targets)
+            return torch.stack(found)
+
+        return of_each if own[0] else of_the_task  # all have one, or none
+
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs (LANES, rows, features), labels (LANES, rows), and each row's share in its client's loss, alike."""
-        first = self._requests[0].shard
-        rows = first.rows[:1].repeat(LANES, self._rows)
+        picks = [
+            order[one.position + step] if step < count else _NOTHING
+            for one, order, count in zip(self._requests, self._orders, self._steps, strict=True)
+        ]
+        self._sizes = [len(some) for some in picks]
+        return self._random_batch(picks) if self._augments else self._common_batch(picks)
+
+    def _random_batch(self, picks: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Batches made one by one, with every client's own draws."""
+        inputs, labels, shares = None, torch.zeros(LANES, self._rows, dtype=torch.int64), self._shares(picks)
+        for place, (one, augment, some) in enumerate(zip(self._requests, self._augments, picks, strict=True)):
+            if len(some):
+                made, classes = self._task.batch(one.shard, some, augment)
+                made = self._require_tensor(made).flatten(1)
+                inputs = made.new_zeros(LANES, self._rows, made.shape[1]) if inputs is None else inputs
+                inputs[place, : len(some)], labels[place, : len(some)] = made, classes
+        assert inputs is not None  # somebody trains
+        return _pad(inputs, whole_from=2).to(self._device), labels.to(self._device), shares.to(self._device)
+
+    def _shares(self, picks: Sequence[Tensor]) -> Tensor:
+        """(LANES, rows): each row's share in its client's loss."""
         shares = torch.zeros(LANES, self._rows)
-        for place, (one, order) in enumerate(zip(self._requests, self._orders, strict=True)):
-            if step < self._steps[place]:
-                picks = order[one.position + step]
-                rows[place, : len(picks)] = one.shard.rows[picks]
-                shares[place, : len(picks)] = 1 / len(picks)
-        everyone = replace(first, rows=rows.flatten())  # all clients' rows are of the same arrays
-        inputs, labels = self._task.batch(everyone, torch.arange(rows.numel()), device=self._device)
+        for place, some in enumerate(picks):
+            if len(some):
+                shares[place, : len(some)] = 1 / len(some)
+        return shares
+
+    def _require_tensor(self, inputs: Inputs) -> Tensor:
         if not isinstance(inputs, Tensor):
             raise TypeError(f"{self._task.title} has batches of several tensors, which are not stacked")
-        filled = _pad(inputs.view(*rows.shape, -1), whole_from=2)
+        return inputs
+
+    def _common_batch(self, picks: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """All clients' batches made at once."""
+        first = self._requests[0].shard
+        rows = first.rows[:1].repeat(LANES, self._rows)
+        shares = self._shares(picks)
+        for place, (one, some) in enumerate(zip(self._requests, picks, strict=True)):
+            rows[place, : len(some)] = one.shard.rows[some]
+        everyone = replace(first, rows=rows.flatten())  # all clients' rows are of the same arrays
+        inputs, labels = self._task.batch(everyone, torch.arange(rows.numel()), device=self._device)
+        filled = _pad(self._require_tensor(inputs).view(*rows.shape, -1), whole_from=2)
         return filled, labels.view(rows.shape), shares.to(self._device)
 
 
@@ -186,17 +255,17 @@ def _pad(stack: Tensor, whole_from: int) -> Tensor:
     return F.pad(stack, [pad for last in reversed(missing) for pad in (0, last)]) if any(missing) else stack
 
 
-def _losses_and_gradients(
-    task: Task, logits: Tensor, labels: Tensor, shares: Tensor, classes: int
-) -> tuple[Tensor, Tensor]:
+def _slopes(logits: Tensor, losses_of: Losses) -> tuple[Tensor, Tensor]:
     """Each client's loss, (clients,), and its derivatives by the client's logits."""
     with torch.enable_grad():
         leaf = logits.requires_grad_()
-        losses = task.losses(leaf[..., :classes].flatten(0, 1), labels.flatten()).view(labels.shape)
-        losses = (losses * shares).sum(1)
+        losses = losses_of(leaf)
         (errors,) = torch.autograd.grad(losses.sum(), leaf)
     return losses.detach(), errors
 
+
+Losses = Callable[[Tensor], Tensor]
+"""Logits of all clients -> the loss of each, (clients,)."""
 
 Back = Iterator[tuple[int, Tensor, Tensor]]
 """Layers from the last to the first: place of the weight among the parameters, the layer's inputs, and the derivatives

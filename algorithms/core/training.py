@@ -24,6 +24,18 @@ Objective = Callable[[nn.Module, Any, Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(what a network answers, targets) -> scalar loss."""
 
+
+@dataclass(frozen=True)
+class OutputsObjective:
+    """An objective that asks the network for nothing but what it answers to the batch: so it needs no backpropagation
+    of its own, and several clients can be trained at once (`core.stacking`)."""
+
+    loss: Loss
+
+    def __call__(self, net: nn.Module, inputs: Any, targets: Tensor) -> Tensor:
+        return self.loss(net(inputs), targets)
+
+
 Correction = Callable[[Sequence[Tensor]], None]
 """Changes the gradients of the given trainable parameters in place, after backward and before the step."""
 
@@ -253,6 +265,8 @@ def _gradients_of(
     net: nn.Module, parameters: Sequence[nn.Parameter], loss_of: Loss, objective: Objective | None
 ) -> Callable[[Inputs, Tensor], Tensor]:
     """A function that gives the parameters their gradients for a batch and returns the loss, detached."""
+    if isinstance(objective, OutputsObjective):
+        loss_of, objective = objective.loss, None
     layers = None if objective else linear_layers(net)
 
     def propagate(inputs: Inputs, targets: Tensor) -> Tensor:

@@ -115,6 +115,7 @@ class FedGen(Ensembling[FedGenState]):
         if config.guides:
             generator = Volume(mean_bytes(task, clients, lambda net: _generator_bytes(config, task, net)))
             needs = needs.adding(down={"generator": generator, "label_counts": counted})
+            needs = replace(needs, trained_alone="their objective puts generated features beside every batch")
         return replace(needs, storage=(), stages=())
 
     def start(self, clients: Sequence[ClientSpec]) -> FedGenState:

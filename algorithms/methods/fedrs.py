@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from algorithms.core.contract import Client, Reply, client_side
 from algorithms.core.settings import setting
 from algorithms.core.states import snapshot
+from algorithms.core.training import OutputsObjective
 from algorithms.methods.fedavg import FedAvg
 
 
@@ -49,10 +50,10 @@ class FedRS(FedAvg):
         net = self.received_network(client)
         factors = self.factors(client.shard.label_counts(self.kit.task.classes)).to(self.kit.device)
 
-        def restricted_loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-            return self.kit.loss(factors * net(inputs), labels)
+        def restricted_loss(logits: Tensor, labels: Tensor) -> Tensor:
+            return self.kit.loss(factors * logits, labels)
 
-        fitted = self.fit(client, net, objective=restricted_loss)
+        fitted = self.fit(client, net, objective=OutputsObjective(restricted_loss))
         return self.reply(client, fitted, weights=snapshot(net))
 
     def factors(self, counts: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from algorithms.core.payload import NUMBER_BYTES, Payload
 from algorithms.core.settings import setting
 from algorithms.core.states import WeightedMean, norm_buffers, only, snapshot, state_bytes, tensor_bytes, without
 from algorithms.core.task import Task, Trait
-from algorithms.core.training import Objective, Work
+from algorithms.core.training import Objective, OutputsObjective, Work
 from algorithms.parts.averaging import Averaging, GlobalModel
 from algorithms.parts.calibration import measure_norm
 from algorithms.parts.heads import head_refusal
@@ -75,6 +75,10 @@ class HeteroFL(Averaging[HeteroFLState]):
         if config.mask:
             reasons += head_refusal([clients[0].net], task, "mask: true", "set mask: false")
         needs = replace(super().needs(config, task, clients, work, counts), refusals=tuple(reasons))
+        if config.scaler and any(client.width < 1 for client in clients):
+            needs = replace(
+                needs, trained_alone="scaler: true changes what hidden layers give out where width is below 1"
+            )
         if config.mask:
             needs = needs.adding(up={"label_counts": Volume(task.classes)})  # a truth value a class
         if config.norm == "running":
@@ -151,10 +155,7 @@ class HeteroFL(Averaging[HeteroFLState]):
     def _masked_objective(self, classes: Tensor) -> Objective:
         """The cross-entropy in which the logits of missing classes are 0."""
 
-        def loss(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-            return self.kit.loss(net(inputs).masked_fill(~classes, 0.0), labels)
-
-        return loss
+        return OutputsObjective(lambda logits, labels: self.kit.loss(logits.masked_fill(~classes, 0.0), labels))
 
     @client_side
     def measure(self, client: Client) -> Reply:

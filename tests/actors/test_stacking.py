@@ -17,7 +17,7 @@ from tests.support import play, tiny_setup, tiny_shards
 
 CLIENTS = 7
 SHARDS = tiny_shards(CLIENTS)
-METHODS = {"fedavg": {}, "fedprox": {"mu": 0.5}, "scaffold": {}, "fednova": {}, "feddyn": {}}
+METHODS = {"fedavg": {}, "fedprox": {"mu": 0.5}, "scaffold": {}, "fednova": {}, "feddyn": {}, "fedrs": {}}
 
 
 def setup(stack, method="fedavg", **config):
@@ -53,16 +53,22 @@ def test_networks_that_are_faster_alone_are_trained_alone_with_the_bits_of_train
     assert alone == together
 
 
-def test_a_loss_of_the_methods_own_is_trained_alone():
+def test_an_objective_that_asks_for_more_than_outputs_is_trained_alone(monkeypatch):
+    monkeypatch.setattr("algorithms.methods.fedrs.OutputsObjective", lambda loss: lambda n, x, y: loss(n(x), y))
     alone, together = (play(setup(stack, "fedrs"), shards=SHARDS).digest for stack in (False, True))
     assert alone == together
 
 
-def test_clients_that_augment_their_images_are_trained_alone():
-    asked = setup(True)
-    augmented = replace(asked, task=replace(asked.task, augment=Augment(flip=True)))
-    alone, together = (play(replace(augmented, stack=stack), shards=SHARDS).digest for stack in (False, True))
-    assert alone == together
+def test_clients_that_augment_their_images_are_stacked_and_draw_what_they_draw_alone():
+    def augmented(stack):
+        asked = setup(stack)
+        return replace(asked, task=replace(asked.task, augment=Augment(crop=1, flip=True)))
+
+    assert len({digest(augmented(True), group) for group in (1, 3, CLIENTS)}) == 1
+    alone, together = (play(augmented(stack), shards=SHARDS) for stack in (False, True))
+    assert alone.digest != together.digest
+    for name, value in alone.state.model.items():
+        torch.testing.assert_close(together.state.model[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"optimiser": "adam"}, {"label_smoothing": 0.2}], ids=str)

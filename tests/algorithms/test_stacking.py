@@ -12,7 +12,7 @@ from actors.steps.shards import ShardArrays
 from algorithms.core.schedules import RateSchedule
 from algorithms.core.seeds import Seed
 from algorithms.core.stacking import TrainingRequest, fit_together, stackable
-from algorithms.core.training import Work, fit
+from algorithms.core.training import OutputsObjective, Work, fit
 from algorithms.nets import Classifier, Images, build
 from algorithms.parts.corrections import proximal
 from algorithms.tasks.images import Augment
@@ -49,10 +49,9 @@ def net(request):
     return build("mlp", Images(TASK.shape), TASK.classes) if request.param == "mlp" else deep()
 
 
-def asked(net, shards, client, correct=None, position=0):
-    return TrainingRequest(
-        [p.detach().clone() for p in net.parameters()], shards(client), Seed(1, 0, "train", client), position, correct
-    )
+def asked(net, shards, client, correct=None, position=0, objective=None):
+    parameters = [p.detach().clone() for p in net.parameters()]
+    return TrainingRequest(parameters, shards(client), Seed(1, 0, "train", client), position, correct, objective)
 
 
 def pull(net):
@@ -88,6 +87,41 @@ def test_a_clients_bits_do_not_depend_on_who_is_trained_with_it(net, shards, wor
     assert [bits(one) for one in halves] == [*whole[3:], *whole[:3]]
     assert [bits(fit_together(net, TASK, work, [one])[0]) for one in everyone] == whole
     assert [bits(one) for one in fit_together(net, TASK, work, everyone[::-1])] == whole[::-1]
+
+
+def restricted(client):
+    """An objective of its own for each client: other factors of the logits."""
+    factors = torch.linspace(0.2, 1, TASK.classes).roll(client)
+    return OutputsObjective(lambda logits, labels: TASK.loss(factors * logits, labels))
+
+
+KINDS = {
+    "augmented": (replace(TASK, augment=Augment(crop=1, flip=True)), lambda client: None),
+    "with objectives of their own": (TASK, restricted),
+    "both": (replace(TASK, augment=Augment(flip=True)), restricted),
+}
+
+
+@pytest.mark.parametrize(("task", "objective_of"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+def test_augmented_clients_and_own_objectives_end_where_training_alone_ends(net, shards, work, task, objective_of):
+    everyone = [asked(net, shards, c, position=c, objective=objective_of(c)) for c in range(len(SIZES))]
+    together = fit_together(net, task, work, everyone)
+    for client, trained in enumerate(together):
+        alone = copy.deepcopy(net)
+        seed, own = Seed(1, 0, "train", client), objective_of(client)
+        done = fit(alone, task, shards(client), work, seed, position=client, objective=own)
+        assert trained.fit.loss == pytest.approx(done.loss, rel=1e-4)
+        for ours, theirs in zip(trained.parameters, alone.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=1e-6)
+    by_twos = [one for first in range(0, 10, 2) for one in fit_together(net, task, work, everyone[first : first + 2])]
+    assert [bits(one) for one in by_twos] == [bits(one) for one in together]
+
+
+def test_a_client_with_an_objective_changes_no_bit_of_one_without(net, shards):
+    mixed = [asked(net, shards, c, objective=restricted(c) if c % 2 else None) for c in range(4)]
+    alone = [bits(fit_together(net, TASK, WORK, [one])[0]) for one in mixed]
+    assert [bits(one) for one in fit_together(net, TASK, WORK, mixed)] == alone
 
 
 def test_a_client_that_diverges_spoils_nobody_else(net, shards):
@@ -130,9 +164,6 @@ def test_networks_with_anything_else_in_them_are_not(body):
 
 
 def test_what_cannot_be_trained_together_is_refused(net, shards):
-    mirrored = replace(TASK, augment=Augment(flip=True))
-    with pytest.raises(ValueError, match=r"(?s)cannot be trained together"):
-        fit_together(net, mirrored, WORK, [asked(net, shards, 0)])
     for change in ({"optimiser": "adam"}, {"label_smoothing": 0.1}, {"schedule": RateSchedule(warmup=2)}):
         with pytest.raises(ValueError, match=f"(?s)cannot be trained together.*{next(iter(change))}="):
             fit_together(net, TASK, replace(WORK, **change), [asked(net, shards, 0)])

@@ -171,6 +171,24 @@ def test_what_only_the_data_tells_is_refused_together():
     assert "averages networks, which must be the same everywhere" in found["method.name"]
 
 
+@pytest.mark.parametrize(
+    ("method", "clients", "words"),
+    [
+        ({"name": "fedgen"}, {"net": "mlp"}, "clients of fedgen: their objective puts generated features beside"),
+        ({"name": "heterofl"}, {"net": "mlp", "width": 0.5}, "clients of heterofl: scaler: true changes"),
+        ({"name": "fedrs"}, {"net": "mlp"}, None),
+        ({"name": "fedgen", "alpha": 0, "beta": 0}, {"net": "mlp"}, None),
+    ],
+    ids=str,
+)
+def test_stacking_is_refused_for_methods_whose_clients_train_alone(method, clients, words):
+    federation = gathered(method=method, clients={**clients, "stack": True})
+    if words is None:
+        check(federation, 16 * GIB)
+    else:
+        assert words in refused(federation)["clients.stack"]
+
+
 def test_what_the_method_says_is_refused_together_with_what_the_data_tells():
     mosaic = {"name": "mosaic", "warmup": 4, "mixed": True}
     tree = changed(method=mosaic, clients={"net": "mpl"}, privacy={"forbid": ["weights", "wieghts"]})
