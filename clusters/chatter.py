@@ -52,6 +52,18 @@ def redirect_ray_output(log: Path) -> Iterator[None]:
             handler.close()
 
 
+@contextmanager
+def keep_ray_handlers() -> Iterator[None]:
+    """A block after which Ray logs where it did before: `ray.init` takes its handlers away where it is not to configure
+    any, and what Ray says then goes to the terminal."""
+    logger = logging.getLogger("ray")
+    before = logger.handlers[:]
+    try:
+        yield
+    finally:
+        logger.handlers = before
+
+
 class _ByThread:
     """Standard output for all threads but Ray's. They print what befalls workers, whatever `ray.init` was told."""
 

@@ -21,7 +21,7 @@ from ray._private.authentication.authentication_token_setup import (
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from clusters.answering import unreachable_reason
-from clusters.chatter import collect, redirect_all_output, redirect_ray_output
+from clusters.chatter import collect, keep_ray_handlers, redirect_all_output, redirect_ray_output
 from clusters.environment import variable
 from clusters.grants import total_memory
 from clusters.nodes import Node, nodes_of
@@ -199,7 +199,7 @@ def _attach(address: str) -> dict[str, Any]:
     found = _reachable_address(address)
     try:
         _check_token(found, here=address == "auto")
-        with _own_sigterm():
+        with _own_sigterm(), keep_ray_handlers():
             context: Any = ray.init(
                 address=address, configure_logging=False, log_to_driver=False, runtime_env=_worker_environment()
             )
@@ -231,7 +231,7 @@ def _check_token(found: str, here: bool) -> None:
 
 def _start(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: bool, folder: Path) -> dict[str, Any]:
     """Ray asks everyone who connects for the token in ~/.ray/auth_token, which it makes where there is none."""
-    with _own_sigterm():
+    with _own_sigterm(), keep_ray_handlers():
         context: Any = ray.init(
             address="local",
             num_cpus=cpus,

@@ -22,7 +22,9 @@ GIB = 2**30
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A process of its own: one process can be attached to one cluster only."""
-    head = "import os, signal, sys, ray\nfrom pathlib import Path\nfrom clusters.session import attach_or_start\n"
+    head = (
+        "import logging, os, signal, sys, ray\nfrom pathlib import Path\nfrom clusters.session import attach_or_start\n"
+    )
     return subprocess.run(
         [sys.executable, "-c", head + code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
@@ -106,6 +108,7 @@ class Doomed:
 
 with attach_or_start(None, log=Path(sys.argv[1]), cpus=1, dashboard=False) as cluster:
     print("started", cluster.started, [node.cpus for node in cluster.nodes], repr(cluster.dashboard))
+    logging.getLogger("ray._private.worker").error("Unhandled error of a call that was given up")
     doomed = Doomed.remote()
     ray.get(doomed.say.remote())
     try:
@@ -140,11 +143,13 @@ def test_a_started_cluster_is_silent_and_keeps_what_its_workers_printed_even_aft
     assert second == "died"
     assert done.stderr == ""
     assert "hello from a worker" in log.read_text()
+    assert "ERROR ray._private.worker: Unhandled error of a call that was given up" in log.read_text()
 
 
 ATTACH = """
 with attach_or_start(sys.argv[1] or None, log=Path(sys.argv[2])) as cluster:
     print(cluster.started, cluster.address, [node.cpus for node in cluster.nodes])
+    logging.getLogger("ray._private.worker").error("Unhandled error of a call that was given up")
 """
 
 
@@ -155,6 +160,7 @@ def test_a_cluster_that_is_there_is_joined_and_left_running(ray_cluster, tmp_pat
     done = run(ATTACH, ray_cluster.address if how == "address" else "", tmp_path / "ray.log")
     assert done.stdout == f"False {ray_cluster.address} [4.0]\n"
     assert done.stderr == ""
+    assert "Unhandled error of a call that was given up" in (tmp_path / "ray.log").read_text()
     assert ray.get(ray.remote(num_cpus=0)(lambda: "still there").remote()) == "still there"
 
 
