@@ -163,6 +163,11 @@ class Task(ABC):
         """
         return build(name, self.form, self.outputs, width)
 
+    def foundation(self, name: str) -> str:
+        """A checksum of what a network of this name has besides its state, which states of another foundation do not
+        fit; empty where there is nothing."""
+        return ""
+
     # Batches
 
     @classmethod
@@ -212,6 +217,10 @@ class Task(ABC):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch, a scalar: the mean over its examples."""
         return self.losses(outputs, targets).mean()
+
+    def amount(self, targets: Tensor) -> int:
+        """The number of what `loss` is the mean over, by which a batch counts in a mean over several: examples."""
+        return len(targets)
 
     @abstractmethod
     def sums(self, outputs: Tensor, targets: Tensor) -> Sums:

@@ -70,6 +70,7 @@ class Work:
         betas, eps: of Adam and AdamW.
         schedule: the rate of each round, as a factor of `lr`.
         label_smoothing: share in [0, 1) of every target that all classes have alike; see `training_loss`.
+        micro_batch: most examples that go through the network at once; None for a whole mini-batch.
     """
 
     steps: int | None
@@ -84,6 +85,7 @@ class Work:
     eps: float = EPS
     schedule: RateSchedule = CONSTANT
     label_smoothing: float = 0.0
+    micro_batch: int | None = None
 
     def at(self, round: int) -> Work:
         """The work of one round: the same in all rounds from then on, at that round's rate."""
@@ -91,8 +93,15 @@ class Work:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is SGD on the task's own loss."""
-        return self.optimiser == "sgd" and not self.label_smoothing
+        """Whether it is SGD on the task's own loss, of whole mini-batches."""
+        return self.optimiser == "sgd" and not self.label_smoothing and self.micro_batch is None
+
+
+def with_amount(work: Work, amount: int | None) -> Work:
+    """The work with so many steps, or epochs where it has epochs; None for its own."""
+    if amount is None:
+        return work
+    return replace(work, steps=amount) if work.steps is not None else replace(work, epochs=amount)
 
 
 @dataclass(frozen=True)
@@ -248,6 +257,8 @@ def fit(
     device = parameters[0].device
     optimiser = new_optimiser(work.at(seed.round), parameters)
     find_gradients = _gradients_of(net, parameters, training_loss(task, work), objective)
+    if work.micro_batch is not None:
+        find_gradients = _in_pieces(find_gradients, parameters, task, work.micro_batch)
     augment = seed.torch("augment") if task.is_random else None
     net.train()
     total = torch.zeros((), device=device)
@@ -282,3 +293,28 @@ def _gradients_of(
         return backpropagate(parameters, layers or (), inputs, lambda outputs: loss_of(outputs, targets))
 
     return propagate_by_layer if layers else propagate
+
+
+def _in_pieces(
+    find_gradients: Callable[[Inputs, Tensor], Tensor], parameters: Sequence[nn.Parameter], task: Task, most: int
+) -> Callable[[Inputs, Tensor], Tensor]:
+    """The same for batches of which at most so many examples go through the network at once: gradients and loss are
+    means over the pieces, each weighted by `Task.amount`."""
+
+    def propagate(inputs: Inputs, targets: Tensor) -> Tensor:
+        sizes, whole = [len(piece) for piece in targets.split(most)], task.amount(targets)
+        total, sums = torch.zeros((), device=targets.device), dict[nn.Parameter, Tensor]()
+        for some, theirs in zip(batches.split(inputs, sizes), targets.split(sizes), strict=True):
+            amount = task.amount(theirs)
+            if not amount:
+                continue  # a piece in which nothing counts has no mean
+            total += find_gradients(*pair_if_single(some, theirs)) * (amount / whole)
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    part = parameter.grad * (amount / whole)
+                    sums[parameter] = sums[parameter] + part if parameter in sums else part
+        for parameter in parameters:
+            parameter.grad = sums.get(parameter)
+        return total
+
+    return propagate

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -225,6 +225,10 @@ class AdaptedModel(Branch):
             yield
         finally:
             self._beside, self._own_weight = before
+
+    def answer_scope(self, prompts: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+        """A block in which `base` is about to answer these prompts: the same for all."""
+        return nullcontext()
 
     def train(self, mode: bool = True) -> AdaptedModel:
         if hasattr(self, "_hidden"):

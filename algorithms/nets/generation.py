@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
-from algorithms.nets.adapters import AdaptedModel
+
+@runtime_checkable
+class Writer(Protocol):
+    """A module that writes texts, as `algorithms.nets.adapters.AdaptedModel`.
+
+    Attributes:
+        base: a causal model of transformers, with whatever the module adds to it.
+        tokenizer: of that model.
+    """
+
+    @property
+    def base(self) -> Any: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def answer_scope(self, prompts: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+        """A block in which `base` is about to answer these prompts, a row each."""
+        ...
+
+    def eval(self) -> Any: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +63,7 @@ class Sampling:
 
 @torch.no_grad()
 def generate(
-    model: AdaptedModel,
+    model: Writer,
     prompts: Sequence[Sequence[int]],
     most: Sequence[int],
     batch: int = 32,
@@ -70,7 +95,7 @@ def generate(
 
 
 def _answers(
-    model: AdaptedModel,
+    model: Writer,
     prompts: Sequence[Sequence[int]],
     most: int,
     sampling: Sampling | None,
@@ -89,15 +114,16 @@ def _answers(
     if sampling is not None:
         torch.manual_seed(seeds[places[0]])
         chosen = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    whole = model.base.generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        max_new_tokens=most,
-        do_sample=sampling is not None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **chosen,
-    )
+    with model.answer_scope(prompts):
+        whole = model.base.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=most,
+            do_sample=sampling is not None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **chosen,
+        )
     answers: list[list[int]] = whole[:, longest:].tolist()
     return answers
 

@@ -10,6 +10,7 @@ Radford et al., 2019.
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -186,6 +187,34 @@ def load_tokenizer(place: str) -> tuple[Any, int, int]:
         model, tokenizer = _load_frozen(_folder_of(place), place, torch.float32, torch.device("cpu"))
     config: Any = model.config
     return tokenizer, int(config.vocab_size), int(getattr(config, "max_position_embeddings", 2**31 - 1))
+
+
+def base_checksum(place: str) -> str:
+    """SHA-256 (hex) of the names and shapes of a language model's parameters and of the first numbers of each, whatever
+    files they lie in: enough to tell models apart, and soon done for large ones.
+
+    Raises:
+        NetworkError: as `load_base`.
+    """
+    with _LOADING:
+        model, _ = _load_frozen(_folder_of(place), place, torch.float32, torch.device("cpu"))
+    found = hashlib.sha256()
+    for name, value in model.named_parameters():
+        found.update(f"{name} {tuple(value.shape)} ".encode())
+        found.update(value.flatten()[:CHECKED].numpy().tobytes())
+    return found.hexdigest()
+
+
+CHECKED = 4096
+"""Numbers of each parameter that a model is told by."""
+
+HUB = "hf:"
+"""Begins the name of a network that is a language model in a folder or on the model hub."""
+
+
+def place_of(net: str) -> str:
+    """The folder or name on the hub of a language model, by the network's name."""
+    return net.removeprefix(HUB)
 
 
 def shared_copy(model: nn.Module) -> nn.Module:

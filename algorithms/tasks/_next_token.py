@@ -31,6 +31,10 @@ class NextToken(Task):
         """Cross-entropy in nats, the mean over all tokens of a batch."""
         return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
 
+    def amount(self, targets: Tensor) -> int:
+        """Tokens that are to be predicted."""
+        return int((targets != NO_TARGET).sum())
+
     def sums(self, outputs: Tensor, targets: Tensor) -> Sums:
         """`examples`, `tokens` that were to be predicted, `hits` among them, and `nll`, their summed cross-entropy."""
         return {

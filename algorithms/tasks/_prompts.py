@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any, Literal, TypeAlias
 
 from algorithms.core.prompts import ANSWER, TASK, task_prompt
@@ -35,6 +36,17 @@ def prompt_ids(tokenizer: Any, template: Template, instruction: str) -> list[int
     if template == "markers":
         return [*start, *token_ids(tokenizer, task_prompt(instruction))]
     return [*start, *token_ids(tokenizer, f"### Instruction:\n{instruction}\n\n### Response:\n")]
+
+
+_LAST_LETTERS = "a7?)\n"
+"""Ends of instructions, each of which a tokenizer may join otherwise with what follows."""
+
+
+def prompt_end(tokenizer: Any, template: Template) -> list[int]:
+    """The tokens in which every prompt ends, whatever the instruction."""
+    prompts = [prompt_ids(tokenizer, template, f"x{letter}") for letter in _LAST_LETTERS]
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*map(reversed, prompts), strict=False))
+    return [tokens[0] for tokens in alike][::-1]
 
 
 def answer_ids(tokenizer: Any, answer: str) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -18,10 +19,10 @@ from algorithms.core.task import LABEL, Figure, PreparedTask, Shard, Sums, Trait
 from algorithms.nets.adapters import AdaptedModel, Adapter
 from algorithms.nets.errors import NetworkError
 from algorithms.nets.forms import Inputs, Sequences
-from algorithms.nets.generation import generate
-from algorithms.nets.language_models import load_base, load_tokenizer
+from algorithms.nets.generation import Writer, generate
+from algorithms.nets.language_models import base_checksum, load_base, load_tokenizer, place_of
 from algorithms.tasks._next_token import NO_TARGET, NextToken, nll
-from algorithms.tasks._prompts import Template, answer_ids, prompt_ids, usual_template
+from algorithms.tasks._prompts import Template, answer_ids, prompt_end, prompt_ids, usual_template
 
 INSTRUCTION, ANSWER = "instruction", "answer"
 """Roles of the columns of what is asked and of what is to be answered."""
@@ -247,6 +248,10 @@ class InstructionTask(NextToken):
         except NetworkError as error:
             raise NetworkError(f"{name} {error}") from error
 
+    def foundation(self, name: str) -> str:
+        """A checksum of the frozen model."""
+        return base_checksum(place_of(name))
+
     # Batches
 
     @property
@@ -299,7 +304,7 @@ class InstructionTask(NextToken):
 
     def generation_sums(self, predictor: nn.Module, shard: Shard) -> Sums:
         """`asked`, examples that the model answered freely, and `matched`, those whose answer holds the whole key."""
-        if not self.generate or KEY_TEXT not in shard.columns or not isinstance(predictor, AdaptedModel):
+        if not self.generate or KEY_TEXT not in shard.columns or not isinstance(predictor, Writer):
             return {}
         rows = shard.rows[spread(len(shard), self.generate)]
         prompts, keys = self.prompts(shard, rows), _strings(shard.columns[KEY_TEXT][rows])
@@ -329,19 +334,23 @@ class InstructionTask(NextToken):
             raise ValueError("the data have no column of canonical answers (data.columns.canonical)")
         return Shard({**shard.columns, **{n: shard.columns[theirs] for n, theirs in names.items()}}, shard.rows)
 
+    def prompt_lengths(self, ids: Tensor) -> Tensor:
+        """int64 (B,): the tokens before the answers of token ids, (B, T); T where no answer begins."""
+        end = torch.tensor(self._prompt_end, device=ids.device)
+        if ids.shape[1] < len(end):
+            return torch.full((len(ids),), ids.shape[1], device=ids.device)
+        ends_here = (ids.unfold(1, len(end), 1) == end).all(2)
+        first = ends_here.int().argmax(1) + len(end)
+        return torch.where(ends_here.any(1), first, ids.shape[1])
+
+    @cached_property
+    def _prompt_end(self) -> list[int]:
+        return prompt_end(load_tokenizer(place_of(self.base))[0], self.template)
+
     def answer_tokens(self, shard: Shard, rows: Tensor) -> list[list[int]]:
         """Tokens of the answers of some rows of the columns, their ends included."""
         columns = (shard.columns[name][rows] for name in (TOKENS, PROMPT, LENGTH))
         return [ids[start:end].tolist() for ids, start, end in zip(*columns, strict=True)]
-
-
-HUB = "hf:"
-"""Begins the name of a network that is a language model in a folder or on the model hub."""
-
-
-def place_of(net: str) -> str:
-    """The folder or name on the hub of a language model, by the network's name."""
-    return net.removeprefix(HUB)
 
 
 _BY_GROUP = ("nll", "tokens")

@@ -388,10 +388,11 @@ def report(folders: tuple[Path, ...], out: Path | None) -> None:
     "--to",
     "kind",
     required=True,
-    type=click.Choice(["onnx", "torchscript", "safetensors", "state_dict"]),
-    help="ONNX, TorchScript, tensors as safetensors, or a state dict that torch.load(..., weights_only=True) reads.",
+    type=click.Choice(["onnx", "torchscript", "safetensors", "state_dict", "peft", "merged"]),
+    help="ONNX, TorchScript, tensors as safetensors, or a state dict that torch.load(..., weights_only=True) reads; of "
+    "a language model a folder: its adapters for peft, or the whole model for transformers.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The file, new. [NAME-OF-DIR.onnx and the like, here]")
+@click.option("--out", type=click.Path(path_type=Path), help="The file or folder, new. [NAME-OF-DIR.onnx and the like]")
 @_client
 @_code
 def export(folder: Path, kind: str, out: Path | None, client: int | None, code: tuple[str, ...]) -> None:

@@ -180,14 +180,18 @@ def warmup_of_the_rate_ends(look: Look) -> Iterator[Problem]:
 
 
 def stacked_clients_take_plain_steps(look: Look) -> Iterator[Problem]:
-    """Stacked arithmetic is that of SGD on the task's own loss."""
+    """Stacked arithmetic is that of SGD on the task's own loss, of whole mini-batches."""
     if not look("clients.stack"):
         return
     optimiser, smoothing = look("clients.optimiser"), look("clients.label_smoothing")
     found = [f"clients.optimiser = {optimiser}"] * (optimiser != "sgd")
     found += [f"clients.label_smoothing = {smoothing:g}"] * (smoothing > 0)
+    micro_batch = look("clients.micro_batch")
+    found += [f"clients.micro_batch = {micro_batch}"] * (micro_batch is not None)
     if found:
-        reason = f"is for sgd on the plain loss, but {' and '.join(found)}; set it false, and clients train one by one"
+        against = " and ".join(found)
+        remedy = "set it false, and clients train one by one"
+        reason = f"is for sgd on the plain loss of whole mini-batches, but {against}; {remedy}"
         yield Problem("clients.stack", True, reason)
 
 

@@ -186,6 +186,12 @@ class ClientsConfig(Section):
         lt=1,
         description="share of each training label that all classes have alike; evaluation has none of it",
     )
+    micro_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="most examples of a mini-batch that go through the network at once, which bounds memory: their "
+        "gradients add up to the mini-batch's; null lets all",
+    )
     clip: float | None = Field(default=None, gt=0, description="largest 2-norm of a gradient; null leaves it as it is")
     stack: bool = Field(
         default=False,
@@ -208,6 +214,7 @@ class ClientsConfig(Section):
             eps=self.eps or EPS,
             schedule=self.schedule.over(rounds),
             label_smoothing=self.label_smoothing,
+            micro_batch=self.micro_batch,
         )
 
     def specs(self, clients: int, seed: Seed) -> tuple[ClientSpec, ...]:

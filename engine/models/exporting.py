@@ -1,4 +1,5 @@
-"""A model in the formats of other tools: ONNX, TorchScript, and its tensors as safetensors or a state dict of torch.
+"""A model in the formats of other tools: ONNX, TorchScript, its tensors as safetensors or a state dict of torch; and of
+language models, folders that peft and transformers load.
 
 ONNX and TorchScript hold the network from its inputs on, by the names and in the order of `inputs` in model.json, for
 any number of examples; what `task.values` says is done before. Tensors bear the names that the network's own code gives
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +20,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from algorithms.nets.adapters import AdaptedModel
+from algorithms.nets.language_models import place_of
 from algorithms.nets.registry import own_names
+from algorithms.parts.peft_format import merged_tensors, peft_config, peft_tensors
 from engine.errors import UserError
 from engine.models.description import probe_of
 from engine.models.loading import LoadedModel
@@ -50,7 +55,7 @@ def file_name(run: str, kind: str, client: int | None) -> str:
 
 
 def export(model: LoadedModel, kind: str, path: Path) -> None:
-    """Write a model to a new file, whole or not at all.
+    """Write a model to a new file, or a new folder, whole or not at all.
 
     Args:
         kind: one of `KINDS`.
@@ -59,15 +64,19 @@ def export(model: LoadedModel, kind: str, path: Path) -> None:
         ExportError: the file is there already, a package is missing, or the network cannot be exported so.
     """
     if path.exists():
-        raise ExportError(f"{path} is there already, and nothing is written over it; name another file by --out")
+        raise ExportError(f"{path} is there already, and nothing is written over it; name another place by --out")
     make(path.parent)
-    with replacing(path) as temporary, _quiet():
+    place = _replacing_folder(path) if kind in FOLDERS else replacing(path)
+    with place as temporary, _quiet():
         KINDS[kind][1](model, temporary)
 
 
 def own_state(model: LoadedModel) -> dict[str, Tensor]:
-    """The model's tensors by the names of the network's own code, each with memory of its own."""
+    """The model's tensors by the names of the network's own code, each with memory of its own; of adapters, by their
+    own names."""
     state = model.net.state_dict()
+    if isinstance(model.net, AdaptedModel):
+        return apart({name: value.clone() for name, value in state.items()})
     with torch.random.fork_rng(devices=[]):
         names = own_names(model.network, model.task.form, model.task.outputs, model.width)
     return apart({own: state[ours].clone() for own, ours in names.items()})
@@ -114,13 +123,49 @@ def _module(model: LoadedModel) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return Positional(model.net, list(probe)).eval(), tuple(probe.values())
 
 
+def _as_peft(model: LoadedModel, folder: Path) -> None:
+    net = _adapted_net(model)
+    peft_config(net, place_of(model.network)).save_pretrained(folder)
+    save_file(apart(peft_tensors(net)), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _as_merged(model: LoadedModel, folder: Path) -> None:
+    net = _adapted_net(model)
+    net.base.save_pretrained(folder, state_dict=merged_tensors(net))
+    net.tokenizer.save_pretrained(folder)
+
+
+def _adapted_net(model: LoadedModel) -> AdaptedModel:
+    if isinstance(model.net, AdaptedModel):
+        return model.net
+    raise ExportError(f"{model.network} is no language model with adapters, which peft and merged are for")
+
+
 KINDS: Mapping[str, tuple[str, Callable[[LoadedModel, Path], None]]] = {
     "onnx": (".onnx", _as_onnx),
     "torchscript": (".torchscript.pt", _as_torchscript),
     "safetensors": (".safetensors", _as_safetensors),
     "state_dict": (".state_dict.pt", _as_state),
+    "peft": ("-peft", _as_peft),
+    "merged": ("-merged", _as_merged),
 }
 """By name: how files end, and what writes one."""
+
+FOLDERS = frozenset({"peft", "merged"})
+"""Those that are written as a folder."""
+
+
+@contextmanager
+def _replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder to write into, which at the end of the block takes its name; where the block raises, it is gone."""
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

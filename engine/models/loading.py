@@ -99,5 +99,10 @@ def load(folder: Path | str, client: int | None = None, code: Collection[str] = 
 
 
 def _network(task: Task, entry: ModelEntry) -> nn.Module:
+    if entry.foundation and task.foundation(str(entry.network)) != entry.foundation:
+        raise FolderError(
+            f"what {entry.network} names is another model now than the one that this run's adapters were trained on"
+            ": its checksum is not the one in model.json; put that model back"
+        )
     with torch.random.fork_rng(devices=[]):
         return task.network(str(entry.network), entry.width)

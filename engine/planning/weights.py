@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,10 +48,10 @@ def starting_weights(
     try:
         with torch.random.fork_rng(devices=[]):
             needed = task.network(nets[0]).state_dict()
-            names = own_names(nets[0], task.form, task.outputs)
     except NetworkError:
         return {}  # a problem of clients.net, which is reported there
-    given = _read(source)
+    _refuse_other_foundation(source, nets[0], task)
+    given, names = _read(source), _own_names(nets[0], task)
     named = given if given.keys() <= needed.keys() else {names.get(name, name): value for name, value in given.items()}
     fresh = _fresh_head(source, named, needed)
     wrong = list(_differences(named, needed, fresh))
@@ -59,6 +60,34 @@ def starting_weights(
         fit = f"does not fit the network {nets[0]} for {task.form} and {task.outputs} outputs"
         raise ConfigError([Problem(KEY, source, f"{fit}: {'; '.join(wrong[:SHOWN])}{more}")])
     return {nets[0]: {n: value.to(needed[n].dtype).contiguous() for n, value in named.items() if n not in fresh}}
+
+
+def _own_names(net: str, task: Task) -> Mapping[str, str]:
+    """See `own_names`; {} for a network that the task makes in a way of its own, whose states know no other names."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return own_names(net, task.form, task.outputs)
+    except NetworkError:
+        return {}
+
+
+def _refuse_other_foundation(source: str, net: str, task: Task) -> None:
+    """Refuse the folder of a run whose networks stood on something else than the clients' do."""
+    path = _place(source) / "model.json"
+    if not path.is_file():
+        return
+    try:
+        (entry,) = json.loads(path.read_text(encoding="utf-8"))["models"]
+        network, foundation = str(entry["network"]), str(entry.get("foundation", ""))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return  # what is damaged there says nothing, and the tensors are held against the network all the same
+    if foundation and foundation != task.foundation(net):
+        reason = f"was trained on {network}, another frozen model than the clients' {net}, and does not fit it"
+        raise ConfigError([Problem(KEY, source, f"{reason}; name that one by clients.net, or leave the weights out")])
+
+
+def _place(source: str) -> Path:
+    return Path(os.path.expandvars(source)).expanduser()
 
 
 def _differences(given: Mapping[str, Tensor], needed: Mapping[str, Tensor], fresh: Sequence[str]) -> list[str]:
@@ -81,7 +110,7 @@ def _fresh_head(source: str, given: Mapping[str, Tensor], needed: Mapping[str, T
 def _read(source: str) -> dict[str, Tensor]:
     if source.startswith(VISION):
         return _refusing(source, lambda: trained_state(source.removeprefix(VISION)))
-    given = Path(os.path.expandvars(source)).expanduser()
+    given = _place(source)
     path = given / "model.safetensors" if given.is_dir() else given
     if not path.is_file():
         remedy = "name a .safetensors file, the folder of a finished run with one model, or torchvision:NAME"

@@ -53,7 +53,7 @@ def write_models(
 def _global(run: RunContext, method: Method[Any], state: Any) -> ModelEntry:
     predictor = method.predictor(state)
     name, width = method.kit.name_of(predictor) or (None, 1.0)
-    return write_tensors(run.files, snapshot(predictor), None, name, width)
+    return write_tensors(run.files, snapshot(predictor), None, name, width, _foundation(run, name))
 
 
 def _personal(run: RunContext, runner: Runner, rounds: Rounds, state: Any) -> Iterator[ModelEntry]:
@@ -71,7 +71,11 @@ def _personal(run: RunContext, runner: Runner, rounds: Rounds, state: Any) -> It
         if given is not None and given.payload is not None:
             model = given.payload.tensors("model")
             name, width = _name_of(run.federation, setup.client(given.client, seed), model)
-            yield write_tensors(run.files, model, given.client, name, width)
+            yield write_tensors(run.files, model, given.client, name, width, _foundation(run, name))
+
+
+def _foundation(run: RunContext, network: str | None) -> str:
+    return run.federation.setup.task.foundation(network) if network else ""
 
 
 def _name_of(federation: Federation, client: ClientSpec, state: Mapping[str, Tensor]) -> tuple[str | None, float]:

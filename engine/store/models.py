@@ -28,16 +28,23 @@ class ModelEntry:
         network: its name, or its dotted path; None where the predictor is no network by name.
         width: fraction of the network's hidden channels.
         sha256: of its file.
+        foundation: checksum of what the network has besides its state; see `Task.foundation`.
     """
 
     client: int | None
     network: str | None
     width: float
     sha256: str
+    foundation: str = ""
 
 
 def write_tensors(
-    files: RunFolder, state: Mapping[str, Tensor], client: int | None, network: str | None, width: float
+    files: RunFolder,
+    state: Mapping[str, Tensor],
+    client: int | None,
+    network: str | None,
+    width: float,
+    foundation: str = "",
 ) -> ModelEntry:
     """Write a model's state, and return its entry for `write_description`."""
     path = files.model(client)
@@ -47,7 +54,7 @@ def write_tensors(
         mode = temporary.stat().st_mode
         save_file(apart(state), temporary, metadata={"format": "pt"})
         temporary.chmod(mode)  # which the library would give to its owner alone
-    return ModelEntry(client, network, width, checksum(path))
+    return ModelEntry(client, network, width, checksum(path), foundation)
 
 
 def write_description(files: RunFolder, entries: Sequence[ModelEntry], facts: Mapping[str, Any]) -> None:

@@ -252,3 +252,34 @@ def test_a_random_crop_is_a_window_of_the_padded_image():
     generator = SEED.torch("augment")
     drawn = {tuple(Augment(crop=1)(image, generator).flatten().tolist()) for _ in range(200)}
     assert drawn == windows
+
+
+@pytest.mark.parametrize("most", [1, 3, 4, 7, 50])
+@pytest.mark.parametrize("objective", [None, lambda net, inputs, targets: net(inputs).square().mean()])
+def test_pieces_of_a_batch_add_up_to_its_gradient_and_its_loss(most, objective):
+    """Batches of 7, 7 and 6; a piece counts by its examples."""
+    nets, fits, data = [linear(), linear()], [], shard(20)
+    for net, micro_batch in zip(nets, (None, most), strict=True):
+        todo = work(steps=3, batch=7, lr=0.01, momentum=0.5, micro_batch=micro_batch)
+        fits.append(fit(net, TASK, data, todo, SEED, objective=objective))
+    torch.testing.assert_close(nets[1][1].weight, nets[0][1].weight, atol=1e-5, rtol=1e-5)
+    assert nets[0][1].weight.abs().max() > 0 or objective
+    assert fits[1].loss == pytest.approx(fits[0].loss, rel=1e-5)
+
+
+def test_no_more_examples_than_asked_go_through_the_network_at_once():
+    seen, net = [], linear()
+    net.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    fit(net, TASK, shard(20), work(steps=1, batch=10, micro_batch=4), SEED)
+    assert seen == [4, 4, 2]
+
+
+def test_a_lone_example_of_a_piece_is_shown_twice_so_that_batch_normalisation_has_two():
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    fit(net, TASK, shard(3), work(batch=3, micro_batch=2), SEED)
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+
+
+def test_training_in_pieces_is_not_stacked():
+    assert work().is_plain
+    assert not work(micro_batch=2).is_plain

@@ -197,7 +197,7 @@ def test_a_wrong_value_is_named_with_its_place_and_what_would_be_right(change, p
 OF_ADAM = "is a setting of adam and adamw, but clients.optimiser is sgd, which has momentum; leave it out, or set"
 OF_SGD = "is a setting of sgd, but clients.optimiser is adamw, which has betas and eps; leave it out, or set"
 OF_STEP = "is a setting of step, but clients.schedule.name is cosine; leave it out"
-PLAIN = "is for sgd on the plain loss, but {} = {}; set it false, and clients train one by one"
+PLAIN = "is for sgd on the plain loss of whole mini-batches, but {} = {}; set it false, and clients train one by one"
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,8 @@ PLAIN = "is for sgd on the plain loss, but {} = {}; set it false, and clients tr
         ({"schedule": {"warmup": 4}}, {"schedule.warmup": "must be at most rounds = 3, or lr is never reached"}),
         ({"label_smoothing": 1}, {"label_smoothing": "must be less than 1"}),
         ({"stack": True, "optimiser": "adam"}, {"stack": PLAIN.format("clients.optimiser", "adam")}),
+        ({"stack": True, "micro_batch": 4}, {"stack": PLAIN.format("clients.micro_batch", 4)}),
+        ({"micro_batch": 0}, {"micro_batch": "must be at least 1"}),
         ({"stack": True, "label_smoothing": 0.1}, {"stack": PLAIN.format("clients.label_smoothing", "0.1")}),
     ],
     ids=str,
