@@ -260,6 +260,11 @@ class Task(ABC):
         """The columns of a table, a row an example, that say to a person what a network's outputs mean."""
         raise NotImplementedError
 
+    def answers_about(self, predictor: nn.Module, shard: Shard, picks: Tensor) -> dict[str, np.ndarray]:
+        """The columns of `answers` about some of the rows that `question` made, of a predictor in eval mode."""
+        inputs, _ = self.batch(shard, picks)
+        return self.answers(predictor(inputs), inputs)
+
     # What a person may look at besides
 
     def by_class(self, sums: Sums) -> dict[str, Tensor]:

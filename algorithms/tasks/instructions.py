@@ -206,14 +206,14 @@ class InstructionTask(NextToken):
                 raise ColumnError(INSTRUCTION, reason, "shorten it")
         return {**self.rows_of([(prompt, ()) for prompt in prompts]), LABEL: np.full(len(prompts), -1)}
 
-    def answers(self, outputs: Tensor, inputs: Inputs) -> dict[str, np.ndarray]:
-        """`next`, the token that most likely follows each prompt, object (B,); and `probability`, its softmax."""
-        assert isinstance(inputs, Tensor)
-        tokenizer = load_tokenizer(place_of(self.base))[0]
-        places = (inputs != 0).sum(1) - 1
-        best = outputs[torch.arange(len(outputs)), places].float().softmax(1).cpu().max(1)
-        following = np.array([tokenizer.decode([int(token)]) for token in best.indices], dtype=object)
-        return {"next": following, "probability": best.values.numpy()}
+    def answers_about(self, predictor: nn.Module, shard: Shard, picks: Tensor) -> dict[str, np.ndarray]:
+        """`answer`, which the model writes by the likeliest token each time, object (B,); and `finished`, bool (B,):
+        whether it ended there by itself, or because it reads no more tokens."""
+        assert isinstance(predictor, Writer)
+        prompts = self.prompts(shard, shard.rows[picks])
+        found = generate(predictor, prompts, [self.context - len(prompt) for prompt in prompts])
+        texts = [predictor.tokenizer.decode(one.ids, skip_special_tokens=True) for one in found]
+        return {"answer": np.array(texts, dtype=object), "finished": np.array([one.is_finished for one in found])}
 
     # What networks take and answer
 

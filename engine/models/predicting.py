@@ -14,7 +14,7 @@ from engine.data.questions import Question, QuestionError, Reading, refusal
 
 
 def answer(net: nn.Module, task: Task, question: Question, reading: Reading, batch: int = 256) -> pa.Table:
-    """A row for each that is asked about: what tells it apart, and what `Task.answers` says.
+    """A row for each that is asked about: what tells it apart, and what `Task.answers_about` says.
 
     Args:
         net: in eval mode.
@@ -33,11 +33,8 @@ def answer(net: nn.Module, task: Task, question: Question, reading: Reading, bat
         ) from error
     columns = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
     shard = Shard(columns, torch.arange(len(question)))
-    found: list[dict[str, np.ndarray]] = []
     with one_thread(), torch.no_grad():
-        for picks in torch.arange(len(question)).split(batch):
-            inputs, _ = task.batch(shard, picks)
-            found.append(task.answers(net(inputs), inputs))
+        found = [task.answers_about(net, shard, picks) for picks in torch.arange(len(question)).split(batch)]
     label, values = question.labels
     answers = {name: pa.array(np.concatenate([part[name] for part in found])) for name in found[0]}
     return pa.table({label: pa.array(list(values)), **answers})

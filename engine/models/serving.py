@@ -163,7 +163,12 @@ def _schema(contents: Mapping[str, Content]) -> Schema:
 
 
 def _answer_schema(answers: pa.Table) -> Schema:
-    kinds = {pa.string(): DataType.string, pa.float32(): DataType.float, pa.float64(): DataType.double}
+    kinds = {
+        pa.string(): DataType.string,
+        pa.bool_(): DataType.boolean,
+        pa.float32(): DataType.float,
+        pa.float64(): DataType.double,
+    }
     return Schema([ColSpec(kinds[field.type], field.name) for field in answers.schema if field.name != ROW])
 
 

@@ -145,3 +145,36 @@ def test_a_model_is_told_by_its_numbers_and_not_by_its_place(tmp_path):
     transformers.AutoTokenizer.from_pretrained(here).save_pretrained(tmp_path / "copy")
     assert base_checksum(str(tmp_path / "copy")) == base_checksum(here)
     assert base_checksum(base("llama-nano", 4).removeprefix("hf:")) != base_checksum(here)
+
+
+# --- Answers to instructions that nobody has answered -----------------------------------------------------------------
+
+
+def test_predict_gives_a_whole_answer_to_each_instruction_as_transformers_writes_it(tmp_path):
+    model = adapted()
+    written(tmp_path / "run", model)
+    asked = ["What is 3 plus 4?", "Say red 2 times 5, and then something longer.", "Say blue."]
+    (tmp_path / "asked.txt").write_text("\n".join(asked))
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "asked.txt"), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    tokenizer = model.net.tokenizer
+    for text, row in zip(asked, found, strict=True):
+        prompt = model.task.prompt_of(tokenizer, text)
+        ids = list(prompt)
+        with torch.no_grad():
+            while len(ids) < model.task.context and (ids[-1] != tokenizer.eos_token_id or len(ids) == len(prompt)):
+                ids.append(model(torch.tensor([ids]))[0, -1].argmax().item())
+        is_finished = ids[-1] == tokenizer.eos_token_id
+        assert row["answer"] == tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+        assert row["finished"] == is_finished
+        assert len(ids) - len(prompt) > 1
+
+
+def test_an_instruction_as_long_as_the_context_is_refused_with_its_row(tmp_path):
+    written(tmp_path / "run", adapted())
+    (tmp_path / "asked.txt").write_text("short\n" + "long " * 60)
+    done = CliRunner().invoke(cli, ["predict", str(tmp_path / "run"), str(tmp_path / "asked.txt")])
+    assert done.exit_code == 2
+    assert "48 are read" in done.output
+    assert "Traceback" not in done.output
