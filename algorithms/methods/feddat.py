@@ -79,14 +79,14 @@ class FedDAT(FedAvg):
         """Training of a_1 and a_0 by each other and the examples; a_1 is sent."""
         net, received = self._adapted_net(client), client.received.tensors("weights")
         local = self._branch(net, memory_tensors("local", client.memory) or self._fresh(client))
-        copied = self._branch(net, received)
+        copy = self._branch(net, received)
         net.load_state_dict(received)
-        with freeze(copied):
-            fitted = self.fit(client, nn.ModuleList([net, local]), self._objective(net, local, copied))
+        with freeze(copy):
+            fitted = self.fit(client, nn.ModuleList([net, local]), self._objective(net, local, copy))
         memory = {**memory_part("local", snapshot(local)), **memory_part("copy", received)}
         return self.reply(client, fitted, memory=memory, weights=snapshot(net))
 
-    def _objective(self, net: AdaptedModel, local: Branch, copied: Branch) -> Objective:
+    def _objective(self, net: AdaptedModel, local: Branch, copy: Branch) -> Objective:
         """L_1 + L_0."""
         config = self.config
 
@@ -97,7 +97,7 @@ class FedDAT(FedAvg):
 
         def objective(_: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
             shared = net(inputs)
-            with gate(net, local, copied):
+            with gate(net, local, copy):
                 gated = net(inputs)
             return half(shared, gated, targets) + half(gated, shared, targets)
 
@@ -125,8 +125,8 @@ class FedDAT(FedAvg):
         if self.config.predict == "local":
             net.load_state_dict(local)
             return net.eval()
-        copied = memory_tensors("copy", client.memory)
-        return Gated(net, self._branch(net, local), self._branch(net, copied)).eval()
+        copy = memory_tensors("copy", client.memory)
+        return GatedModel(net, self._branch(net, local), self._branch(net, copy)).eval()
 
 
 def kl_divergence(logits: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -142,19 +142,19 @@ def kl_divergence(logits: Tensor, teacher: Tensor, targets: Tensor, temperature:
 
 
 @contextmanager
-def gate(net: AdaptedModel, local: Branch, copied: Branch) -> Iterator[None]:
+def gate(net: AdaptedModel, local: Branch, copy: Branch) -> Iterator[None]:
     """A block in which a model is in the gated mode: half of each of two adapters, and nothing of its own."""
-    with net.beside(local, weight=0.5, own=0.0), net.beside(copied, weight=0.5, own=0.0):
+    with net.beside(local, weight=0.5, own=0.0), net.beside(copy, weight=0.5, own=0.0):
         yield
 
 
-class Gated(nn.Module):
+class GatedModel(nn.Module):
     """A model in the gated mode; a `Writer`."""
 
-    def __init__(self, net: AdaptedModel, local: Branch, copied: Branch) -> None:
+    def __init__(self, net: AdaptedModel, local: Branch, copy: Branch) -> None:
         super().__init__()
         self._net = (net,)  # no submodule: its own adapter has no part in what is said
-        self.local, self.copied = local, copied
+        self.local, self.copy = local, copy
 
     @property
     def base(self) -> Any:
@@ -168,15 +168,15 @@ class Gated(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """float (B, T, vocabulary)."""
-        with gate(self._net[0], self.local, self.copied):
+        with gate(self._net[0], self.local, self.copy):
             logits: Tensor = self._net[0](ids)
         return logits
 
     def answer_scope(self, prompts: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
         """A block in which the frozen model answers in the gated mode."""
-        return gate(self._net[0], self.local, self.copied)
+        return gate(self._net[0], self.local, self.copy)
 
-    def train(self, mode: bool = True) -> Gated:
+    def train(self, mode: bool = True) -> GatedModel:
         self._net[0].train(mode)
         super().train(mode)
         return self

@@ -148,8 +148,8 @@ class AdaptedModel(Branch):
     """A causal language model whose weights are frozen, with one branch of adapters, which are its only parameters and
     the whole of its state dict.
 
-    It takes token ids, int64 (B, T), and gives logits (B, T, vocabulary). What stands after a text's end changes
-    nothing before it.
+    It takes token ids, int64 (B, T), and gives logits, float32 (B, T, vocabulary). What stands after a text's end
+    changes nothing before it.
 
     The model itself is no submodule: its weights belong to all adapted models of a process.
     """
@@ -179,7 +179,7 @@ class AdaptedModel(Branch):
 
     def forward(self, ids: Tensor) -> Tensor:
         logits: Tensor = self.base(input_ids=ids, use_cache=False).logits
-        return logits
+        return logits.float()  # losses of 16 bits have three digits
 
     def _hook(self, matrix: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         h = inputs[0]

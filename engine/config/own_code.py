@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from algorithms.nets.language_models import HUB
 from engine.errors import ConfigError, Problem
 
 
@@ -26,7 +27,7 @@ def named_modules(tree: Mapping[str, Any]) -> dict[str, str]:
 
 def is_own(name: str) -> bool:
     """Whether a name is of the form `pkg.module:function`, of code of the user's own."""
-    return ":" in name and not name.startswith("torchvision:")
+    return ":" in name and not name.startswith(("torchvision:", HUB))
 
 
 def _names(place: str, value: Any) -> Iterator[tuple[str, str]]:

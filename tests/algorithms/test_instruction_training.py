@@ -81,7 +81,7 @@ def test_with_checkpointing_layers_are_computed_twice_in_training_and_once_in_ev
     for checkpointing in (False, True):
         task, net = network(checkpointing=checkpointing)
         calls = []
-        net.base.model.layers[0].mlp.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        net.base.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         inputs, targets = task.batch(language_shards(3)(0), torch.arange(4))
         with one_thread():
             task.loss(net.train()(inputs), targets).backward()
@@ -97,7 +97,7 @@ def test_a_frozen_model_of_16_bits_takes_a_step_near_that_of_32_and_keeps_its_ad
     net = network(precision="bfloat16")[1]
     assert {parameter.dtype for parameter in net.base.parameters()} == {torch.bfloat16}
     assert {value.dtype for value in half.values()} == {torch.float32}
-    assert again == pytest.approx(loss, rel=0.01)
+    assert again == pytest.approx(loss, rel=0.003)
     assert again != loss
     start = snapshot(net)
     moves = [torch.cat([(state[n] - start[n]).flatten() for n in state]) for state in (whole, half)]

@@ -130,13 +130,14 @@ def test_adapters_are_not_put_on_another_model_that_has_come_into_the_place_of_t
 def test_adapters_are_what_a_run_starts_from_on_the_same_frozen_model_alone(tmp_path):
     model = adapted()
     written(tmp_path / "run", model)
-    found = starting_weights(str(tmp_path / "run"), [ClientSpec(0, base())], model.task)
-    assert all(torch.equal(value, model.net.state_dict()[name]) for name, value in found[base()].items())
+    found = starting_weights(str(tmp_path / "run"), [ClientSpec(0, model.network)], model.task)[model.network]
+    assert found.keys() == model.net.state_dict().keys()
+    assert all(torch.equal(value, model.net.state_dict()[name]) for name, value in found.items())
     other = base("llama-nano", 4)
     assert prepared(net=other).task.network(other).state_dict().keys() == model.net.state_dict().keys()
     with pytest.raises(ConfigError) as refusal:
         starting_weights(str(tmp_path / "run"), [ClientSpec(0, other)], model.task)
-    assert f"was trained on {base()}, another frozen model than the clients' {other}" in str(refusal.value)
+    assert f"was trained on {model.network}, another frozen model than the clients' {other}" in str(refusal.value)
 
 
 def test_a_model_is_told_by_its_numbers_and_not_by_its_place(tmp_path):
