@@ -60,7 +60,8 @@ class FolderStore:
 
 
 class RecallingLoop:
-    """`training.fit` for plain local training (no objective or correction of a method's own), done once for all runs.
+    """`training.fit` for plain local training of whole networks (no objective or correction of a method's own), done
+    once for all runs.
 
     Attributes:
         train_seconds: of training done here.
@@ -85,7 +86,8 @@ class RecallingLoop:
         objective: Objective | None = None,
         correct: Correction | None = None,
     ) -> Fit:
-        if objective is not None or correct is not None:
+        # What stands beside adapters, and rows that a method made, are not to be seen from a network and its rows.
+        if objective is not None or correct is not None or "adapters" in task.traits:
             return self._fit(net, task, shard, work, seed, position=position, objective=objective, correct=correct)
         key = self._key(net, task, shard, work, seed, position)
         kept = self._store.get(key)

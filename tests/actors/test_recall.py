@@ -152,3 +152,15 @@ def test_an_interrupted_write_leaves_nothing_that_would_be_read(tmp_path, monkey
     with pytest.raises(OSError, match="disk full"):
         store.put("abc", b"half")
     assert store.get("abc") is None
+
+
+def test_adapters_are_trained_anew_whatever_stands_beside_them(store):
+    """FedIT, and FedSDR's second stage beside a branch that its network does not show."""
+    from tests.algorithms.support_language import language_setup, language_shards
+
+    for name in ("fedit", "fedsdr"):
+        config = {"targets": "raw"} if name == "fedsdr" else {}
+        setup, loop = language_setup(name, clients=2, **config), RecallingLoop(store, "tiny")
+        runner = RecallingRunner(setup, language_shards(2), loop)
+        found = play(setup, runner, rounds=2, shards=language_shards(2))
+        assert found.digest == play(setup, rounds=2, shards=language_shards(2)).digest
