@@ -8,7 +8,7 @@ import torch
 from actors.steps.worker import one_thread
 from algorithms.core.seeds import Seed, torch_seeded
 from algorithms.core.states import snapshot
-from algorithms.core.training import Work, fit
+from algorithms.core.training import Work, _gradients_of, _in_pieces, fit
 from algorithms.tasks._next_token import NO_TARGET
 from tests.algorithms.support_language import base, language_shards, prepared
 
@@ -50,23 +50,17 @@ def test_the_amount_of_a_batch_is_its_tokens_that_are_learnt():
 
 
 def test_a_piece_in_which_nothing_is_learnt_changes_nothing():
-    from algorithms.core.training import _add_gradients
-
     task, net = network()
+    parameters = list(net.parameters())
     inputs, targets = task.batch(language_shards(3)(0), torch.arange(2))
     none = torch.full_like(targets, NO_TARGET)
+    whole = _gradients_of(net, parameters, task.loss, None)
+    pieces = _in_pieces(whole, parameters, task, 2)
     with one_thread():
-        loss = _add_gradients(
-            net,
-            task,
-            lambda net, inputs, targets: task.loss(net(inputs), targets),
-            torch.cat([inputs, inputs]),
-            torch.cat([targets, none]),
-            2,
-        )
-        alone = task.loss(net(inputs), targets)
-    assert loss.item() == pytest.approx(alone.item(), rel=1e-6)
-    assert all(torch.isfinite(parameter.grad).all() for parameter in net.parameters())
+        loss = pieces(torch.cat([inputs, inputs]), torch.cat([targets, none]))
+        found = [parameter.grad.clone() for parameter in parameters]
+        assert loss.item() == pytest.approx(whole(inputs, targets).item(), rel=1e-6)
+    assert all(torch.equal(gradient, p.grad) for gradient, p in zip(found, parameters, strict=True))
 
 
 def test_activations_that_are_computed_twice_change_no_gradient():
