@@ -21,6 +21,7 @@ from ray._private.authentication.authentication_token_setup import (
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from clusters.answering import unreachable_reason
+from clusters.bits import Bits, worker_options
 from clusters.chatter import collect, keep_ray_handlers, redirect_all_output, redirect_ray_output
 from clusters.environment import variable
 from clusters.grants import total_memory
@@ -73,6 +74,7 @@ def attach_or_start(
     gpus: int | None = None,
     data_bytes: int = 0,
     dashboard: bool = True,
+    bits: Bits = "native",
 ) -> Iterator[Cluster]:
     """Attach to a cluster, or start one on this machine and end it afterwards, leaving no process and no file.
 
@@ -84,6 +86,7 @@ def attach_or_start(
         data_bytes: what will lie in the object store all the time.
         dashboard: whether a started cluster has one. Ray Train's controller prints a failure every second where there
             is none, and a cluster starts a second sooner without.
+        bits: that every process computes which works here for this one.
 
     Raises:
         ClusterError: within seconds, where no cluster answers at the address, or it cannot be joined.
@@ -94,7 +97,13 @@ def attach_or_start(
         if ray.is_initialized():
             yield _current_cluster(address, log)
         else:
-            with _join(address, log) if address else _start_own(cpus, gpus, data_bytes, dashboard, log) as cluster:
+            environment = _worker_environment(bits)
+            own = (
+                _join(address, environment, log)
+                if address
+                else _start_own(cpus, gpus, data_bytes, dashboard, environment, log)
+            )
+            with own as cluster:
                 yield cluster
 
 
@@ -120,11 +129,11 @@ def _refuse_other_packages(folder: Path) -> None:
 
 
 @contextmanager
-def _join(address: str, log: Path) -> Iterator[Cluster]:
+def _join(address: str, environment: dict[str, Any], log: Path) -> Iterator[Cluster]:
     """Join a running cluster, which stays when this process leaves it."""
     try:
         with redirect_all_output(log):
-            info = _attach(address)
+            info = _attach(address, environment)
         yield _cluster(info, False, log)
     finally:
         with redirect_all_output(log):
@@ -132,7 +141,9 @@ def _join(address: str, log: Path) -> Iterator[Cluster]:
 
 
 @contextmanager
-def _start_own(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: bool, log: Path) -> Iterator[Cluster]:
+def _start_own(
+    cpus: int | None, gpus: int | None, data_bytes: int, dashboard: bool, environment: dict[str, Any], log: Path
+) -> Iterator[Cluster]:
     """Start a cluster for this process alone, and end it afterwards."""
     with scratch_folder() as folder, _token():
         try:
@@ -140,7 +151,7 @@ def _start_own(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: b
                 redirect_all_output(log),
                 variable("TMPDIR", str(folder)),
             ):  # Ray's processes and theirs keep what they write there
-                info = _start(cpus, gpus, data_bytes, dashboard, folder)
+                info = _start(cpus, gpus, data_bytes, dashboard, environment, folder)
             yield _cluster(info, True, log)
         finally:
             with redirect_all_output(log):
@@ -195,13 +206,13 @@ def _on_this_machine() -> str:
         raise ClusterError(f"address auto: no Ray cluster runs on this machine. {_START_ONE}") from error
 
 
-def _attach(address: str) -> dict[str, Any]:
+def _attach(address: str, environment: dict[str, Any]) -> dict[str, Any]:
     found = _reachable_address(address)
     try:
         _check_token(found, here=address == "auto")
         with _own_sigterm(), keep_ray_handlers():
             context: Any = ray.init(
-                address=address, configure_logging=False, log_to_driver=False, runtime_env=_worker_environment()
+                address=address, configure_logging=False, log_to_driver=False, runtime_env=environment
             )
         return dict(context.address_info)
     except ray.exceptions.AuthenticationError as error:
@@ -229,7 +240,9 @@ def _check_token(found: str, here: bool) -> None:
     GcsClient(address=found)
 
 
-def _start(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: bool, folder: Path) -> dict[str, Any]:
+def _start(
+    cpus: int | None, gpus: int | None, data_bytes: int, dashboard: bool, environment: dict[str, Any], folder: Path
+) -> dict[str, Any]:
     """Ray asks everyone who connects for the token in ~/.ray/auth_token, which it makes where there is none."""
     with _own_sigterm(), keep_ray_handlers():
         context: Any = ray.init(
@@ -241,7 +254,7 @@ def _start(cpus: int | None, gpus: int | None, data_bytes: int, dashboard: bool,
             dashboard_host="127.0.0.1",
             configure_logging=False,
             log_to_driver=False,
-            runtime_env=_worker_environment(),
+            runtime_env=environment,
             _temp_dir=str(folder),
         )
     return dict(context.address_info)
@@ -265,9 +278,11 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _worker_environment() -> dict[str, Any]:
-    """Ray's description of what its workers do before anything else: find modules as this process does."""
-    return {"worker_process_setup_hook": worker_setup(os.getcwd())}
+def _worker_environment(bits: Bits) -> dict[str, Any]:
+    """Ray's description of its workers: the variables that they start with, and that before anything else they find
+    modules as this process does."""
+    variables = worker_options(bits).get("runtime_env", {})
+    return {**variables, "worker_process_setup_hook": worker_setup(os.getcwd())}
 
 
 def store_bytes(memory: int, data: int) -> int:

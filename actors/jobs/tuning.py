@@ -11,11 +11,11 @@ from __future__ import annotations
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal
 
 import ray
 from ray import tune
@@ -24,34 +24,9 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.jobs.job import Share
-from actors.jobs.recall import FolderStore, Store
+from actors.jobs.recall import FolderStore
+from actors.jobs.trials import Trial, TrialEar, Writable, write_failure
 from clusters.environment import variable
-
-Report: TypeAlias = Callable[[int, float], None]
-"""Takes the number of a step, which rises, and a trial's score after it; may end the trial by raising SystemExit."""
-
-
-class Writable(Protocol):
-    """A thing that a trial hands over, which writes itself to a folder."""
-
-    def write(self, folder: Path) -> None: ...
-
-
-Keep: TypeAlias = Callable[[str, Writable], None]
-"""Keeps what a trial hands over, under a name."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A setting that is tried.
-
-    Attributes:
-        name: unique.
-        call: (what all trials share, their store, report, keep).
-    """
-
-    name: str
-    call: Callable[[Any, Store, Report, Keep], None]
 
 
 @dataclass(frozen=True)
@@ -65,14 +40,6 @@ class Halving:
     first: int
     factor: float
     last: int
-
-
-class TrialEar(Protocol):
-    """Hears of trials as they go."""
-
-    def score(self, name: str, step: int, score: float) -> None: ...
-
-    def finished(self, name: str) -> None: ...
 
 
 class _Place:
@@ -93,7 +60,7 @@ class _Place:
         handed.write(self._folder / name)
 
     def fail(self, name: str, text: str) -> None:
-        (self._folder / f"{name}-failed.txt").write_text(text, encoding="utf-8")
+        write_failure(self._folder, name, text)
 
     def wait(self, trial: int, step: int) -> None:
         """Return when all trials before this one have shown this step, or have ended."""

@@ -9,8 +9,7 @@ from engine.compare.conduct import CellResult, ComparisonWatcher, conduct
 from engine.compare.following import Follower
 from engine.compare.page import write_page
 from engine.compare.spec import Comparison, comparison_of
-from engine.compare.table import Row, as_csv, markdown, rows_of
-from engine.store.folder import replacing
+from engine.compare.table import Row, as_csv, markdown, rows_of, write_tables
 from engine.views.tracking import reach
 
 __all__ = ["Compared", "compare", "comparison_of"]
@@ -49,8 +48,7 @@ def compare(comparison: Comparison, folder: Path, command: str, watcher: Compari
     reached = reach(mlflow.tracking_uri, folder) if mlflow.enabled else None
     finished = conduct(comparison, folder, watcher)
     rows = rows_of(finished)
-    _write(folder / "table.md", f"`{command}`\n\n{markdown(rows)}")
-    _write(folder / "table.csv", as_csv(rows))
+    write_tables(folder, command, markdown(rows), as_csv(rows))
     write_page(comparison, finished, rows, folder / "report.html")
     if reached is not None:
         follower = Follower(reached, comparison, folder)
@@ -58,8 +56,3 @@ def compare(comparison: Comparison, folder: Path, command: str, watcher: Compari
             follower.run(one)
         follower.close(rows, [folder / name for name in ("table.md", "table.csv", "report.html", "comparison.yaml")])
     return ComparisonResult(tuple(rows), tuple(finished), folder)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from actors.jobs.job import Job, JobResult, Share, one_by_one
+from actors.jobs.job import Job, JobResult, one_by_one
 from actors.process import set_kernels
 from clusters.grants import free_memory
-from clusters.nodes import Node
 from engine.compare.cell import TRAINING, Files, carry
+from engine.compare.room import room_on_ray
 from engine.compare.spec import Cell, Comparison, differences
 from engine.config import RunConfig, to_tree
 from engine.config.reading import dump
@@ -26,7 +26,7 @@ from engine.planning.federation import Federation
 from engine.planning.report import plan
 from engine.run.hosting import this_machine
 from engine.run.resuming import binding_settings
-from engine.store.folder import FolderError, StoredRun, make, read, replacing
+from engine.store.folder import FolderError, StoredRun, make, read, write_text
 
 SHARED = "shared"
 """Folder of the trained networks that runs of one seed share; gone when the seed's runs are done."""
@@ -135,8 +135,7 @@ def conduct(comparison: Comparison, folder: Path, watcher: ComparisonWatcher) ->
     done = finished_runs(comparison, folder)
     missing = [cell for cell in comparison.cells if cell.name not in done]
     make(folder)
-    with replacing(folder / "comparison.yaml") as temporary:
-        temporary.write_text(_yaml(comparison), encoding="utf-8")
+    write_text(folder / "comparison.yaml", _yaml(comparison))
     cells = {cell.name: cell for cell in missing}
     jobs = _jobs(comparison, missing)
     with _performing(comparison.common, jobs, memory, dataset, folder, watcher.progress) as (ended, facts):
@@ -208,23 +207,7 @@ def _performing(
         yield one_by_one(jobs, dataset, folder / SHARED, report), ["runner: one run after another in this process"]
         return
     from actors.jobs.side_by_side import side_by_side
-    from clusters.session import attach_or_start
 
-    gpus = 0.0 if config.runner.device == "cpu" else config.runner.gpus or 1.0
-    with attach_or_start(config.runner.address, log=folder / "ray.log", data_bytes=nbytes_of(dataset)) as cluster:
-        room = max(node.memory for node in cluster.nodes)
-        share = Share(cpus=1.0, gpus=gpus, memory=min(memory, int(0.9 * room)), bits=config.runner.bits)
-        places = sum(min(places_on(node, share), len(jobs)) for node in cluster.nodes)
-        where = "started here" if cluster.started else cluster.address
-        facts = [f"runner: Ray, {where}; {min(places, len(jobs))} runs at a time, each on one CPU"]
-        yield side_by_side(jobs, dataset, folder / SHARED, share, report), facts
-
-
-def places_on(node: Node, share: Share) -> int:
-    """The number of jobs that a node has room for at a time."""
-    by_gpu = int(node.gpus / share.gpus) if share.gpus else int(node.cpus)
-    return min(int(node.cpus / share.cpus), by_gpu, int(node.memory / share.memory))
-
-
-def nbytes_of(dataset: DataSet) -> int:
-    return sum(values.nbytes for half in (dataset.train, dataset.test) for values in half.values())
+    with room_on_ray(config, len(jobs), memory, [dataset], folder) as room:
+        facts = [f"runner: Ray, {room.where}; {room.places} runs at a time, each on one CPU"]
+        yield side_by_side(jobs, dataset, folder / SHARED, room.share, report), facts

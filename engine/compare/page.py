@@ -20,26 +20,63 @@ from engine.views.report.words import as_words, count
 
 def write_page(comparison: Comparison, results: Sequence[CellResult], rows: Sequence[Row], path: Path) -> None:
     """One file that needs no network; the same runs give the same bytes."""
+    winners = best(rows)
+    write_html(
+        path,
+        f"{count(len(rows), 'method')} on {comparison.common.data.source}",
+        _lead(comparison, rows),
+        table(head_of(rows), [cells_of(row) for row in rows], [row.label in winners for row in rows]),
+        _note(comparison, results),
+        [
+            failures([f"{row.label}, seed {seed}: {error}" for row in rows for seed, error in row.failed.items()]),
+            _curves(comparison, results),
+            _bars(rows),
+            _cost(rows),
+            _clients(results),
+            links([one.cell.name for one in results if one.run is not None]),
+        ],
+    )
+
+
+def write_html(path: Path, title: str, lead: str, table: Element, note: str, parts: Sequence[Element | None]) -> None:
+    """Write the page of several runs: what is said of all of them, their table, and further parts."""
     style = files("engine.views.report").joinpath("style.css").read_text(encoding="utf-8")
-    title = f"{count(len(rows), 'method')} on {comparison.common.data.source}"
     head = element(
         "header",
         element("p", "Tessera", class_="brand"),
         element("h1", title),
-        element("p", _lead(comparison, rows), class_="lead"),
-        _table(rows),
-        element("p", _note(comparison, results), class_="note"),
+        element("p", lead, class_="lead"),
+        table,
+        element("p", note, class_="note"),
     )
-    parts = [
-        _failures(rows),
-        _curves(comparison, results),
-        _bars(rows),
-        _cost(rows),
-        _clients(results),
-        _runs(results),
-    ]
     with replacing(path) as temporary:
         temporary.write_bytes(page(title, style, head, *parts))
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]], best: Sequence[bool], score: int = 1) -> Element:
+    """A table whose lines begin with names; of the best ones the cell in column `score` is shown so."""
+    names = element("tr", *(element("th", name) for name in head))
+    body = []
+    for (name, *rest), is_best in zip(lines, best, strict=True):
+        cells = [element("th", name, scope="row"), *(element("td", text) for text in rest)]
+        if is_best:
+            cells[score].set("class", "best")
+        body.append(element("tr", *cells))
+    return element(
+        "div", element("table", element("thead", names), element("tbody", *body)), class_="scroll", tabindex="0"
+    )
+
+
+def failures(lines: Sequence[str]) -> Element | None:
+    """The runs that failed, a line each; None where there is none."""
+    items = [element("li", line) for line in lines]
+    return element("section", element("h2", "Runs that failed"), element("ul", *items)) if items else None
+
+
+def links(names: Sequence[str]) -> Element | None:
+    """Links to the runs' own pages, in the folders of these names; None where there is none."""
+    items = [element("li", element("a", name, href=f"{name}/report.html")) for name in names]
+    return element("section", element("h2", "The runs"), element("ul", *items)) if items else None
 
 
 def _lead(comparison: Comparison, rows: Sequence[Row]) -> str:
@@ -52,21 +89,6 @@ def _lead(comparison: Comparison, rows: Sequence[Row]) -> str:
     figure = f"{as_words(first.figure.name)} {score} {first.figure.unit}".rstrip()
     text = f"{' and '.join(names)} {'ends' if len(names) == 1 else 'end'} best, with {figure} on the test set"
     return f"{text}, over {count(len(comparison.seeds), 'seed')} and {count(comparison.common.rounds, 'round')}."
-
-
-def _table(rows: Sequence[Row]) -> Element:
-    winners = best(rows)
-    head = element("tr", *(element("th", name) for name in head_of(rows)))
-    body = []
-    for row in rows:
-        name, *rest = cells_of(row)
-        cells = [element("td", text) for text in rest]
-        if row.label in winners:
-            cells[0].set("class", "best")
-        body.append(element("tr", element("th", name, scope="row"), *cells))
-    return element(
-        "div", element("table", element("thead", head), element("tbody", *body)), class_="scroll", tabindex="0"
-    )
 
 
 def _note(comparison: Comparison, finished: Sequence[CellResult]) -> str:
@@ -84,14 +106,6 @@ def _note(comparison: Comparison, finished: Sequence[CellResult]) -> str:
             " Methods with own models are measured client by client on examples like a client's own, which is easier."
         )
     return text
-
-
-def _failures(rows: Sequence[Row]) -> Element | None:
-    failed = [(row.label, seed, error) for row in rows for seed, error in row.failed.items()]
-    if not failed:
-        return None
-    items = [element("li", f"{label}, seed {seed}: {error}") for label, seed, error in failed]
-    return element("section", element("h2", "Runs that failed"), element("ul", *items))
 
 
 def _curves(comparison: Comparison, finished: Sequence[CellResult]) -> Element | None:
@@ -163,12 +177,3 @@ def _clients(finished: Sequence[CellResult]) -> Element | None:
         return None
     title = f"Who holds what, seed {run.result['seed']}"
     return element("section", element("h2", title), holdings(run.label_counts, run.class_names))
-
-
-def _runs(finished: Sequence[CellResult]) -> Element | None:
-    links = [
-        element("li", element("a", one.cell.name, href=f"{one.cell.name}/report.html"))
-        for one in finished
-        if one.run is not None
-    ]
-    return element("section", element("h2", "The runs"), element("ul", *links)) if links else None

@@ -9,13 +9,14 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
 from algorithms.core.task import Figure
 from engine.compare.conduct import CellResult
-from engine.store.folder import StoredRun
+from engine.store.folder import StoredRun, write_text
 from engine.units import figure_digits, rounded_like, size
 
 UNKNOWN = Figure("score", "higher")
@@ -226,3 +227,9 @@ def as_csv(rows: Sequence[Row]) -> str:
             line += [spread.mean, spread.deviation]
         writer.writerow(line)
     return file.getvalue()
+
+
+def write_tables(folder: Path, command: str, text: str, digits: str) -> None:
+    """Write table.md, the text under the command as it was typed, and table.csv with every digit."""
+    write_text(folder / "table.md", f"`{command}`\n\n{text}")
+    write_text(folder / "table.csv", digits)

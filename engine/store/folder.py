@@ -97,6 +97,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in the place of what a file held, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def settle(temporary: Path, path: Path) -> None:
     """Sync a file's bytes, give it its name, and sync the folder, so that a loss of power keeps both or neither."""
     _sync(temporary, os.O_RDWR)

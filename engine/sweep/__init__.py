@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.compare.table import write_tables
 from engine.config import to_yaml
-from engine.store.folder import replacing
+from engine.store.folder import write_text
 from engine.sweep.conduct import SettingResult, SweepWatcher, conduct
 from engine.sweep.following import follow
+from engine.sweep.page import write_page
 from engine.sweep.spec import Sweep, sweep_of
 from engine.sweep.table import Row, as_csv, markdown, rows_of
 from engine.views.tracking import reach
@@ -41,7 +43,7 @@ class SweepResult:
 
 
 def sweep(plan: Sweep, folder: Path, command: str, watcher: SweepWatcher) -> SweepResult:
-    """Carry a sweep out and write table.md, table.csv and best.yaml.
+    """Carry a sweep out and write table.md, table.csv, report.html and best.yaml.
 
     Args:
         folder: new; or of this sweep, interrupted or finished, which then goes on with what is missing.
@@ -54,16 +56,11 @@ def sweep(plan: Sweep, folder: Path, command: str, watcher: SweepWatcher) -> Swe
     reached = reach(mlflow.tracking_uri, folder) if mlflow.enabled else None
     finished = conduct(plan, folder, watcher)
     rows = rows_of(plan, finished)
-    _write(folder / "table.md", f"`{command}`\n\n{markdown(plan, rows)}")
-    _write(folder / "table.csv", as_csv(plan, rows))
+    write_tables(folder, command, markdown(plan, rows), as_csv(plan, rows))
+    write_page(plan, finished, rows, folder / "report.html")
     if rows[0].state == "complete":
         best = plan.settings[rows[0].number]
-        _write(folder / "best.yaml", f"# setting {best.name} of {plan.source}\n{to_yaml(plan.usual(best))}")
+        write_text(folder / "best.yaml", f"# setting {best.name} of {plan.source}\n{to_yaml(plan.usual(best))}")
     if reached is not None:
         follow(reached, plan, finished, rows, folder)
     return SweepResult(tuple(rows), tuple(finished), folder)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -14,12 +14,13 @@ from typing import Any, Protocol, TypeAlias
 
 import psutil
 
-from actors.jobs.job import Share
 from actors.jobs.recall import Store
+from actors.jobs.trials import Trial, try_one_by_one
 from actors.process import set_kernels
 from algorithms.core.task import Figure
 from engine.compare.cell import Files, carry
-from engine.compare.conduct import SHARED, nbytes_of, places_on, read_training, require_same
+from engine.compare.conduct import SHARED, read_training, require_same
+from engine.compare.room import room_on_ray
 from engine.compare.spec import Cell, differences
 from engine.config import RunConfig, to_tree
 from engine.config.reading import dump, parse
@@ -30,7 +31,7 @@ from engine.planning.federation import Federation
 from engine.planning.report import plan
 from engine.records import VALIDATION, Result, RoundRecord, RunStart, StageRecord
 from engine.run.hosting import this_machine
-from engine.store.folder import FolderError, StoredRun, make, read, replacing
+from engine.store.folder import FolderError, StoredRun, make, read, write_text
 from engine.sweep.spec import Setting, Sweep
 
 SPEC, TOLD = "sweep.yaml", "ended-early.json"
@@ -168,16 +169,18 @@ def conduct(sweep: Sweep, folder: Path, watcher: SweepWatcher) -> list[SettingRe
     Raises:
         UserError and its like: before anything is written, for what a person can put right.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("a sweep needs Ray Tune, which is not installed: pip install 'tessera-fl[sweep]'")
+    if _needs_ray(sweep) and importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "a sweep needs Ray Tune, which is not installed: pip install 'tessera-fl[sweep]'; or, where sweep.search "
+            "is grid or random, set runner.kind to inline"
+        )
     set_kernels(sweep.common.runner.bits)
     datasets = _datasets(sweep)
     figures = next(iter(datasets.values())).task.figures
     figure, memory = sweep.figure(figures), _memory_of_all(sweep, datasets)
     known = _knowledge_of(sweep, folder, figure)
     make(folder)
-    with replacing(folder / SPEC) as temporary:
-        temporary.write_text(f"# {sweep.source}\n{dump(sweep.tree)}", encoding="utf-8")
+    write_text(folder / SPEC, f"# {sweep.source}\n{dump(sweep.tree)}")
     missing = [one for one in sweep.settings if not _is_over(one, known[one.name])]
     ear = _Ear(sweep, folder, figure, watcher, known)
     if missing:
@@ -297,8 +300,7 @@ class _Ear:
         if not scores:
             return SettingResult(setting, runs, error="its process was lost; call again, and it is tried again")
         self._early[setting.name] = scores
-        with replacing(self._folder / TOLD) as temporary:
-            temporary.write_text(json.dumps(self._early), encoding="utf-8")
+        write_text(self._folder / TOLD, json.dumps(self._early))
         return SettingResult(setting, runs, scores, saved, earlier=earlier)
 
 
@@ -312,29 +314,44 @@ def _perform(
     ear: _Ear,
     missing: int,
 ) -> None:
-    """Try all settings on a cluster. Those that are over show what they showed, which the choice of others needs."""
-    from actors.jobs.tuning import Halving, Trial, tune_trials
-    from clusters.chatter import redirect_all_output
-    from clusters.session import attach_or_start
-
+    """Try all settings. Those that are over show what they showed, which the choice of others needs."""
     for log in folder.glob("*-failed.txt"):
         log.unlink()
-    config, section = sweep.common, sweep.section
-    gpus = 0.0 if config.runner.device == "cpu" else config.runner.gpus or 1.0
-    data_bytes = sum(map(nbytes_of, datasets.values()))
     trials = [
         Trial(one.name, partial(try_setting, one, known[one.name], sweep.source, figure, sweep.rounds))
         for one in sweep.settings
     ]
+    if _needs_ray(sweep):
+        _perform_on_ray(sweep, folder, trials, datasets, memory, figure, ear, missing)
+    else:
+        ear.start(missing, ["runner: one setting after another in this process"])
+        try_one_by_one(trials, datasets, folder, folder / SHARED, ear)
+
+
+def _needs_ray(sweep: Sweep) -> bool:
+    """Whether settings are tried side by side, or ended early by Ray Tune, which decides that."""
+    return sweep.common.runner.kind != "inline" or sweep.section.search == "asha"
+
+
+def _perform_on_ray(
+    sweep: Sweep,
+    folder: Path,
+    trials: Sequence[Trial],
+    datasets: Mapping[str, DataSet],
+    memory: int,
+    figure: Figure,
+    ear: _Ear,
+    missing: int,
+) -> None:
+    from actors.jobs.tuning import Halving, tune_trials
+    from clusters.chatter import redirect_all_output
+
+    section = sweep.section
     steps = sweep.rounds * len(sweep.settings[0].cells)
     halving = Halving(section.first or 1, section.factor or 3.0, steps) if section.search == "asha" else None
-    with attach_or_start(config.runner.address, log=folder / "ray.log", data_bytes=data_bytes) as cluster:
-        room = max(node.memory for node in cluster.nodes)
-        share = Share(cpus=1.0, gpus=gpus, memory=min(memory, int(0.9 * room)))
-        places = min(sum(places_on(node, share) for node in cluster.nodes), len(trials))
-        where = "started here" if cluster.started else cluster.address
-        ear.start(missing, [f"runner: Ray Tune, {where}; {places} settings at a time, each on one CPU"])
+    with room_on_ray(sweep.common, len(trials), memory, datasets.values(), folder) as room:
+        ear.start(missing, [f"runner: Ray Tune, {room.where}; {room.places} settings at a time, each on one CPU"])
         with redirect_all_output(folder / "ray.log"):
-            tune_trials(trials, datasets, folder, folder / SHARED, share, figure.better, halving, ear)
+            tune_trials(trials, datasets, folder, folder / SHARED, room.share, figure.better, halving, ear)
     for setting in sweep.settings:
         ear.finished(setting.name)

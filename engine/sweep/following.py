@@ -14,7 +14,7 @@ from engine.views.tracking import MlflowWatcher, TrackingStore
 
 _LOG = logging.getLogger(__name__)
 
-FILES = ("table.md", "table.csv", "best.yaml", "sweep.yaml")
+FILES = ("table.md", "table.csv", "report.html", "best.yaml", "sweep.yaml")
 
 
 def follow(

@@ -38,6 +38,11 @@ class Row:
     state: str
     error: str
 
+    @property
+    def score_text(self) -> str:
+        """The score without its unit."""
+        return _text(self.score, self.figure)
+
     def tree(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
@@ -85,18 +90,33 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
+def head_of(sweep: Sweep, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Names of the columns."""
+    figure = rows[0].figure
+    name = f"{figure.name} {figure.unit}".rstrip()
+    return ("setting", *sweep.section.keys, f"validation {name}", f"test {name}", "rounds", "")
+
+
+def cells_of(sweep: Sweep, row: Row) -> tuple[str, ...]:
+    """A row in words, under `head_of`."""
+    values = [value_text(row.values[key]) for key in sweep.section.keys]
+    words = "" if row.state == "complete" else row.error or row.state
+    return (f"{row.number:03}", *values, row.score_text, _text(row.tested, row.figure), str(row.rounds), words)
+
+
+def value_text(value: Any) -> str:
+    """A key's value as a person reads it."""
+    return one_line(value).strip('"')
+
+
 def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     """The table as Markdown, the best score in bold."""
-    figure, keys = rows[0].figure, list(sweep.section.keys)
-    name = f"{figure.name} {figure.unit}".rstrip()
-    head = ("setting", *keys, f"validation {name}", f"test {name}", "rounds", "")
+    head, score = head_of(sweep, rows), 1 + len(sweep.section.keys)
     lines = ["| " + " | ".join(head) + " |", "| ---: |" + " ---: |" * (len(head) - 2) + " --- |"]
     for place, row in enumerate(rows):
-        score = _text(row.score, figure)
-        score = f"**{score}**" if place == 0 and row.state == "complete" else score
-        values = [one_line(row.values[key]).strip('"') for key in keys]
-        words = "" if row.state == "complete" else row.error or row.state
-        cells = [f"{row.number:03}", *values, score, _text(row.tested, figure), str(row.rounds), words]
+        cells = list(cells_of(sweep, row))
+        if place == 0 and row.state == "complete":
+            cells[score] = f"**{cells[score]}**"
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
