@@ -174,7 +174,7 @@ def _relabel(problem: Problem, label: str) -> Problem:
 def alone(config: RunConfig, seed: int) -> RunConfig:
     """The same run as one cell: its steps in its own process, which gives the same bits as hosts on Ray do."""
     tree = to_tree(config)
-    runner = {"kind": "inline", "device": tree["runner"]["device"]}
+    runner = {"kind": "inline", "device": tree["runner"]["device"], "bits": tree["runner"]["bits"]}
     return resolve({**tree, "seed": seed, "runner": runner, "mlflow": {"enabled": False}})
 
 

@@ -44,6 +44,40 @@ def test_on_unlike_nodes_a_native_run_says_so_at_its_start_and_in_its_result(unl
     assert {"ATEN_CPU_CAPABILITY=default" in kind for kind in found} == {True, False}
 
 
+SHORT = ("rounds=2", "data.limit=200", "partition.clients=3", "clients.net=mlp", "mlflow.enabled=false")
+
+
+def digests(folder):
+    return {path.parent.name: json.loads(path.read_text())["digest"] for path in folder.glob("*/result.json")}
+
+
+def kinds(folder):
+    """Kinds of processors on which the runs of a folder were computed."""
+    return {kind for path in folder.glob("*/result.json") for kind in json.loads(path.read_text())["processors"]}
+
+
+def test_a_portable_comparison_on_unlike_nodes_has_the_digests_that_it_has_here(unlike_nodes, tmp_path):
+    sets = [f"--set={key}" for key in (*SHORT, "runner.bits=portable")]
+    for name, runner in {"here": "runner.kind=inline", "there": f"runner.address={unlike_nodes}"}.items():
+        words = [*sets, f"--set={runner}", "--seeds=1", f"--out={tmp_path / name}"]
+        output("engine", "compare", "fedavg,fedavgm", "fedavg-digits", *words)
+    assert len(digests(tmp_path / "here")) == 2
+    assert digests(tmp_path / "there") == digests(tmp_path / "here")
+    assert all("portable bits" in kind for kind in kinds(tmp_path / "there"))
+
+
+def test_a_portable_sweep_on_unlike_nodes_has_the_table_that_it_has_here(unlike_nodes, tmp_path):
+    file = tmp_path / "lr.yaml"
+    file.write_text(json.dumps({"base": "fedavg-digits", "sweep": {"keys": {"clients.lr": [0.05, 0.2]}}}))
+    sets = [f"--set={key}" for key in (*SHORT, "runner.bits=portable")]
+    for name, runner in {"here": "runner.kind=inline", "there": f"runner.address={unlike_nodes}"}.items():
+        output("engine", "sweep", str(file), *sets, f"--set={runner}", f"--out={tmp_path / name}")
+    assert len(digests(tmp_path / "here")) == 2
+    assert digests(tmp_path / "there") == digests(tmp_path / "here")
+    tables = [(tmp_path / name / "table.csv").read_bytes() for name in ("here", "there")]
+    assert tables[0] == tables[1]
+
+
 LOOKS = 3000
 """A tenth of a second apart, before a run is held for stuck."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -23,7 +25,9 @@ from engine.commands.cli import cli
 from engine.compare.cell import Files
 from engine.config import load
 from engine.errors import ConfigError
+from engine.store.folder import read
 from engine.sweep.conduct import Knowledge, SettingResult, better_of, data_key, try_setting
+from engine.sweep.page import write_page
 from engine.sweep.spec import Setting, sweep_of
 from engine.sweep.table import rows_of
 
@@ -177,8 +181,6 @@ def dataset():
 
 
 def validated(files: Files, folder: Path):
-    from engine.store.folder import read
-
     files.write(folder)
     return [s.evaluation.figures["accuracy"] for s in read(folder).stages if s.stage == "validation"]
 
@@ -235,6 +237,88 @@ def test_settings_that_ended_early_stand_below_by_how_far_they_came_and_those_th
     rows = rows_of(found, results)
     assert [row.number for row in rows] == [3, 2, 0, 1]
     assert [row.state for row in rows] == ["ended early"] * 3 + ["failed"]
+
+
+# --- In this process ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """A process in which Ray cannot be imported."""
+    for name in [name for name in sys.modules if name == "ray" or name.startswith("ray.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+
+def here(out, *overrides, progress=False, **section):
+    tree = {**QUICK, "runner": {"kind": "inline"}, "sweep": {"keys": {"clients.lr": [0.001, 0.3]}, **section}}
+    return tessera.sweep(tree, *overrides, out=out, progress=progress)
+
+
+def test_an_inline_sweep_needs_no_ray_and_has_the_best_setting_first(tmp_path, no_ray):
+    found = here(tmp_path / "one")
+    rows = found.table.to_pylist()
+    assert [row["clients.lr"] for row in rows] == [0.3, 0.001]
+    assert [row["state"] for row in rows] == ["complete", "complete"]
+    best = found.runs["000-seed-0" if rows[0]["setting"] == 0 else "001-seed-0"]
+    assert rows[0]["validation_accuracy_mean"] == best.result["stop"]["best_value"]
+
+
+def test_an_inline_sweep_goes_on_with_what_is_missing(tmp_path, no_ray):
+    first = here(tmp_path / "one")
+    before = (first.folder / "table.csv").read_bytes()
+    shutil.rmtree(first.folder / "001-seed-0")
+    (first.folder / "table.csv").unlink()
+    assert (here(tmp_path / "one").folder / "table.csv").read_bytes() == before
+
+
+def test_a_setting_that_fails_in_this_process_is_told_and_the_others_go_on(tmp_path, no_ray, monkeypatch):
+    conduct = sys.modules["engine.sweep.conduct"]  # the package has a function of this name
+
+    def carry(cell, *rest):
+        if cell.config.clients.lr == 0.001:
+            raise ValueError("sour grapes")
+        return proper(cell, *rest)
+
+    proper = conduct.carry
+    monkeypatch.setattr(conduct, "carry", carry)
+    found = here(tmp_path / "one")
+    assert [row["state"] for row in found.table.to_pylist()] == ["complete", "failed"]
+    assert "sour grapes" in (found.folder / "000-failed.txt").read_text()
+    assert "setting 000: ValueError: sour grapes" in (found.folder / "report.html").read_text()
+
+
+# --- The page -----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_needs_no_network_and_shows_every_setting_and_its_run(tmp_path, no_ray):
+    folder = here(tmp_path / "one").folder
+    page = (folder / "report.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "<h1>2 settings of python</h1>" in page
+    assert "Setting 001 (clients.lr 0.3) is best" in page
+    for name in ("000-seed-0", "001-seed-0"):
+        assert f'href="{name}/report.html"' in page
+        assert (folder / name / "report.html").exists()
+
+
+def test_the_page_draws_the_values_on_validation_rows_and_none_of_the_test_set(tmp_path, no_ray):
+    found = here(tmp_path / "one")
+    page = (found.folder / "report.html").read_text()
+    drawn = set(re.findall(r"00[01], round (\d): ([0-9.]+) %", page))
+    for name in found.runs:
+        for stage in (stage for stage in read(found.folder / name).stages if stage.stage == "validation"):
+            assert (str(stage.round + 1), f"{100 * stage.evaluation.headline:.1f}") in drawn, name
+    assert len(drawn) <= 2 * QUICK["rounds"]
+
+
+def test_a_page_without_a_complete_setting_says_so(tmp_path):
+    found = planned(keys={"clients.lr": [0.1, 0.2]})
+    results = [early(found.settings[0], 0.5), SettingResult(found.settings[1], (), error="no <memory>")]
+    write_page(found, results, rows_of(found, results), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "No setting was tried to its end." in page
+    assert "setting 001: no &lt;memory&gt;" in page
 
 
 # --- On Ray Tune --------------------------------------------------------------------------------------------------
