@@ -153,72 +153,18 @@ def telling(
     folder: Path, method: str = "mosaic", clients: int = 10, classes: int = 10, rounds: int = 50, pictures: int = 0
 ) -> StoredRun:
     """A run as one would look: Mosaic with its stages at 3/5 of the rounds and images of so many clients, or FedAvg."""
-    warm = 3 * rounds // 5
-    ceiling = 0.95 if method == "mosaic" else 0.88
-    stages, entries = [], []
-    for number in range(rounds):
-        share = ceiling * (1 - 0.7 * np.exp(-4 * (number + 1) / rounds)) - (0.08 if number < warm else 0)
-        if method == "mosaic" and number == warm:
-            for name, level in (("fedavg", 0.78), ("experts", 0.793), ("teacher", 0.878), ("distilled", 0.897)):
-                stages.append(StageRecord(number, name, grown(level, classes, len(name))))
-        if (number + 1) % 2 == 0 or number + 1 == rounds:
-            stages.append(StageRecord(number, "global", grown(share, classes, number)))
-        for client in range(clients):
-            entries.append(Entry(number, "train", client, "down", "weights", 120_000))
-            entries.append(Entry(number, "train", client, "up", "weights", 120_000))
-            entries.append(Entry(number, "train", client, "up", "label_counts", 80))
-            if method == "mosaic" and number == 0:
-                entries.append(Entry(number, "generator", client, "up", "generator", 900_000))
-    record = replace(round_record(0), entries=tuple(entries))
-    up = sum(e.bytes for e in entries if e.direction == "up")
-    rng = np.random.default_rng(5)
-    shares = rng.dirichlet(np.full(clients, 0.2), classes).T
-    last = [s for s in stages if s.stage == "global"][-1].evaluation
-    shown = {s.stage: s.evaluation.headline for s in stages if s.stage != "global"} | {"final": last.headline}
+    stages = _stages(method, classes, rounds)
+    record = replace(round_record(0), entries=tuple(_entries(method, clients, rounds)))
+    shares = np.random.default_rng(5).dirichlet(np.full(clients, 0.2), classes).T
+    short = classes <= 10
     return StoredRun(
         folder=folder,
-        config={
-            "method": {"name": method},
-            "data": {"source": "digits", "limit": None},
-            "partition": {"kind": "dirichlet", "alpha": 0.1, "clients": clients},
-            "clients": {"net": "small_cnn", "steps": 10, "batch": 64, "lr": 0.05},
-            "rounds": rounds,
-            "seed": 0,
-            "privacy": {"forbid": ["prototypes"] if method == "mosaic" else []},
-        },
+        config=_config(method, clients, rounds),
         facts={"runner": "ray", "placement": "pooled: 10 dedicated clients need 2.0 GB", "hosts": "2"},
-        class_names=tuple(str(c) for c in range(classes))
-        if classes <= 10
-        else tuple(f"class {c}" for c in range(classes)),
+        class_names=tuple(str(c) if short else f"class {c}" for c in range(classes)),
         label_counts=np.rint(shares * 500).astype(np.int64),
         figures=FIGURES,
-        result=result_values(
-            method=method,
-            preset=f"{method}-digits",
-            seed=0,
-            rounds=rounds,
-            accuracy=last.headline,
-            loss=last.figures["loss"],
-            figures=dict(last.figures),
-            headline={"name": "accuracy", "better": "higher", "unit": "%", "value": last.headline},
-            stages=shown,
-            bytes_up=up,
-            bytes_down=sum(e.bytes for e in entries) - up,
-            seconds={
-                "total": 63.0,
-                "start": 9.0,
-                "clients": 34.0,
-                "server": 14.0,
-                "evaluate": 4.0,
-                "client:train": 12.0,
-                "client:generator": 22.0,
-                "server:meta": 5.0,
-                "server:distil": 8.0,
-                "client_work": 60.0,
-            },
-            peak_rss_mb={"driver": 640.2, "host_max": 512.0},
-            versions={"python": "3.11.9", "torch": "2.13.0", "ray": "2.60.0"},
-        ),
+        result=_result(method, rounds, stages, record.entries),
         stages=tuple(stages),
         confusion=np.diag(np.full(classes, 9)) + 1,
         ledger=tables.ledger_rows(record),
@@ -227,4 +173,79 @@ def telling(
         pictures=tuple(pictures_of(k, n=20, shape=(1, 8, 8)) for k in range(pictures)),
         kinds=KINDS,
         captions=STAGES,
+    )
+
+
+def _stages(method: str, classes: int, rounds: int) -> list[StageRecord]:
+    """Accuracies that rise: of the global model after every second round, and of Mosaic's stages once."""
+    warm = 3 * rounds // 5
+    ceiling = 0.95 if method == "mosaic" else 0.88
+    stages = []
+    for number in range(rounds):
+        share = ceiling * (1 - 0.7 * np.exp(-4 * (number + 1) / rounds)) - (0.08 if number < warm else 0)
+        if method == "mosaic" and number == warm:
+            for name, level in (("fedavg", 0.78), ("experts", 0.793), ("teacher", 0.878), ("distilled", 0.897)):
+                stages.append(StageRecord(number, name, grown(level, classes, len(name))))
+        if (number + 1) % 2 == 0 or number + 1 == rounds:
+            stages.append(StageRecord(number, "global", grown(share, classes, number)))
+    return stages
+
+
+def _entries(method: str, clients: int, rounds: int) -> list[Entry]:
+    """A model down and up in each round; of Mosaic, a generator in the first."""
+    entries = []
+    for number in range(rounds):
+        for client in range(clients):
+            entries.append(Entry(number, "train", client, "down", "weights", 120_000))
+            entries.append(Entry(number, "train", client, "up", "weights", 120_000))
+            entries.append(Entry(number, "train", client, "up", "label_counts", 80))
+            if method == "mosaic" and number == 0:
+                entries.append(Entry(number, "generator", client, "up", "generator", 900_000))
+    return entries
+
+
+def _config(method: str, clients: int, rounds: int) -> dict[str, Any]:
+    return {
+        "method": {"name": method},
+        "data": {"source": "digits", "limit": None},
+        "partition": {"kind": "dirichlet", "alpha": 0.1, "clients": clients},
+        "clients": {"net": "small_cnn", "steps": 10, "batch": 64, "lr": 0.05},
+        "rounds": rounds,
+        "seed": 0,
+        "privacy": {"forbid": ["prototypes"] if method == "mosaic" else []},
+    }
+
+
+SECONDS = {
+    "total": 63.0,
+    "start": 9.0,
+    "clients": 34.0,
+    "server": 14.0,
+    "evaluate": 4.0,
+    "client:train": 12.0,
+    "client:generator": 22.0,
+    "server:meta": 5.0,
+    "server:distil": 8.0,
+    "client_work": 60.0,
+}
+
+
+def _result(method: str, rounds: int, stages: Sequence[StageRecord], entries: Sequence[Entry]) -> dict[str, Any]:
+    last = [s for s in stages if s.stage == "global"][-1].evaluation
+    sent = {way: sum(e.bytes for e in entries if e.direction == way) for way in ("up", "down")}
+    return result_values(
+        method=method,
+        preset=f"{method}-digits",
+        seed=0,
+        rounds=rounds,
+        accuracy=last.headline,
+        loss=last.figures["loss"],
+        figures=dict(last.figures),
+        headline={"name": "accuracy", "better": "higher", "unit": "%", "value": last.headline},
+        stages={s.stage: s.evaluation.headline for s in stages if s.stage != "global"} | {"final": last.headline},
+        bytes_up=sent["up"],
+        bytes_down=sent["down"],
+        seconds=SECONDS,
+        peak_rss_mb={"driver": 640.2, "host_max": 512.0},
+        versions={"python": "3.11.9", "torch": "2.13.0", "ray": "2.60.0"},
     )
