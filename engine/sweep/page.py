@@ -67,16 +67,16 @@ def _name(row: Row) -> str:
     return f"{row.number:03}"
 
 
-def _curves(shown: Sequence[tuple[Row, Sequence[StoredRun]]]) -> Element | None:
+def _curves(settings: Sequence[tuple[Row, Sequence[StoredRun]]]) -> Element | None:
     """The best settings round by round; None where no line has two points."""
     lines = []
-    for row, runs in shown:
+    for row, runs in settings:
         by_round: dict[int, list[float]] = {}
         for stage in (stage for run in runs for stage in run.stages if stage.stage == VALIDATION):
             by_round.setdefault(stage.round + 1, []).append(stage.evaluation.figures[row.figure.name])
         points = [(float(number), statistics.fmean(values)) for number, values in sorted(by_round.items())]
         lines.append(Curve(_name(row), points))
-    figure = shown[0][0].figure if shown else None
+    figure = settings[0][0].figure if settings else None
     drawn = None if figure is None else curves(lines, figure.name, figure.unit)
     if figure is None or drawn is None or max(len(line.points) for line in lines) < 2:
         return None
