@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from actors.runner import InlineRunner
 from clusters.bits import PORTABLE, shortcoming_here
 from engine.commands.cli import cli
 from engine.config import load
@@ -148,6 +149,16 @@ def test_resuming_on_another_kind_of_processor_is_told_and_both_are_kept(killed,
 def test_resuming_on_the_same_kind_says_nothing_of_it(killed):
     resume(killed, (), Listener())
     assert not [key for key in read(killed).facts if "processors" in key]
+
+
+def test_a_machine_that_joined_stands_in_the_result_also_of_a_run_that_was_interrupted_meanwhile(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(InlineRunner, "processors", lambda self: {"node 3 (10.0.0.3)": "another kind"})
+        with pytest.raises(KeyboardInterrupt):
+            launch(load(*RUN), RUN[0], tmp_path / "run", Listener(stop=1))
+    result = resume(tmp_path / "run", (), Listener())
+    assert result.values["processors"]["another kind"] == ["node 3 (10.0.0.3)"]
+    assert "since the processors differ: " in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_run_cannot_go_on_with_other_bits(killed):
