@@ -16,6 +16,7 @@ from algorithms.core.contract import ClientSpec, Method
 from algorithms.core.seeds import Seed
 from algorithms.core.states import snapshot
 from algorithms.nets import NetworkError
+from engine.config.own_code import is_own
 from engine.models.description import describe, same_entries
 from engine.planning.federation import Federation
 from engine.run.context import RunContext
@@ -48,6 +49,25 @@ def write_models(
     method = rounds.method
     entries = list(_personal(run, runner, rounds, state)) if method.personal else [_global(run, method, state)]
     write_description(run.files, entries, describe(run.federation, round, digest, versions))
+
+
+def model_facts(run: RunContext, rounds: Rounds) -> dict[str, str]:
+    """What is said before the first round where the run's model will not be one that can be made again.
+
+    Methods of Tessera's own all predict with networks by name.
+    """
+    method = rounds.method
+    if method.personal or not is_own(run.config.method.name):
+        return {}
+    try:
+        predictor = method.predictor(rounds.state)
+    # A method of one's own may have nothing to predict with before its first round, and say so in any way.
+    except Exception:
+        return {}
+    if method.kit.name_of(predictor) is not None:
+        return {}
+    words = f"predicts with a {type(predictor).__name__}, which is no network of the kit's and has no name"
+    return {"model": f"the method {words}: the folder will hold its tensors, which only code of yours can use"}
 
 
 def _global(run: RunContext, method: Method[Any], state: Any) -> ModelEntry:

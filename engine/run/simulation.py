@@ -22,7 +22,7 @@ from engine.planning.federation import Federation
 from engine.records import GLOBAL, VALIDATION, ClientFigures, GeneratedPictures, Result, Watcher
 from engine.run.context import RunContext
 from engine.run.keeping import Keeper
-from engine.run.models import write_models
+from engine.run.models import model_facts, write_models
 from engine.run.processors import kinds, merge
 from engine.run.rounds import Rounds, Schedule, Validation
 from engine.run.stopping import Stopping
@@ -54,6 +54,7 @@ def simulate(
     watchers = [FolderWatcher(run.files), ReportWatcher(run.files), *watchers]
     rounds = _rounds(run, runner, watchers, keeper)
     start = run.start()
+    start = replace(start, facts={**start.facts, **model_facts(run, rounds)})
     if keeper:
         keeper.restore_latest(rounds)
         for client in lost:

@@ -104,6 +104,33 @@ def test_it_runs_from_the_users_own_folder_and_its_own_kind_is_told(folder):
     assert "how many of the client's weights are negative" in (folder / "out" / "report.html").read_text()
 
 
+NAMELESS = '''
+
+class Nameless(Shy):
+    """Shy whose model is wrapped."""
+
+    def predictor(self, state):
+        import torch
+
+        return torch.nn.Sequential(super().predictor(state)).eval()
+'''
+
+
+def test_a_model_that_cannot_be_made_again_is_said_before_the_first_round(folder, called):
+    (folder / "mine" / "methods.py").write_text(METHOD + NAMELESS)
+    write(folder, {"name": "mine.methods:Nameless"})
+    done = called("run", "run.yaml", "--set", "runner.kind=inline", "--out", "out")
+    assert done.exit_code == 0, done.output
+    before = " ".join(done.output.split("round 1/2")[0].split())
+    assert "model: the method predicts with a Sequential, which is no network of the kit's and has no name" in before
+    assert (folder / "out" / "model.safetensors").exists()
+    refused = called("predict", "out", "rows.png", "--code", "mine.methods")
+    assert "ends with a predictor that is no network by name, so that it cannot be made again" in refused.output
+    write(folder, {})
+    shy = called("run", "run.yaml", "--set", "runner.kind=inline", "--out", "shy")
+    assert "model:" not in shy.output
+
+
 def test_it_goes_on_only_where_its_module_is_named_and_to_the_same_bits(folder, called):
     assert called("run", "run.yaml", "--set", "rounds=1", "--out", "out").exit_code == 0
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
