@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from algorithms.core.records import digest
-from engine.store.checkpoint import Checkpoint, CheckpointError, Keep, latest, load, save
+from engine.store.checkpoint import Checkpoint, CheckpointError, Keep, after, latest, load, save
 
 ALL = Keep(last=100)
 
@@ -195,6 +195,16 @@ def test_the_last_two_and_every_fifth_stay(tmp_path):
     for n in range(1, 13):
         save(tmp_path, Checkpoint(n, small(n), {}), Keep(last=2, every=5))
     assert numbers(tmp_path) == [5, 10, 11, 12]
+
+
+def test_the_best_rounds_checkpoint_stays_until_another_one_is_best(tmp_path):
+    for n, best in [(1, 1), (2, 2), (3, 2), (4, 2)]:
+        save(tmp_path, Checkpoint(n, small(n), {}), Keep(last=1), best)
+    assert numbers(tmp_path) == [2, 4]
+    assert after(tmp_path, 2, State).done == 2
+    assert after(tmp_path, 3, State) is None
+    save(tmp_path, Checkpoint(5, small(5), {}), Keep(last=1), best=5)
+    assert numbers(tmp_path) == [5]
 
 
 @given(st.lists(st.integers(0, 60), max_size=20), st.integers(1, 5), st.none() | st.integers(1, 7))

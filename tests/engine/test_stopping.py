@@ -198,6 +198,18 @@ def test_the_folder_keeps_the_model_of_the_best_round_whichever_was_the_last(sto
     assert "whose model is kept" in stopped.report.read_text()
 
 
+def test_the_best_rounds_checkpoint_is_written_where_none_is_due_and_stays(monkeypatch):
+    monkeypatch.setattr("engine.run.keeping.SHARE", -1.0)
+    few = {**QUICK, "stop": {"patience": 3, "share": 0.25}, "checkpoint": {"last": 1}}
+    run = tessera.run("fedavg-digits", out="run", progress=False, **few)
+    stop, rounds = run.result["stop"], run.result["rounds"]
+    assert stop["model_round"] == stop["best_round"] == rounds - 1 - 3
+    assert [int(path.name.split("-")[0]) for path in sorted(Path("run/checkpoints").glob("*.safetensors"))] == [
+        stop["best_round"] + 1,
+        rounds,
+    ]
+
+
 def test_of_personal_models_those_of_the_best_round_are_kept():
     own = {**QUICK, "method": {"name": "fedbn"}}
     run = tessera.run("fedavg-digits", out="all", progress=False, **own)
