@@ -52,7 +52,7 @@ def write_models(
 
 
 def model_facts(run: RunContext, rounds: Rounds) -> dict[str, str]:
-    """What is said before the first round where the run's model will not be one that can be made again.
+    """A fact for the start of a run whose model will not be one that can be made again; {} for any other.
 
     Methods of Tessera's own all predict with networks by name.
     """

@@ -190,7 +190,7 @@ def process(*words, folder):
 
 
 def answer_of(url, started, body=None):
-    """What a server that is starting says once it answers."""
+    """The reply of a server that is starting, once it answers."""
     for _ in range(1200):
         try:
             request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
