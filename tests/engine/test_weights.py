@@ -204,7 +204,7 @@ SHUFFLE = "shufflenet_v2_x0_5"
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A stand-in for torchvision's server: a folder that loopback serves, its address, and the files that were asked for."""
+    """A stand-in for torchvision's server: a folder that loopback serves, its address, and the files asked for."""
     asked, folder = [], tmp_path / "served"
     folder.mkdir()
 
