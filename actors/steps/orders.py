@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from algorithms.core.states import WeightedMean
 from algorithms.core.task import Sums, Task
 from algorithms.core.training import Work
 
+Stack: TypeAlias = bool | Literal["convolutions"]
+"""See `WorkerSetup`."""
+
 
 @dataclass(frozen=True)
 class WorkerSetup:
@@ -33,7 +36,8 @@ class WorkerSetup:
         clients: every client of the federation, by number; see `client` for their widths.
         seed: of the run.
         device: `cpu` or `cuda`.
-        stack: clients are trained several at once where their networks are stackable, which gives other bits.
+        stack: clients are trained several at once where their networks are stackable, which gives other bits; with
+            `convolutions` where they have convolutions too.
         starts: tensors that a network starts with, by its name.
         widths: fractions from which every client's width is drawn anew in each round; none: its own.
     """
@@ -46,7 +50,7 @@ class WorkerSetup:
     seed: int
     device: str = "cpu"
     widths: tuple[float, ...] = ()
-    stack: bool = False
+    stack: Stack = False
     starts: Mapping[str, Tensors] = field(default_factory=dict, compare=False)
 
     def client(self, number: int, seed: Seed) -> ClientSpec:

@@ -29,7 +29,9 @@ class StackedLoop:
     their orders, so that a step performed again asks for the very same, and then finds it done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, convolutions: bool = False) -> None:
+        """`convolutions`: networks with convolutions are stacked too."""
+        self._convolutions = convolutions
         self._gathering = False
         self._stackable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
         self._requests: dict[tuple[Seed, int], tuple[nn.Module, Task, Work, TrainingRequest]] = {}
@@ -65,7 +67,7 @@ class StackedLoop:
 
     def _is_stackable(self, net: nn.Module) -> bool:
         if net not in self._stackable:
-            self._stackable[net] = stackable(net)
+            self._stackable[net] = stackable(net, self._convolutions)
         return self._stackable[net]
 
     def gather(self) -> None:
@@ -91,7 +93,7 @@ class StackedLoop:
 
 def single_client_loop(setup: WorkerSetup) -> TrainingLoop:
     """The training loop for a single client, bit-identical to training it in a stack."""
-    return StackedLoop() if setup.stack else fit
+    return StackedLoop(setup.stack == "convolutions") if setup.stack else fit
 
 
 class Crew:

@@ -1,8 +1,8 @@
 """Several clients trained at once: their networks of one architecture stacked, each step one call for all of them.
 
 For networks of a few linear layers, calling the arithmetic takes longer than the arithmetic; so backpropagation is
-written out here, layer by layer over all clients. Convolutions are better off alone on a CPU: stacked, two of them took
-a third longer.
+written out here, layer by layer over all clients. Convolutions of all clients are one of as many groups, through which
+torch propagates. They are better off alone on a CPU: stacked, two of them took a third longer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from algorithms.core.training import (
     pair_if_single,
     steps_of_work,
 )
+from algorithms.nets.classifier import Classifier
 from algorithms.nets.forms import Inputs
+from algorithms.nets.pooling import MaxPool
 
 LANES = 16
 """Clients trained at once: of an MLP with 64 hidden units, more take no less time for each."""
@@ -40,9 +42,38 @@ LINE = 16
 """float32 numbers in a cache line, and in the widest registers."""
 
 
-def stackable(net: nn.Module) -> bool:
-    """Whether a network is made of linear layers alone, none of them tied to another, and all of it is trained."""
-    return linear_layers(net) is not None
+def stackable(net: nn.Module, convolutions: bool = False) -> bool:
+    """Whether clients of a network can be trained together: it is made of linear layers alone, or where `convolutions`
+    are stacked, of these, convolutions and pooling; no layer is tied to another, and all of it is trained."""
+    return linear_layers(net) is not None or (convolutions and map_layers(net) is not None)
+
+
+Maps = tuple[nn.Module, ...]
+"""Modules of a network in their order; their own parameters are not used."""
+
+_OF_ONE_EXAMPLE = (nn.ReLU, MaxPool, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Identity)
+"""Modules without parameters that treat every example by itself."""
+
+
+def map_layers(net: nn.Module) -> Maps | None:
+    """The modules of a classifier of convolutions, pooling, ReLUs and linear layers, none of them tied to another and
+    all of them trained; None for any other network: batch normalisation mixes the examples of a batch."""
+    if type(net) is not Classifier or type(net.body) is not nn.Sequential:
+        return None
+    modules: list[nn.Module] = [*net.body, net.head]
+    parameters = list(net.parameters())
+    if any(m._forward_hooks or m._forward_pre_hooks for m in net.modules()) or not all(_is_map(m) for m in modules):
+        return None
+    own = sum(len(list(module.parameters())) for module in modules)
+    return tuple(modules) if own == len(parameters) and all(p.requires_grad for p in parameters) else None
+
+
+def _is_map(module: nn.Module) -> bool:
+    if type(module) is nn.Flatten:
+        return (module.start_dim, module.end_dim) == (1, -1)
+    if type(module) is nn.Conv2d:
+        return module.padding_mode == "zeros"
+    return type(module) is nn.Linear or type(module) in _OF_ONE_EXAMPLE
 
 
 def serves_stacking(task: Task) -> bool:
@@ -82,12 +113,12 @@ def fit_together(net: nn.Module, task: Task, work: Work, requests: Sequence[Trai
     stacked matrices round differently.
 
     Args:
-        net: `stackable`; says the architecture and the device, and is left as it was.
+        net: `stackable`, with convolutions or without; says the architecture and the device, and is left as it was.
         task: of classes; where its batches are random, each client draws for itself.
         work: plain, and that of one round: `work.at` theirs.
     """
-    layers = linear_layers(net)
-    if layers is None or not serves_stacking(task) or not work.is_plain or work.schedule != CONSTANT:
+    layers, maps = linear_layers(net), map_layers(net)
+    if not (layers or maps) or not serves_stacking(task) or not work.is_plain or work.schedule != CONSTANT:
         raise ValueError(f"cannot be trained together: {net}, {task.title}, {work}")
     device = next(net.parameters()).device
     orders = [Batches(len(one.shard), work.batch, one.seed) for one in requests]
@@ -98,7 +129,11 @@ def fit_together(net: nn.Module, task: Task, work: Work, requests: Sequence[Trai
         alike = [i for i, one in enumerate(kinds) if one == kind]
         for first in range(0, len(alike), LANES):
             some = alike[first : first + LANES]
-            lanes = _Lanes(layers, task, work, [requests[i] for i in some], rows, device)
+            asked = [requests[i] for i in some]
+            if layers:
+                lanes = _Lanes(task, work, asked, rows, device, layers)
+            else:
+                lanes = _MapLanes(task, work, asked, rows, device, maps or ())
             trained.update(zip(some, lanes.train(), strict=True))
     return [trained[i] for i in range(len(requests))]
 
@@ -114,19 +149,20 @@ class _Lanes:
 
     def __init__(
         self,
-        layers: Layers,
         task: Task,
         work: Work,
         requests: Sequence[TrainingRequest],
         rows: int,
         device: torch.device,
+        layers: Layers = (),
     ) -> None:
         """`rows` of every batch; no client has more examples in one."""
         self._layers, self._task, self._work, self._requests, self._rows = layers, task, work, requests, rows
         self._device = device
+        self._example = torch.Size()  # the shape of one, known with the first batch
         places = [*requests, *[requests[0]] * (LANES - len(requests))]
         entries = zip(*(one.parameters for one in places), strict=True)
-        self._stack = [_pad(torch.stack(entry), whole_from=1) for entry in entries]
+        self._stack = [_pad_layer(torch.stack(entry)) for entry in entries]
         self._shapes = [p.shape for p in requests[0].parameters]
         self._velocity = [torch.zeros_like(entry) for entry in self._stack] if work.momentum else []
         self._orders = [Batches(len(one.shard), work.batch, one.seed) for one in requests]
@@ -158,21 +194,25 @@ class _Lanes:
     def _step(self, step: int) -> None:
         inputs, labels, shares = self._batch(step)
         passed = _forward(self._stack, inputs, self._layers)
-        losses, errors = _slopes(passed[-1], self._losses(step, passed[-1], labels, shares))
+        losses, errors = _slopes(passed[-1], self._losses(step, labels, shares))
         self._totals += losses
         back = _backward(self._stack, passed, errors, self._layers)
-        work, corrections = self._work, [one.correct for one in self._requests]
-        if not (work.momentum or work.weight_decay or work.clip is not None or any(corrections)):
+        work = self._work
+        if not (work.momentum or work.weight_decay or work.clip is not None or any(r.correct for r in self._requests)):
             _descend_plainly(self._stack, back, work.lr)
-            return
-        gradients = _gradients(back, len(self._stack))
-        for place, correct in enumerate(corrections):
+        else:
+            self._descend(step, _gradients(back, len(self._stack)))
+
+    def _descend(self, step: int, gradients: Sequence[Tensor]) -> None:
+        """A step of SGD in place, after what each client's correction makes of its gradients."""
+        work = self._work
+        for place, one in enumerate(self._requests):
             if step < self._steps[place]:
-                _change(self._own(self._stack, place), self._own(gradients, place), correct, work)
+                _change(self._own(self._stack, place), self._own(gradients, place), one.correct, work)
         descend(self._stack, gradients, self._velocity, work.lr, work.momentum, work.weight_decay)
 
-    def _losses(self, step: int, logits: Tensor, labels: Tensor, shares: Tensor) -> Losses:
-        """The losses of all places, (LANES,), of logits (LANES, rows, classes or more); 0 where nobody trains."""
+    def _losses(self, step: int, labels: Tensor, shares: Tensor) -> Losses:
+        """The losses of all places, (LANES,), by logits (LANES, rows, classes or more); 0 where nobody trains."""
         classes = self._shapes[-1][0]
         own = [one.objective for one in self._requests]
 
@@ -225,6 +265,7 @@ class _Lanes:
     def _require_tensor(self, inputs: Inputs) -> Tensor:
         if not isinstance(inputs, Tensor):
             raise TypeError(f"{self._task.title} has batches of several tensors, which are not stacked")
+        self._example = inputs.shape[1:]
         return inputs
 
     def _common_batch(self, picks: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,6 +281,68 @@ class _Lanes:
         return filled, labels.view(rows.shape), shares.to(self._device)
 
 
+class _MapLanes(_Lanes):
+    """The same for networks with convolutions, through which torch propagates.
+
+    Of convolutions nothing is filled up: each place is as many groups of one call, and a group is computed by itself.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        work: Work,
+        requests: Sequence[TrainingRequest],
+        rows: int,
+        device: torch.device,
+        maps: Maps,
+    ) -> None:
+        super().__init__(task, work, requests, rows, device)
+        self._maps = maps
+
+    def _step(self, step: int) -> None:
+        inputs, labels, shares = self._batch(step)
+        images = inputs[..., : self._example.numel()].unflatten(2, self._example)
+        with torch.enable_grad():
+            leaves = [entry.detach().requires_grad_() for entry in self._stack]
+            losses = self._losses(step, labels, shares)(_forward_maps(self._maps, leaves, images))
+            gradients = torch.autograd.grad(losses.sum(), leaves)
+        self._totals += losses.detach()
+        self._descend(step, gradients)
+
+
+def _forward_maps(maps: Maps, parameters: Sequence[Tensor], values: Tensor) -> Tensor:
+    """Logits (LANES, rows, classes or more) of images (LANES, rows, channels, height, width)."""
+    left = iter(parameters)
+    for module in maps:
+        if isinstance(module, nn.Conv2d):
+            weight, bias = next(left), next(left) if module.bias is not None else None
+            values = _convolve(module, values, weight, bias)
+        elif isinstance(module, nn.Linear):
+            weight, bias = next(left), next(left) if module.bias is not None else None
+            filled = _pad(values, whole_from=2)
+            values = torch.bmm(filled, weight.mT) if bias is None else torch.baddbmm(bias[:, None], filled, weight.mT)
+        elif isinstance(module, nn.Flatten):
+            values = values.flatten(2)
+        else:
+            values = module(values.flatten(0, 1)).unflatten(0, values.shape[:2])
+    return values
+
+
+def _convolve(layer: nn.Conv2d, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(LANES, rows, channels, height, width) by the weights of each place."""
+    side_by_side = values.transpose(0, 1).flatten(1, 2)
+    made = F.conv2d(
+        side_by_side,
+        weight.flatten(0, 1),
+        None if bias is None else bias[:, : layer.out_channels].flatten(),
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        len(weight) * layer.groups,
+    )
+    return made.unflatten(1, (len(weight), -1)).transpose(0, 1)
+
+
 def _forward(parameters: Sequence[Tensor], inputs: Tensor, layers: Layers) -> list[Tensor]:
     """The input of each layer, (clients, B, features), and at the end the logits, (clients, B, classes)."""
     passed = [inputs]
@@ -253,6 +356,11 @@ def _pad(stack: Tensor, whole_from: int) -> Tensor:
     """Zeros after the end of each axis from `whole_from` on, up to a multiple of `LINE`."""
     missing = [-size % LINE for size in stack.shape[whole_from:]]
     return F.pad(stack, [pad for last in reversed(missing) for pad in (0, last)]) if any(missing) else stack
+
+
+def _pad_layer(stack: Tensor) -> Tensor:
+    """A stack of parameters of linear layers filled up, of convolutions as it is; biases of either do not differ."""
+    return _pad(stack, whole_from=1) if stack.dim() < 4 else stack
 
 
 def _slopes(logits: Tensor, losses_of: Losses) -> tuple[Tensor, Tensor]:

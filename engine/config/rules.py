@@ -192,7 +192,7 @@ def stacked_clients_take_plain_steps(look: Look) -> Iterator[Problem]:
         against = " and ".join(found)
         remedy = "set it false, and clients train one by one"
         reason = f"is for sgd on the plain loss of whole mini-batches, but {against}; {remedy}"
-        yield Problem("clients.stack", True, reason)
+        yield Problem("clients.stack", look("clients.stack"), reason)
 
 
 RULES: tuple[Callable[[Look], Iterator[Problem]], ...] = (

@@ -193,9 +193,10 @@ class ClientsConfig(Section):
         "gradients add up to the mini-batch's; null lets all",
     )
     clip: float | None = Field(default=None, gt=0, description="largest 2-norm of a gradient; null leaves it as it is")
-    stack: bool = Field(
+    stack: bool | Literal["convolutions"] = Field(
         default=False,
         description="train several clients at once where their networks are linear layers alone, which is faster; "
+        "with convolutions, of networks of these and pooling too, which on a CPU is slower; "
         "results differ in their last digits from those of training one by one",
     )
 

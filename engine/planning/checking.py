@@ -71,7 +71,7 @@ def _method(federation: Federation) -> Iterator[Problem]:
         yield Problem("method.name", name, reason)
     if federation.config.clients.stack and needs.trained_alone:
         reason = f"cannot serve clients of {name}: {needs.trained_alone}; set it false, and clients train one by one"
-        yield Problem("clients.stack", True, reason)
+        yield Problem("clients.stack", federation.config.clients.stack, reason)
     for kind, sentence in needs.kinds.items():
         if not sentence:
             reason = f"sends {kind} and does not say what that tells about a client: put a sentence into own_kinds"

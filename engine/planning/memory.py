@@ -100,7 +100,8 @@ def net_plan(federation: Federation, name: str, width: float, clients: float) ->
     task = federation.setup.task
     net = network_of(name, task, width)
     state = state_bytes(net)
-    together = LANES if federation.config.clients.stack and stackable(net) else 1
+    stack = federation.config.clients.stack
+    together = LANES if stack and stackable(net, stack == "convolutions") else 1
     batch = largest_batch(federation)
     example = together * activation_bytes(net, task.form)
     copies = COPIES + (federation.setup.work.optimiser != "sgd")  # Adam remembers two moments in place of one

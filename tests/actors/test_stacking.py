@@ -53,6 +53,20 @@ def test_networks_that_are_faster_alone_are_trained_alone_with_the_bits_of_train
     assert alone == together
 
 
+def test_networks_with_convolutions_are_stacked_where_they_are_asked_for():
+    narrow = tuple(replace(c, net="cnn2", width=0.25) for c in setup(False).clients)
+
+    def with_convolutions(stack):
+        return replace(setup(stack), clients=narrow)
+
+    alone, plain = (play(with_convolutions(stack), shards=SHARDS) for stack in (False, True))
+    assert plain.digest == alone.digest
+    together = play(with_convolutions("convolutions"), shards=SHARDS)
+    assert together.digest == digest(with_convolutions("convolutions"), 2) != alone.digest
+    for name, value in alone.state.model.items():
+        torch.testing.assert_close(together.state.model[name], value, rtol=1e-3, atol=1e-5)
+
+
 def test_an_objective_that_asks_for_more_than_outputs_is_trained_alone(monkeypatch):
     monkeypatch.setattr("algorithms.methods.fedrs.OutputsObjective", lambda loss: lambda n, x, y: loss(n(x), y))
     alone, together = (play(setup(stack, "fedrs"), shards=SHARDS).digest for stack in (False, True))

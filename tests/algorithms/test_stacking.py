@@ -14,6 +14,7 @@ from algorithms.core.seeds import Seed
 from algorithms.core.stacking import TrainingRequest, fit_together, stackable
 from algorithms.core.training import OutputsObjective, Work, fit
 from algorithms.nets import Classifier, Images, build
+from algorithms.nets.pooling import MaxPool
 from algorithms.parts.corrections import proximal
 from algorithms.tasks.images import Augment
 from tests.support import tiny_images, tiny_task
@@ -118,6 +119,43 @@ def test_augmented_clients_and_own_objectives_end_where_training_alone_ends(net,
     assert [bits(one) for one in by_twos] == [bits(one) for one in together]
 
 
+def convolutional():
+    """Two convolutions of other shapes, one of them in groups and without a bias."""
+    torch.manual_seed(0)
+    body = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.ReLU(),
+        MaxPool(),
+        nn.Conv2d(6, 4, (2, 3), stride=2, groups=2, bias=False),
+        nn.AvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 7),
+        nn.ReLU(),
+    )
+    return Classifier(body, nn.Linear(7, TASK.classes))
+
+
+CONVOLUTIONAL = {"cnn2": lambda: build("cnn2", Images(TASK.shape), TASK.classes, 0.25), "groups": convolutional}
+
+
+@pytest.mark.parametrize("made", CONVOLUTIONAL.values(), ids=CONVOLUTIONAL)
+@pytest.mark.parametrize(("task", "objective_of"), [(TASK, lambda client: None), KINDS["both"]], ids=["plain", "both"])
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+def test_convolutions_end_where_training_alone_ends_whoever_is_trained_beside(shards, made, work, task, objective_of):
+    net = made()
+    everyone = [asked(net, shards, c, position=c, objective=objective_of(c)) for c in range(len(SIZES))]
+    together = fit_together(net, task, work, everyone)
+    for client, trained in enumerate(together):
+        alone = copy.deepcopy(net)
+        seed, own = Seed(1, 0, "train", client), objective_of(client)
+        done = fit(alone, task, shards(client), work, seed, position=client, objective=own)
+        assert trained.fit.loss == pytest.approx(done.loss, rel=1e-4)
+        for ours, theirs in zip(trained.parameters, alone.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs.detach(), rtol=1e-3, atol=1e-5)
+    by_threes = [one for i in range(0, 10, 3) for one in fit_together(net, task, work, everyone[i : i + 3])]
+    assert [bits(one) for one in by_threes] == [bits(one) for one in together]
+
+
 def test_a_client_with_an_objective_changes_no_bit_of_one_without(net, shards):
     mixed = [asked(net, shards, c, objective=restricted(c) if c % 2 else None) for c in range(4)]
     alone = [bits(fit_together(net, TASK, WORK, [one])[0]) for one in mixed]
@@ -141,7 +179,8 @@ def test_the_network_that_names_the_architecture_stays_as_it_was(net, shards):
 
 def test_networks_of_linear_layers_alone_all_of_them_trained_are_stacked(net):
     assert stackable(net)
-    assert not stackable(build("small_cnn", Images(TASK.shape), TASK.classes))
+    assert not stackable(build("small_cnn", Images(TASK.shape), TASK.classes), convolutions=True)  # it has batch norm
+    assert [stackable(convolutional(), convolutions) for convolutions in (False, True)] == [False, True]
     frozen = copy.deepcopy(net)
     frozen.head.bias.requires_grad_(False)
     assert not stackable(frozen)

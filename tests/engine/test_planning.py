@@ -343,10 +343,10 @@ def test_narrow_clients_are_counted_at_their_own_width():
 
 
 def test_networks_that_are_trained_together_are_counted_for_all_of_them():
-    """Sixteen at once of the MLP; a convolutional network is trained alone."""
-    for name, together in (("mlp", 16), ("small_cnn", 1)):
+    """Sixteen at once of the MLP; a convolutional network is trained alone, unless convolutions are asked for."""
+    for name, stack, together in (("mlp", True, 16), ("cnn2", True, 1), ("cnn2", "convolutions", 16)):
         alone, stacked = (
-            plan(gathered(clients={"net": name, "stack": stack}), MACHINE, 8 * GIB).nets[0] for stack in (False, True)
+            plan(gathered(clients={"net": name, "stack": asked}), MACHINE, 8 * GIB).nets[0] for asked in (False, stack)
         )
         assert stacked.training_bytes == together * alone.training_bytes
         assert stacked.example_bytes == together * alone.example_bytes
