@@ -220,10 +220,9 @@ def test_a_matrix_under_two_names_is_trained_like_one_that_is_used_twice(name, f
         for entry in ("body.first.weight", "body.inside.weight")
     )
     assert not any(trained)
-    assert trained or "weights" not in needs_of(setup_of(name)).up, (
-        "where networks travel, the server has such a matrix"
-    )
-    assert all(kept) == bool(frozen)
+    if "weights" in needs_of(setup_of(name)).up:  # else the server has no such matrix
+        assert trained
+        assert all(kept) == bool(frozen)
 
 
 # --- What travels -------------------------------------------------------------------------------------------------
