@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from algorithms.nets.classifiers import cnn2, mlp, small_cnn
 from algorithms.nets.errors import NetworkError
 from algorithms.nets.forms import Form, Images, Modalities, Sequences, Signals, Tables, Texts
+from algorithms.nets.language_models import HUB
 from algorithms.nets.modalities import two_branch
 from algorithms.nets.resnet import RESNET8, RESNET18, RESNET34, RESNET50, resnet
 from algorithms.nets.sequences import decoder, lstm_lm
@@ -104,6 +105,10 @@ _NETS: dict[str, _Network] = {
 }
 
 PATTERNS = {
+    "hf:PATH": "A causal language model of transformers, from a folder or by its name on the model hub, for instruction"
+    " following: frozen, with low-rank adapters.",
+    "llama-nano": "A tiny one of 0.1 million parameters, pre-trained here where it is first named, and then cached; so "
+    "are gpt2-nano, llama-micro (0.9 million) and llama-mini (3.5 million).",
     "torchvision:NAME": "Any classifier of torchvision by its builder's name, untrained, such as torchvision:resnet18.",
     "pkg.module:function": "The module that function(shape=(C, H, W), classes=N) returns for images, and"
     " function(form=FORM, outputs=N), a form of algorithms.nets.forms, for all else; if its last operation is an"
@@ -214,6 +219,8 @@ def _make(name: str, form: Form, outputs: int, width: float) -> nn.Module:
     if width != 1:
         raise NetworkError(_one_width(form, width))
     source, _, wanted = name.partition(":")
+    if name.startswith(HUB):
+        raise NetworkError("a language model serves tasks of instructions alone")
     if source != "torchvision":
         return _call(source, wanted, form, outputs)
     if not isinstance(form, Images):

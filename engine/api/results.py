@@ -87,6 +87,11 @@ class Run:
         return self.stored.seconds
 
     @property
+    def items(self) -> Mapping[str, pa.Table]:
+        """What clients' steps did, a row for each thing, by the step's name: answers that were `rewrite`d, say."""
+        return self.stored.items
+
+    @property
     def confusion(self) -> np.ndarray | None:
         """int64 (classes, classes): test examples by class and predicted class at the end; None without classes."""
         return self.stored.confusion

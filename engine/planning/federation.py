@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from algorithms.core.records import digest
 from algorithms.core.scoring import score, score_each
 from algorithms.core.seeds import Seed
 from algorithms.core.task import LABEL, Shard
+from algorithms.nets.language_models import HUB
 from engine.config import RunConfig
 from engine.config.own_code import is_own
 from engine.data import DataSet, load
@@ -25,6 +27,8 @@ from engine.data.load import rows_of
 from engine.errors import ConfigError, Problem
 from engine.partition import Partition, divide, divide_tests, hold_out, shift_columns
 from engine.planning.weights import starting_weights
+from engine.pretraining import ensure_base
+from engine.pretraining.recipe import RECIPES
 from engine.records import ClientFigures, Evaluation, evaluation_of
 
 
@@ -58,6 +62,31 @@ def _ask_needs(setup: WorkerSetup, counts: torch.Tensor) -> Needs:
             raise
         reason = f"fails when it is asked what it needs: {type(error).__name__}: {error}"
         raise ConfigError([Problem("method.name", setup.method, reason)]) from error
+
+
+def read_data(config: RunConfig) -> DataSet:
+    """The data set of a run, read as its clients' network reads it where they have one.
+
+    Raises:
+        DataError: what is wrong with the data.
+        PretrainingError: a tiny language model that cannot be made.
+    """
+    nets = config.clients.net
+    return load(config.data, config.task, place_of(nets) if isinstance(nets, str) else None)
+
+
+def place_of(net: str) -> str:
+    """A network's name; of a tiny language model that of its folder, where it is made first if it is not there.
+
+    Raises:
+        PretrainingError: it cannot be made.
+    """
+    return f"{HUB}{ensure_base(net, _say)}" if net in RECIPES else net
+
+
+def _say(line: str) -> None:
+    """A line for the person who waits; standard output may be for machines."""
+    print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +124,7 @@ class Federation:
         """
         take_huge_pages()
         set_kernels(config.runner.bits)
-        nets = config.clients.net
-        return cls.of(config, load(config.data, config.task, nets if isinstance(nets, str) else None))
+        return cls.of(config, read_data(config))
 
     @classmethod
     def of(cls, config: RunConfig, dataset: DataSet) -> Federation:
@@ -110,12 +138,13 @@ class Federation:
             Seed(config.seed),
             dataset.fingerprint,
         )
+        specs = config.clients.specs(len(partition.rows), Seed(config.seed))
         setup = WorkerSetup(
             method=config.method.name,
             config=config.method.settings,
             task=dataset.task,
             work=config.clients.work(config.rounds),
-            clients=config.clients.specs(len(partition.rows), Seed(config.seed)),
+            clients=tuple(replace(client, net=place_of(client.net)) for client in specs),
             seed=config.seed,
             device=config.runner.device,
             widths=config.clients.redrawn(),

@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +387,7 @@ class StoredRun:
         confusion: int64 (classes, classes), of the last evaluation; None where nothing was counted.
         ledger, rounds, seconds: see `engine.store.tables`.
         clients: what each client gets; None where the folder does not say.
+        items: what clients' steps did, a row for each thing, by the step's name; see `RunFolder.items`.
         pictures: what generators draw beside what clients hold; empty where the run has none or may not show them.
     """
 
@@ -406,6 +407,7 @@ class StoredRun:
     kinds: Mapping[str, str]
     captions: tuple[Stage, ...]
     clients: ClientFigures | None = None
+    items: Mapping[str, pa.Table] = field(default_factory=dict)
 
     @property
     def headline(self) -> Figure:
@@ -452,6 +454,7 @@ def read(path: Path) -> StoredRun:
         kinds=_sentences(path / "start.json", start),
         captions=_captions(path / "start.json", start),
         clients=_clients(path / "clients.parquet", len(start["label_counts"])),
+        items={step: _read_items(table) for step, table in RunFolder(path).items().items()},
     )
 
 
@@ -507,6 +510,13 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
         table.validate(full=True)  # texts that are no UTF-8 would fail where they are first looked at
         if not table.schema.equals(schema):
             raise ValueError(f"its columns are {', '.join(table.schema.names)} instead of {', '.join(schema.names)}")
+        return table
+
+
+def _read_items(path: Path) -> pa.Table:
+    with _naming(path):
+        table = pq.read_table(path, partitioning=None)
+        table.validate(full=True)
         return table
 
 

@@ -24,10 +24,10 @@ from engine.compare.room import room_on_ray
 from engine.compare.spec import Cell, differences
 from engine.config import RunConfig, to_tree
 from engine.config.reading import dump, parse
-from engine.data import DataSet, load
+from engine.data import DataSet
 from engine.errors import ConfigError, Problem, UserError
 from engine.planning.checking import check
-from engine.planning.federation import Federation
+from engine.planning.federation import Federation, read_data
 from engine.planning.report import plan
 from engine.records import VALIDATION, Result, RoundRecord, RunStart, StageRecord
 from engine.run.hosting import this_machine
@@ -158,9 +158,9 @@ def try_setting(
 
 
 def data_key(config: RunConfig) -> str:
-    """A text that is the same for configurations of the same data and task."""
+    """A text that is the same for configurations of the same data and task, read for the same network."""
     tree = to_tree(config)
-    return json.dumps([tree["data"], tree["task"]], sort_keys=True)
+    return json.dumps([tree["data"], tree["task"], tree["clients"]["net"]], sort_keys=True)
 
 
 def conduct(sweep: Sweep, folder: Path, watcher: SweepWatcher) -> list[SettingResult]:
@@ -197,7 +197,7 @@ def conduct(sweep: Sweep, folder: Path, watcher: SweepWatcher) -> list[SettingRe
 
 def _datasets(sweep: Sweep) -> dict[str, DataSet]:
     configs = {data_key(cell.config): cell.config for setting in sweep.settings for cell in setting.cells}
-    return {key: load(config.data, config.task) for key, config in configs.items()}
+    return {key: read_data(config) for key, config in configs.items()}
 
 
 def _memory_of_all(sweep: Sweep, datasets: Mapping[str, DataSet]) -> int:

@@ -11,6 +11,7 @@ from engine.records import Result, RoundRecord, RunStart, StageRecord
 from engine.store.folder import RunFolder, StoredRun, read, replacing
 from engine.views.report import sections
 from engine.views.report.html import element, page
+from engine.views.report.items import items
 from engine.views.report.summary import summary, title
 from engine.views.report.words import as_words, labels
 
@@ -24,6 +25,7 @@ _SECTIONS = (
     sections.by_client,
     sections.clients,
     sections.pictures,
+    items,
     sections.left_clients,
     sections.traffic,
     sections.seconds,
