@@ -88,7 +88,7 @@ class Run:
 
     @property
     def items(self) -> Mapping[str, pa.Table]:
-        """What clients' steps did, a row for each thing, by the step's name: answers that were `rewrite`d, say."""
+        """Tables of what clients' steps did, a row for each thing, by the step's name, such as `rewrite`."""
         return self.stored.items
 
     @property

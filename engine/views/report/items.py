@@ -31,8 +31,8 @@ def items(runs: Sequence[StoredRun]) -> Element | None:
 
 def _of_step(table: pa.Table) -> list[Element]:
     texts = [name for name in ("text", "new_text") if name in table.column_names]
-    measured = [name for name in table.column_names if name not in (*PLACES, *texts)]
-    found = [_by_client(table, measured)]
+    columns = [name for name in table.column_names if name not in (*PLACES, *texts)]
+    found = [_by_client(table, columns)]
     if texts:
         found.append(_texts(table, texts))
     else:
@@ -40,15 +40,15 @@ def _of_step(table: pa.Table) -> list[Element]:
     return found
 
 
-def _by_client(table: pa.Table, measured: Sequence[str]) -> Element:
-    """Of each client the number of items and the mean of each column, or how often each word came."""
+def _by_client(table: pa.Table, columns: Sequence[str]) -> Element:
+    """A table of each client: the number of its items, and the mean of each column or how often each word came."""
     rows = table.to_pylist()
     clients = sorted({row["client"] for row in rows})
-    head = element("tr", *(element("th", as_words(name)) for name in ("client", "items", *measured)))
+    head = element("tr", *(element("th", as_words(name)) for name in ("client", "items", *columns)))
     body = []
     for client in clients:
         own = [row for row in rows if row["client"] == client]
-        cells = [str(client), str(len(own)), *(_cell(table, name, own) for name in measured)]
+        cells = [str(client), str(len(own)), *(_cell(table, name, own) for name in columns)]
         body.append(element("tr", *(element("td", cell) for cell in cells)))
     return element("table", element("thead", head), element("tbody", *body), class_="clients")
 
@@ -78,4 +78,4 @@ def _texts(table: pa.Table, texts: Sequence[str]) -> Element:
         for row in chosen
     ]
     shown = element("p", f"{count(len(chosen), 'item')} of {len(rows)}:", class_="note")
-    return element("div", shown, element("table", element("thead", head), element("tbody", *body), class_="texts"))
+    return element("div", shown, element("table", element("thead", head), element("tbody", *body), class_="clients"))
