@@ -39,14 +39,6 @@ _DOUBLES = ("consolidated*", "original/*", "onnx/*")
 
 _LOADING = threading.Lock()
 
-HUB = "hf:"
-"""Begins the name of a network that is a language model in a folder or on the model hub."""
-
-
-def place_of(net: str) -> str:
-    """The folder or the name on the hub of a language model, by the network's name."""
-    return net.removeprefix(HUB)
-
 
 @dataclass(frozen=True)
 class TinyModel:
