@@ -144,3 +144,20 @@ def test_shards_are_rows_of_shared_arrays_even_where_these_are_read_only():
     assert held[0].own_labels.tolist() == [2, 0]
     assert {shard.columns["image"].data_ptr() for shard in held} == {images.ctypes.data}
     assert shards.nbytes == 20 + 40 + 24 + 24
+
+
+def test_in_this_process_an_outcome_is_copied_once(monkeypatch):
+    """When it is packed: what is unpacked lies where it was packed."""
+    from actors import runner
+
+    packed = []
+
+    def pack_and_note(outcome):
+        packed.append(pack_outcome(outcome))
+        return packed[-1]
+
+    pack_outcome = runner.pack_outcome
+    monkeypatch.setattr(runner, "pack_outcome", pack_and_note)
+    (outcome,) = InlineRunner(SETUP, tiny_shards(4)).run(StepRequest("walk", (0,), ZEROS, Seed(3, round=0)))
+    first = outcome.payload.tensors("weights")["w"]
+    assert first.data_ptr() == packed[0][0].payload.buffers[0].ctypes.data
