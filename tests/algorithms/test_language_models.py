@@ -90,10 +90,10 @@ def test_the_same_texts_give_the_same_tokenizer(tokenizer, tmp_path):
     assert len(hashes) == 1
 
 
-def test_the_specials_are_the_first_tokens_and_each_digit_is_one(tokenizer):
+def test_the_specials_are_the_first_tokens_and_numbers_go_by_two_digits(tokenizer):
     assert tokenizer.convert_tokens_to_ids(list(SPECIALS)) == [0, 1, 2, 3, 4, 5]
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
-    assert len(tokenizer("12345").input_ids) == 5
+    assert tokenizer.tokenize("1234 05 9") == ["12", "34", "Ġ", "05", "Ġ", "9"]
     assert tokenizer("<task>7<answer>").input_ids == [4, *tokenizer("7").input_ids, 5]
 
 
