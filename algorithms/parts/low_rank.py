@@ -39,9 +39,9 @@ def entries(state: Tensors, end: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def learning_only(net: nn.Module, end: str) -> Iterator[None]:
-    """A block in which, of a network's adapters, the factors of one kind alone learn."""
-    others = [p for name, p in net.named_parameters() if p.requires_grad and not name.endswith(end)]
+def learning_only(net: nn.Module, ends: str | tuple[str, ...]) -> Iterator[None]:
+    """A block in which those of a network's parameters alone learn whose names end so."""
+    others = [p for name, p in net.named_parameters() if p.requires_grad and not name.endswith(ends)]
     for parameter in others:
         parameter.requires_grad_(False)
     try:
