@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from algorithms.core.contract import Client, ClientSpec, Reply, client_side
@@ -16,6 +15,7 @@ from algorithms.core.states import snapshot, tensor_bytes
 from algorithms.core.task import Task
 from algorithms.core.training import Objective, Work
 from algorithms.methods.fedavg import FedAvg, FedAvgState
+from algorithms.nets.interventions import orthonormal_rows
 from algorithms.parts.low_rank import A, B, entries, learning_only
 from algorithms.parts.private_gradients import private_objective
 
@@ -107,10 +107,3 @@ class FFALoRA(FedAvg):
             client.seed.torch("privacy noise"),
             is_lone=min(self.kit.work.batch, len(client.shard)) == 1,
         )
-
-
-def orthonormal_rows(a: Tensor) -> Tensor:
-    """Rows (r, d), r at most d, that span what those of `a` do and are orthonormal."""
-    q, upper = torch.linalg.qr(a.double().T)
-    # The signs of R's diagonal are the library's choice.
-    return (q * upper.diagonal().sign()).T.to(a.dtype).contiguous()

@@ -7,7 +7,8 @@ import torch
 
 from algorithms.core.payload import Payload
 from algorithms.core.training import Work
-from algorithms.methods.ffa_lora import FFALoRA, orthonormal_rows
+from algorithms.methods.ffa_lora import FFALoRA
+from algorithms.nets.interventions import orthonormal_rows
 from algorithms.parts.low_rank import A, B, entries, products
 from algorithms.parts.private_gradients import private_objective
 from tests.algorithms.support_language import language_setup, language_shards
