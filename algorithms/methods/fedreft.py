@@ -28,7 +28,7 @@ MIXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class FedReFTState(GlobalModel):
-    """What the clients of the last round have sent.
+    """All that the clients of the last round have sent.
 
     Attributes:
         model: theta that everybody starts from.
@@ -61,7 +61,7 @@ class FedReFT(Averaging[FedReFTState]):
     before it is mixed in (`align`).
 
     Travels, per client and round, each way: 2 r d + r numbers of 4 bytes for each block, twice that where the edits of
-    first and last tokens are not `tied`; another g_k for each client.
+    first and last tokens are not one (`one_edit`); another g_k for each client.
     """
 
     paper = "Siddika et al. 2026, arXiv 2508.20295"
@@ -77,7 +77,7 @@ class FedReFT(Averaging[FedReFTState]):
         rank: int = setting(8, "r, rows of R", ge=1)
         first: int = setting(7, "tokens at a prompt's beginning that are edited", ge=0)
         last: int = setting(7, "tokens at its end that are edited", ge=0)
-        tied: bool = setting(False, "one edit for both groups of tokens")
+        one_edit: bool = setting(False, "one edit for both groups of tokens")
         layers: tuple[int, ...] = setting((), "blocks after which states are edited, from 0; none: all", ge=0)
         rule: Literal["geometric_median", "mean", "fedavg"] = setting(
             "geometric_median", "how the others become one: their geometric median, their mean, or the mean of all"
@@ -116,7 +116,7 @@ class FedReFT(Averaging[FedReFTState]):
         if not others or latest.keys() <= {client}:
             return {}
         if self.config.align:
-            others = [aligned_to(others[0], state) for state in others]
+            others = [align_to(others[0], state) for state in others]
         if self.config.rule != "geometric_median":
             return mean_of(others)
         return median_of(others, self.config.iterations)
@@ -135,7 +135,7 @@ class FedReFT(Averaging[FedReFTState]):
     @client_side
     def train(self, client: Client) -> Reply:
         """Mix in what the others have learnt, train the edits; for the server and for the client's next round."""
-        own, g = self._own(client), self._received(client)
+        own, g = self._own(client), self._others(client)
         held, rest = self._parts(client)
         share = self._share(client, own, g, held) if g else 0.0
         model = self._model(client.spec.net, mixture(own, g, share) if share else own)
@@ -158,12 +158,12 @@ class FedReFT(Averaging[FedReFTState]):
         """theta_k."""
         return memory_tensors("own", client.memory) or self._first_edits(client.spec.net)
 
-    def _received(self, client: Client) -> dict[str, Tensor]:
+    def _others(self, client: Client) -> dict[str, Tensor]:
         """g_k, turned to client k; {} where there is none."""
         if "weights" not in client.received.parts:
             return {}
         g = client.received.tensors("weights")
-        return aligned_to(self._own(client), g) if self.config.align else g
+        return align_to(self._own(client), g) if self.config.align else g
 
     def _parts(self, client: Client) -> tuple[Shard, Shard]:
         """The examples by which lambda is chosen, and those that are trained on."""
@@ -176,13 +176,13 @@ class FedReFT(Averaging[FedReFTState]):
         held, rest = rows[order[:count].sort().values], rows[order[count:].sort().values]
         return Shard(client.shard.columns, held), Shard(client.shard.columns, rest)
 
-    def _share(self, client: Client, own: Tensors, g: Tensors, held: Shard) -> float:
+    def _share(self, client: Client, own: Tensors, g: Tensors, judges: Shard) -> float:
         """lambda_k."""
         if self.config.lambda_fixed is not None:
             return self.config.lambda_fixed
-        if not len(held):
+        if not len(judges):
             return 0.5
-        return min(MIXTURES, key=lambda share: self._loss(client, mixture(own, g, share), held))
+        return min(MIXTURES, key=lambda share: self._loss(client, mixture(own, g, share), judges))
 
     def _loss(self, client: Client, edits: Tensors, shard: Shard) -> float:
         model = self._model(client.spec.net, edits)
@@ -215,7 +215,7 @@ class FedReFT(Averaging[FedReFTState]):
 def new_interventions(net: AdaptedModel, config: FedReFT.Config) -> Interventions:
     """Fresh edits for a model; R is drawn from torch's global generator."""
     blocks = [n for n in range(len(blocks_of(net))) if not config.layers or n in config.layers]
-    return Interventions(blocks, net.base.config.hidden_size, config.rank, config.tied)
+    return Interventions(blocks, net.base.config.hidden_size, config.rank, config.one_edit)
 
 
 def edit_bytes(net: nn.Module, config: FedReFT.Config) -> int:
@@ -247,7 +247,7 @@ def mixture(own: Tensors, other: Tensors, share: float) -> dict[str, Tensor]:
     return orthonormal(combine(lambda mine, theirs: (1 - share) * mine + share * theirs, own, other))
 
 
-def aligned_to(target: Tensors, state: Tensors) -> dict[str, Tensor]:
+def align_to(target: Tensors, state: Tensors) -> dict[str, Tensor]:
     """The same edits as (Q R, Q W, Q b), Q the rotation that brings them nearest to others: orthogonal Procrustes."""
     theirs = by_edit(target)
     turned: dict[str, Tensor] = {}

@@ -79,13 +79,13 @@ class Intervention(nn.Module):
 class Interventions(nn.Module):
     """Edits of blocks of a model: `BLOCK.first` and `BLOCK.last`, or `BLOCK.both` where they are tied."""
 
-    def __init__(self, blocks: Sequence[int], size: int, rank: int, tied: bool) -> None:
+    def __init__(self, blocks: Sequence[int], size: int, rank: int, one_edit: bool) -> None:
         super().__init__()
-        groups = ("both",) if tied else ("first", "last")
+        groups = ("both",) if one_edit else ("first", "last")
         for block in blocks:
             self.add_module(str(block), nn.ModuleDict({group: Intervention(size, rank) for group in groups}))
 
-    def edited(self, block: str, h: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    def edit(self, block: str, h: Tensor, first: Tensor, last: Tensor) -> Tensor:
         """The output h (B, T, d) of a block with its edits at places (B, T)."""
         groups: Any = self._modules[block]
         if "both" in groups:
@@ -125,7 +125,7 @@ def editing(net: AdaptedModel, interventions: Interventions, places: Places) -> 
         if not now:
             return output
         h = output if isinstance(output, Tensor) else output[0]
-        changed = interventions.edited(block, h, *now["places"])
+        changed = interventions.edit(block, h, *now["places"])
         return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
     blocks = blocks_of(net)
