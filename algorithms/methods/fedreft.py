@@ -204,7 +204,7 @@ class FedReFT(Averaging[FedReFTState]):
 
     def _places(self) -> Places:
         task: Any = self.kit.task
-        return Places(self.config.first, self.config.last, task.prompt_closing)
+        return Places(self.config.first, self.config.last, tuple(task.prompt_end))
 
     def _network(self, net: str) -> AdaptedModel:
         found = self.kit.network(net)

@@ -67,7 +67,9 @@ class FFALoRA(FedAvg):
     def needs(cls, config: Any, task: Task, clients: Sequence[ClientSpec], work: Work, counts: Tensor) -> Needs:
         trained = Volume(mean_bytes(task, clients, lambda net: tensor_bytes(entries(net.state_dict(), B))))
         common = super().needs(config, task, clients, work, counts)
-        return common.adding(up={"weights": trained}, down={"weights": trained})
+        in_pieces = config.privacy_clip is not None and work.micro_batch is not None
+        refusals = ("adds noise once for a batch (privacy_clip): leave clients.micro_batch out",) if in_pieces else ()
+        return common.adding(up={"weights": trained}, down={"weights": trained}, refusals=refusals)
 
     def start(self, clients: Sequence[ClientSpec]) -> FedAvgState:
         state = super().start(clients)

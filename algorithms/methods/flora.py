@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -157,6 +158,20 @@ class MergedModel(nn.Module):
         with net.beside(self.change, own=0.0):
             logits: Tensor = net(ids)
         return logits
+
+    @property
+    def base(self) -> Any:
+        """The frozen model, a causal model of transformers."""
+        return self._net[0].base
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the frozen model."""
+        return self._net[0].tokenizer
+
+    def answer_scope(self, prompts: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+        """A block in which `base` is about to answer these prompts."""
+        return self._net[0].beside(self.change, own=0.0)
 
     def train(self, mode: bool = True) -> MergedModel:
         self._net[0].train(mode)

@@ -119,14 +119,14 @@ class Change(Protocol):
 
 
 class DenseChange(nn.Module):
-    """A whole matrix added to each adapted one: buffers `MATRIX.dense`, (d_out, d_in), by the matrices' names."""
+    """A whole matrix added to each adapted one, frozen: `MATRIX.dense`, (d_out, d_in), by the matrices' names."""
 
     def __init__(self, matrices: Mapping[str, Tensor]) -> None:
         super().__init__()
         self._parts: dict[str, nn.Module] = {}
         for name, value in matrices.items():
             self._parts[name] = nn.Module()
-            self._parts[name].register_buffer("dense", value)
+            self._parts[name].register_parameter("dense", nn.Parameter(value, requires_grad=False))
             _put(self, name, self._parts[name])
 
     def change(self, matrix: str, h: Tensor) -> Tensor:

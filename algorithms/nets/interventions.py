@@ -9,7 +9,7 @@ a decoder block becomes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,6 +154,21 @@ class EditedModel(nn.Module):
         with editing(net, self.interventions, places):
             logits: Tensor = net(ids)
         return logits
+
+    @property
+    def base(self) -> Any:
+        """The frozen model, a causal model of transformers."""
+        return self._hidden[0].base
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the frozen model."""
+        return self._hidden[0].tokenizer
+
+    def answer_scope(self, prompts: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+        """A block in which `base` is about to answer these prompts."""
+        net, places = self._hidden
+        return editing(net, self.interventions, places)
 
     def train(self, mode: bool = True) -> EditedModel:
         self._hidden[0].train(mode)

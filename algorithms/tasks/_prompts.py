@@ -38,7 +38,6 @@ def prompt_ids(tokenizer: Any, template: Template, instruction: str) -> list[int
     return [*start, *token_ids(tokenizer, f"### Instruction:\n{instruction}\n\n### Response:\n")]
 
 
-<<<<<<< HEAD
 _LAST_LETTERS = "a7?)\n"
 """Ends of instructions, each of which a tokenizer may join otherwise with what follows."""
 
@@ -48,17 +47,6 @@ def prompt_end(tokenizer: Any, template: Template) -> list[int]:
     prompts = [prompt_ids(tokenizer, template, f"x{letter}") for letter in _LAST_LETTERS]
     alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*map(reversed, prompts), strict=False))
     return [tokens[0] for tokens in alike][::-1]
-=======
-def closing_ids(tokenizer: Any, template: Template) -> list[int]:
-    """Tokens with which every prompt of a layout ends, whatever the instruction."""
-    prompts = [prompt_ids(tokenizer, template, text)[::-1] for text in ("a", "7", "Why?", "(x) ")]
-    common: list[int] = []
-    for tokens in zip(*prompts, strict=False):
-        if len(set(tokens)) > 1:
-            break
-        common.append(tokens[0])
-    return common[::-1]
->>>>>>> fced2c50 (FedReFT: edits of hidden states, mixed with the geometric median of all others)
 
 
 def answer_ids(tokenizer: Any, answer: str) -> list[int]:

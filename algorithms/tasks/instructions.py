@@ -22,11 +22,7 @@ from algorithms.nets.forms import Inputs, Sequences
 from algorithms.nets.generation import Writer, generate
 from algorithms.nets.language_models import base_checksum, load_base, load_tokenizer, place_of
 from algorithms.tasks._next_token import NO_TARGET, NextToken, nll
-<<<<<<< HEAD
 from algorithms.tasks._prompts import Template, answer_ids, prompt_end, prompt_ids, usual_template
-=======
-from algorithms.tasks._prompts import Template, answer_ids, closing_ids, prompt_ids, usual_template
->>>>>>> fced2c50 (FedReFT: edits of hidden states, mixed with the geometric median of all others)
 
 INSTRUCTION, ANSWER = "instruction", "answer"
 """Roles of the columns of what is asked and of what is to be answered."""
@@ -338,10 +334,9 @@ class InstructionTask(NextToken):
             raise ValueError("the data have no column of canonical answers (data.columns.canonical)")
         return Shard({**shard.columns, **{n: shard.columns[theirs] for n, theirs in names.items()}}, shard.rows)
 
-<<<<<<< HEAD
     def prompt_lengths(self, ids: Tensor) -> Tensor:
         """int64 (B,): the tokens before the answers of token ids, (B, T); T where no answer begins."""
-        end = torch.tensor(self._prompt_end, device=ids.device)
+        end = torch.tensor(self.prompt_end, device=ids.device)
         if ids.shape[1] < len(end):
             return torch.full((len(ids),), ids.shape[1], device=ids.device)
         ends_here = (ids.unfold(1, len(end), 1) == end).all(2)
@@ -349,14 +344,9 @@ class InstructionTask(NextToken):
         return torch.where(ends_here.any(1), first, ids.shape[1])
 
     @cached_property
-    def _prompt_end(self) -> list[int]:
-        return prompt_end(load_tokenizer(place_of(self.base))[0], self.template)
-=======
-    @property
-    def prompt_closing(self) -> tuple[int, ...]:
+    def prompt_end(self) -> list[int]:
         """Tokens with which every prompt ends."""
-        return tuple(closing_ids(load_tokenizer(place_of(self.base))[0], self.template))
->>>>>>> fced2c50 (FedReFT: edits of hidden states, mixed with the geometric median of all others)
+        return prompt_end(load_tokenizer(place_of(self.base))[0], self.template)
 
     def answer_tokens(self, shard: Shard, rows: Tensor) -> list[list[int]]:
         """Tokens of the answers of some rows of the columns, their ends included."""

@@ -20,7 +20,8 @@ from algorithms.methods.fedreft import (
     mixture,
     orthonormal,
 )
-from algorithms.nets.interventions import Intervention, Places, editing
+from algorithms.nets.generation import generate
+from algorithms.nets.interventions import Intervention, Places
 from tests.algorithms.support_language import base, language_setup, language_shards, prepared
 from tests.algorithms.support_methods import Federation, client_of, method_of, train
 from tests.support import needs_of, play
@@ -100,7 +101,7 @@ def test_a_text_without_a_prompts_end_is_not_edited():
 @pytest.mark.parametrize("template", ["markers", "alpaca"])
 def test_the_closing_tokens_of_a_layout_end_each_prompt_and_stand_nowhere_before(template):
     task = language_setup("fedit", task={"template": template}).task
-    closing = task.prompt_closing
+    closing = tuple(task.prompt_end)
     assert closing
     setup = language_setup("fedreft", task={"template": template})
 
@@ -150,19 +151,13 @@ def test_written_tokens_are_not_edited_and_padding_on_the_left_changes_nothing()
     """What the model writes with a cache is what it says when it reads prompt and answer at once."""
     setup = language_setup("fedreft")
     model = model_of(setup, some_edits(setup))
-    net, places = model._hidden
-    prompts = setup.task.prompts(language_shards(1)(0), torch.tensor([0, 1]))
-    longest = max(map(len, prompts)) + 3
-    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-    with torch.no_grad(), editing(net, model.interventions, places):
-        written = net.base.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0
-        )[:, longest:]
-    for prompt, tokens in zip(prompts, written.tolist(), strict=True):
+    prompts = setup.task.prompts(language_shards(1)(0), torch.tensor([0, 1, 50, 51]))
+    assert len({*map(len, prompts)}) > 1
+    for prompt, answer in zip(prompts, generate(model, prompts, [5] * 4), strict=True):
         with torch.no_grad():
-            logits = model(torch.tensor([prompt + tokens]))[0, len(prompt) - 1 : -1]
-        assert logits.argmax(1).tolist() == tokens
+            logits = model(torch.tensor([prompt + list(answer.ids)]))[0, len(prompt) - 1 : -1]
+        assert logits.argmax(1).tolist() == list(answer.ids)
+        assert answer.ids
 
 
 # What the server makes of it

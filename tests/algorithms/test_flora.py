@@ -7,6 +7,7 @@ from algorithms.core.payload import memory_tensors
 from algorithms.core.scoring import score
 from algorithms.core.training import Work
 from algorithms.methods.flora import DENSE, FLoRA, FLoRAState, last_stacks, news, numbers
+from algorithms.nets.generation import generate
 from algorithms.parts.low_rank import products, stack
 from tests.algorithms.support_language import language_setup, language_shards
 from tests.algorithms.support_methods import Federation, method_of
@@ -181,3 +182,14 @@ def test_the_predictor_is_the_merged_model_and_holds_nothing_else():
         {n: torch.ones_like(v) for n, v in method_of(setup).kit.initial(setup.clients[0].net).items()}
     )
     assert equal(score(predictor, setup.task, shard, torch.device("cpu")), before)
+
+
+def test_the_merged_model_writes_what_it_says():
+    setup = language_setup("flora", clients=2, work=Work(steps=4, epochs=None, batch=8, lr=2.0))
+    played = play(setup, rounds=2, shards=language_shards(2))
+    predictor, shard = played.method.predictor(played.state), language_shards(1)(0)
+    prompts = setup.task.prompts(shard, torch.arange(3))
+    for prompt, answer in zip(prompts, generate(predictor, prompts, [4] * 3), strict=True):
+        with torch.no_grad():
+            logits = predictor(torch.tensor([prompt + list(answer.ids)]))[0, len(prompt) - 1 : -1]
+        assert logits.argmax(1).tolist() == list(answer.ids)
