@@ -19,6 +19,11 @@ Layers = tuple[bool, ...]
 _behind_relu: Callable[[Tensor, Tensor, int], Tensor] = torch.ops.aten.threshold_backward.default
 """(derivatives by a ReLU's outputs, its outputs, 0) -> derivatives by its inputs."""
 
+_nll = torch.ops.aten.nll_loss_forward.default
+_behind_nll = torch.ops.aten.nll_loss_backward.default
+_behind_log_softmax = torch.ops.aten._log_softmax_backward_data.default
+"""The parts of torch's cross-entropy; 1 stands for the mean over a batch, -100 for a class that no row has."""
+
 
 def linear_layers(net: nn.Module) -> Layers | None:
     """The layers of a network that flattens its inputs first and has linear layers with biases, and ReLUs after them,
@@ -46,22 +51,24 @@ def _layers(net: nn.Module) -> Layers | None:
     return tuple(layers)
 
 
+Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""What a network answers, (B, outputs) -> the loss, a scalar, and its derivatives by the answers."""
+
+
 @torch.no_grad()
-def backpropagate(
-    parameters: Sequence[Tensor], layers: Layers, inputs: Tensor, loss_of: Callable[[Tensor], Tensor]
-) -> Tensor:
+def backpropagate(parameters: Sequence[Tensor], layers: Layers, inputs: Tensor, slope: Slope) -> Tensor:
     """Give every parameter its gradient, and return the loss, a scalar: to the bit what torch's `backward` gives.
 
     Args:
         parameters: weight and bias of each layer in turn, as the network has them; `grad` is set, not added to.
         inputs: (B, ...).
-        loss_of: of what the network answers, (B, outputs).
+        slope: of the loss.
     """
     passed = [inputs.flatten(1)]
     for weight, bias, rectified in zip(parameters[::2], parameters[1::2], layers, strict=True):
         outputs = torch.addmm(bias, passed[-1], weight.t())
         passed.append(outputs.relu_() if rectified else outputs)
-    loss, errors = _slope(loss_of, passed[-1])
+    loss, errors = slope(passed[-1])
     for layer in reversed(range(len(layers))):
         weight, bias = parameters[2 * layer], parameters[2 * layer + 1]
         if layers[layer]:
@@ -72,10 +79,18 @@ def backpropagate(
     return loss
 
 
-def _slope(loss_of: Callable[[Tensor], Tensor], outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """A loss, and its derivatives by what the network answers."""
+def slope_of(loss_of: Callable[[Tensor], Tensor], outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """A loss, and its derivatives by what the network answers, as torch finds them."""
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_()
         loss = loss_of(leaf)
         (errors,) = torch.autograd.grad(loss, leaf)
     return loss.detach(), errors
+
+
+def cross_entropy_slope(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of the mean cross-entropy of logits (B, C) and classes int64 (B,), written out: to the bit torch's."""
+    logs = torch.log_softmax(logits, 1)
+    loss, weight = _nll(logs, labels, None, 1, -100)
+    errors = _behind_nll(torch.ones_like(loss), logs, labels, None, 1, -100, weight)
+    return loss, _behind_log_softmax(errors, logs, 1, logits.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.core import batches
-from algorithms.core.layers import backpropagate, linear_layers
+from algorithms.core.classification import Classification
+from algorithms.core.layers import backpropagate, cross_entropy_slope, linear_layers, slope_of
 from algorithms.core.schedules import CONSTANT, RateSchedule
 from algorithms.core.seeds import ANY_ROUND, Seed
 from algorithms.core.sgd import SGD
@@ -256,7 +258,7 @@ def fit(
     parameters = [p for p in net.parameters() if p.requires_grad]
     device = parameters[0].device
     optimiser = new_optimiser(work.at(seed.round), parameters)
-    find_gradients = _gradients_of(net, parameters, training_loss(task, work), objective)
+    find_gradients = _gradients_of(net, parameters, task, training_loss(task, work), objective)
     if work.micro_batch is not None:
         find_gradients = _in_pieces(find_gradients, parameters, task, work.micro_batch)
     augment = seed.torch("augment") if task.is_random else None
@@ -273,12 +275,13 @@ def fit(
 
 
 def _gradients_of(
-    net: nn.Module, parameters: Sequence[nn.Parameter], loss_of: Loss, objective: Objective | None
+    net: nn.Module, parameters: Sequence[nn.Parameter], task: Task, loss_of: Loss, objective: Objective | None
 ) -> Callable[[Inputs, Tensor], Tensor]:
     """A function that gives the parameters their gradients for a batch and returns the loss, detached."""
     if isinstance(objective, OutputsObjective):
         loss_of, objective = objective.loss, None
     layers = None if objective else linear_layers(net)
+    is_cross_entropy = getattr(loss_of, "__func__", None) is Classification.loss
 
     def propagate(inputs: Inputs, targets: Tensor) -> Tensor:
         for parameter in parameters:
@@ -290,7 +293,10 @@ def _gradients_of(
     def propagate_by_layer(inputs: Inputs, targets: Tensor) -> Tensor:
         if not isinstance(inputs, Tensor):
             return propagate(inputs, targets)
-        return backpropagate(parameters, layers or (), inputs, lambda outputs: loss_of(outputs, targets))
+        if is_cross_entropy:
+            return backpropagate(parameters, layers or (), inputs, lambda logits: cross_entropy_slope(logits, targets))
+        loss_here = partial(slope_of, lambda outputs: loss_of(outputs, targets))
+        return backpropagate(parameters, layers or (), inputs, loss_here)
 
     return propagate_by_layer if layers else propagate
 

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from algorithms.core import training
-from algorithms.core.layers import backpropagate, linear_layers
+from algorithms.core.layers import backpropagate, cross_entropy_slope, linear_layers, slope_of
 from algorithms.core.seeds import Seed
 from algorithms.core.training import Work, fit
 from algorithms.nets import Classifier, Images, build
@@ -45,9 +46,11 @@ def test_gradients_and_loss_are_those_of_torch_to_the_bit(sizes, rectified, outp
     loss.backward()
     expected = [p.grad.clone() for p in net.parameters()]
     layers = linear_layers(net)
-    found = backpropagate(list(net.parameters()), layers, inputs, lambda z: F.cross_entropy(z, labels))
-    assert torch.equal(found, loss.detach())
-    assert all(torch.equal(p.grad, one) for p, one in zip(net.parameters(), expected, strict=True))
+    by_torch = partial(slope_of, lambda logits: F.cross_entropy(logits, labels))
+    for slope in (by_torch, lambda logits: cross_entropy_slope(logits, labels)):
+        found = backpropagate(list(net.parameters()), layers, inputs, slope)
+        assert torch.equal(found, loss.detach())
+        assert all(torch.equal(p.grad, one) for p, one in zip(net.parameters(), expected, strict=True))
 
 
 WORK = Work(steps=7, epochs=None, batch=8, lr=0.1)
