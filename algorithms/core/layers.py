@@ -52,7 +52,7 @@ def _layers(net: nn.Module) -> Layers | None:
 
 
 Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""What a network answers, (B, outputs) -> the loss, a scalar, and its derivatives by the answers."""
+"""(answers of a network, (B, outputs)) -> the loss, a scalar, and its derivatives by the answers."""
 
 
 @torch.no_grad()
