@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from algorithms.core.payload import memory_tensors
+from algorithms.core.payload import Payload, memory_tensors
 from algorithms.core.scoring import score
 from algorithms.core.training import Work
 from algorithms.methods.flora import DENSE, FLoRA, FLoRAState, last_stacks, news, numbers
 from algorithms.nets.generation import generate
 from algorithms.parts.low_rank import products, stack
 from tests.algorithms.support_language import language_setup, language_shards
-from tests.algorithms.support_methods import Federation, method_of
+from tests.algorithms.support_methods import Federation, client_of, method_of
 from tests.algorithms.test_hetlora import adapters
 from tests.support import play
 
@@ -193,3 +193,13 @@ def test_the_merged_model_writes_what_it_says():
         with torch.no_grad():
             logits = predictor(torch.tensor([prompt + list(answer.ids)]))[0, len(prompt) - 1 : -1]
         assert logits.argmax(1).tolist() == list(answer.ids)
+
+
+def test_a_stack_that_comes_again_is_not_merged_again():
+    """As where a reply was lost on its way: the client has merged, and the server does not know."""
+    setup = language_setup("flora", clients=2)
+    federation = Federation.inline(setup, language_shards(2), 2).play(0).play(1)
+    memory, message = federation.runner.memories()[0], Payload.of(stack=news(federation.state, client=9))
+    assert memory["seen"] == 1
+    found = federation.method.merged_change(client_of(setup, language_shards(2), 0, message, memory, round=2))
+    assert equal(found, federation.state.model)

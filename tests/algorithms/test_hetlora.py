@@ -213,3 +213,9 @@ def test_the_defaults_are_those_of_the_sources():
     assert (config.gamma, config.decay, config.least_rank) == (0.99, 0.01, 2)
     assert (config.by_norm, config.weights) == (True, "uniform")
     assert math.isclose(method_of(language_setup("hetlora")).kit.network(base(), 0.5).adapter.scale, 8 / 4)
+
+
+def test_a_tail_that_did_not_move_is_kept():
+    setup = language_setup("hetlora", work=Work(steps=0, epochs=None, batch=4, lr=0.05), least_rank=1)
+    message = Payload.of(first_ranks=trained_adapters())
+    assert train(method_of(setup), client_of(setup, language_shards(), 0, message)).payload.number("rank", "r") == 4
