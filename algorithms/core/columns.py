@@ -82,6 +82,23 @@ class ColumnError(ValueError):
         return f"{self.problem}; {self.remedy}"
 
 
+class SettingError(ValueError):
+    """A task's setting that cannot be followed, whatever the columns are.
+
+    Attributes:
+        setting: field of the task's Settings.
+        problem: what is wrong.
+        remedy: what would be right.
+    """
+
+    def __init__(self, setting: str, problem: str, remedy: str) -> None:
+        super().__init__(setting, problem, remedy)
+        self.setting, self.problem, self.remedy = setting, problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.problem}; {self.remedy}"
+
+
 def only_column(columns: Columns, roles: Roles, role: str, contents: tuple[Content, ...]) -> str:
     """Name of the one column for a role: the one that `roles` names, or the only one with such contents.
 

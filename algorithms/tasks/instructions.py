@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.core import settings
-from algorithms.core.columns import ASKED, ColumnError, Columns, Roles, full_column
+from algorithms.core.columns import ASKED, ColumnError, Columns, Roles, SettingError, full_column
 from algorithms.core.keys import has_key
 from algorithms.core.settings import setting
 from algorithms.core.task import LABEL, Figure, PreparedTask, Shard, Sums, Trait
@@ -116,11 +116,16 @@ class InstructionTask(NextToken):
     @classmethod
     def prepare(cls, train: Columns, test: Columns, roles: Roles, settings: Any) -> PreparedTask:
         if settings.net is None:
-            raise ColumnError("", "instruction following needs a language model", "name one by task.net or clients.net")
+            reason = "instruction following needs the one language model that makes its tokens"
+            raise SettingError("net", reason, "name it here, or by clients.net, as llama-nano or hf:FOLDER")
         try:
             tokenizer, vocabulary, longest = load_tokenizer(place_of(settings.net))
         except NetworkError as error:
-            raise ColumnError("", f"clients.net: {error}", "name a language model by clients.net") from error
+            remedy = "name a language model by clients.net, as llama-nano or hf:FOLDER"
+            raise SettingError("net", str(error), remedy) from error
+        if settings.template == "chat" and not tokenizer.chat_template:
+            reason = f"the tokenizer of {settings.net} has no chat template"
+            raise SettingError("template", reason, f"leave it out for {usual_template(tokenizer)}")
         context = min(settings.context, longest)
         groups = _groups(train, test, roles)
         task = cls(

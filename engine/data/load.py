@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from algorithms.core.columns import MEDIA, Column, ColumnError, Content
+from algorithms.core.columns import MEDIA, Column, ColumnError, Content, SettingError
 from algorithms.core.task import LABEL, PreparedTask, Task
 from engine.data.config import INSTRUCTIONS, DataConfig
 from engine.data.contents import Contents, plain_columns
@@ -171,6 +171,9 @@ def _by_example(columns: Mapping[str, np.ndarray], rows: np.ndarray | None) -> M
 def _prepare(config: DataConfig, chosen: TaskChoice, train: Half, test: Half) -> PreparedTask:
     try:
         return chosen.type.prepare(train.columns, test.columns, config.columns, chosen.settings)
+    except SettingError as error:
+        value = getattr(chosen.settings, error.setting)
+        raise DataError(f"task.{error.setting}", value, error.problem, error.remedy) from error
     except ColumnError as error:
         raise _refusal(config, {"training": train, "test": test}, error) from error
     # Whatever goes wrong in a user's class is the answer to why there is no task; the traceback travels as cause.
