@@ -20,7 +20,7 @@ MAY_USE = {
     "actors": {"actors", "algorithms", "clusters"},
     "engine": OURS,
 }
-SCIENCE = {"numpy", "torch", "torchvision", "sklearn", "threadpoolctl"}
+SCIENCE = {"numpy", "torch", "torchvision", "sklearn", "threadpoolctl", "safetensors"}
 LANGUAGE = {"transformers", "peft", "tokenizers", "accelerate", "huggingface_hub"}
 """Packages of the extra `llm`, without which all else works."""
 

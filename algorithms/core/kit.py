@@ -67,8 +67,11 @@ class Kit:
         return self._resident[name, width]
 
     def new_network(self, name: str, width: float = 1.0) -> nn.Module:
-        """A network of one's own, with the weights of `initial`; of a fraction `width` of its hidden channels."""
-        with torch_seeded(self.seed.number(f"initial {name}")):
+        """A network of one's own, with the weights of `initial`; of a fraction `width` of its hidden channels.
+
+        What stands on a foundation is drawn by that and not by a name, which may be a place on this machine.
+        """
+        with torch_seeded(self.seed.number(f"initial {self.task.foundation(name) or name}")):
             net = self.task.network(name, width).to(self.device)
         if name in self.starts and width == 1:
             net.load_state_dict({**net.state_dict(), **self.starts[name]})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -22,7 +22,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from algorithms.nets.errors import NetworkError
 from algorithms.nets.vision import torchvision
@@ -178,35 +179,44 @@ def load_base(place: str, dtype: torch.dtype, device: torch.device) -> tuple[nn.
 
 def load_tokenizer(place: str) -> tuple[Any, int, int]:
     """The tokenizer of a language model, the number of tokens that the model answers with, and the tokens that it reads
-    at once.
+    at once; the weights are not read.
 
     Raises:
         NetworkError: as `load_base`.
     """
     with _LOADING:
-        model, tokenizer = _load_frozen(_folder_of(place), place, torch.float32, torch.device("cpu"))
-    config: Any = model.config
+        tokenizer, config = _read_tokenizer(_folder_of(place), place)
     return tokenizer, int(config.vocab_size), int(getattr(config, "max_position_embeddings", 2**31 - 1))
 
 
 def base_checksum(place: str) -> str:
-    """SHA-256 (hex) of the names and shapes of a language model's parameters and of the first numbers of each, whatever
-    files they lie in: enough to tell models apart, and soon done for large ones.
+    """SHA-256 (hex) of the names and shapes of a language model's tensors and of the first row of each, wherever its
+    files lie: enough to tell models apart, and soon done for large ones.
 
     Raises:
         NetworkError: as `load_base`.
     """
-    with _LOADING:
-        model, _ = _load_frozen(_folder_of(place), place, torch.float32, torch.device("cpu"))
+    folder = _folder_of(place)
+    _refuse_other_folders(folder, place)
     found = hashlib.sha256()
-    for name, value in model.named_parameters():
-        found.update(f"{name} {tuple(value.shape)} ".encode())
-        found.update(value.flatten()[:CHECKED].numpy().tobytes())
+    try:
+        for name, row, shape in sorted(_first_rows(folder), key=lambda entry: entry[0]):
+            found.update(f"{name} {shape} ".encode())
+            found.update(row.contiguous().view(torch.uint8).numpy().tobytes())
+    except (OSError, SafetensorError) as error:
+        raise NetworkError(f"{place} has weights that cannot be read: {_line(error)}") from error
     return found.hexdigest()
 
 
-CHECKED = 4096
-"""Numbers of each parameter that a model is told by."""
+def _first_rows(folder: Path) -> Iterator[tuple[str, Tensor, list[int]]]:
+    """Name, first row and shape of every tensor in a folder's files."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # no mapping
+                part = file.get_slice(name)
+                shape = part.get_shape()
+                yield name, part[:1] if shape else part[:], shape
+
 
 HUB = "hf:"
 """Begins the name of a network that is a language model in a folder or on the model hub."""
@@ -233,17 +243,31 @@ def _load_frozen(folder: Path, place: str, dtype: torch.dtype, device: torch.dev
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
     except Exception as error:  # whatever transformers, safetensors and the files between them raise
         raise NetworkError(f"{place} is no causal language model that transformers reads: {_line(error)}") from error
+    tokenizer, _ = _read_tokenizer(folder, place)
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+@lru_cache(maxsize=4)
+def _read_tokenizer(folder: Path, place: str) -> tuple[Any, Any]:
+    """The tokenizer and the configuration of a model, whose weights are not read."""
+    transformers = transformers_package()
+    _refuse_other_folders(folder, place)
+    given = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, **given)
+    except Exception as error:  # whatever transformers and the files between them raise
+        raise NetworkError(f"{place} is no causal language model that transformers reads: {_line(error)}") from error
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **given)
     except Exception as error:  # as above
         raise NetworkError(f"{place} has no tokenizer that transformers reads: {_line(error)}") from error
-    _fit_tokenizer(tokenizer, model, place)
-    return model.to(device).eval().requires_grad_(False), tokenizer
+    _fit_tokenizer(tokenizer, int(config.vocab_size), place)
+    return tokenizer, config
 
 
-def _fit_tokenizer(tokenizer: Any, model: Any, place: str) -> None:
+def _fit_tokenizer(tokenizer: Any, rows: int, place: str) -> None:
     """Refuse a tokenizer that is another model's, and see to a token for padding."""
-    rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise NetworkError(
             f"{place} holds a tokenizer that is not the model's: {len(tokenizer)} tokens, of which the model knows "
@@ -253,7 +277,6 @@ def _fit_tokenizer(tokenizer: Any, model: Any, place: str) -> None:
         raise NetworkError(f"{place} has a tokenizer without a token for the end of a text, and no answer would end")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
 def _refuse_other_folders(folder: Path, place: str) -> None:

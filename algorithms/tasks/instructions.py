@@ -65,6 +65,7 @@ class InstructionTask(NextToken):
         vocabulary: of the language model's answers.
         groups: names of the kinds of instructions, whose numbers are the column `label`; () where nothing is said.
         has_canonical: whether the data have canonical answers.
+        folder: where `base` lies on this machine, if its name does not say so.
         context, template, learn, precision, checkpointing, generate: see Settings.
         adapter: the form of the adapters.
     """
@@ -79,6 +80,9 @@ class InstructionTask(NextToken):
     class Settings(settings.Config):
         net: str | None = setting(
             None, "language model whose tokenizer makes the tokens; null: the one that the clients have"
+        )
+        folder: str | None = setting(
+            None, "where that model lies on this machine; null: where its name says, or where tiny models are kept"
         )
         context: int = setting(256, "tokens of a prompt and its answer that are read", ge=4)
         template: Template | None = setting(
@@ -106,6 +110,7 @@ class InstructionTask(NextToken):
     checkpointing: bool = False
     generate: int = 0
     has_canonical: bool = False
+    folder: str | None = None
 
     # From texts to tokens
 
@@ -119,7 +124,7 @@ class InstructionTask(NextToken):
             reason = "instruction following needs the one language model that makes its tokens"
             raise SettingError("net", reason, "name it here, or by clients.net, as llama-nano or hf:FOLDER")
         try:
-            tokenizer, vocabulary, longest = load_tokenizer(place_of(settings.net))
+            tokenizer, vocabulary, longest = load_tokenizer(settings.folder or place_of(settings.net))
         except NetworkError as error:
             remedy = "name a language model by clients.net, as llama-nano or hf:FOLDER"
             raise SettingError("net", str(error), remedy) from error
@@ -139,6 +144,7 @@ class InstructionTask(NextToken):
             precision=settings.precision,
             checkpointing=settings.checkpointing,
             generate=settings.generate,
+            folder=settings.folder,
             has_canonical=_name(train, roles, CANONICAL) is not None,
         )
         ours, rows, facts = task._examples(train, roles, "training", tokenizer)
@@ -203,7 +209,7 @@ class InstructionTask(NextToken):
 
     def question(self, columns: Columns, roles: Roles) -> Mapping[str, np.ndarray]:
         """The prompts, with nothing after them."""
-        tokenizer = load_tokenizer(place_of(self.base))[0]
+        tokenizer = load_tokenizer(self._place(self.base))[0]
         prompts = [self.prompt_of(tokenizer, text) for text in _instructions(columns, roles, ASKED)]
         for row, prompt in enumerate(prompts):
             if len(prompt) >= self.context:
@@ -243,8 +249,8 @@ class InstructionTask(NextToken):
         """
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.precision]
         base: Any
-        base, tokenizer = load_base(place_of(name), dtype, torch.device("cpu"))
-        if name != self.base and tokenizer.get_vocab() != load_tokenizer(place_of(self.base))[0].get_vocab():
+        base, tokenizer = load_base(self._place(name), dtype, torch.device("cpu"))
+        if name != self.base and tokenizer.get_vocab() != load_tokenizer(self._place(self.base))[0].get_vocab():
             raise NetworkError(f"{name} has other tokens than {self.base}, whose tokenizer makes the task's")
         if self.checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -253,9 +259,13 @@ class InstructionTask(NextToken):
         except NetworkError as error:
             raise NetworkError(f"{name} {error}") from error
 
+    def _place(self, name: str) -> str:
+        """The folder or the name on the hub of a language model."""
+        return self.folder if self.folder and name == self.base else place_of(name)
+
     def foundation(self, name: str) -> str:
         """A checksum of the frozen model."""
-        return base_checksum(place_of(name))
+        return base_checksum(self._place(name))
 
     # Batches
 
@@ -351,7 +361,7 @@ class InstructionTask(NextToken):
     @cached_property
     def prompt_end(self) -> list[int]:
         """Tokens with which every prompt ends."""
-        return prompt_end(load_tokenizer(place_of(self.base))[0], self.template)
+        return prompt_end(load_tokenizer(self._place(self.base))[0], self.template)
 
     def answer_tokens(self, shard: Shard, rows: Tensor) -> list[list[int]]:
         """Tokens of the answers of some rows of the columns, their ends included."""

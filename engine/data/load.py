@@ -89,7 +89,9 @@ def rows_of(columns: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(columns.values())))
 
 
-def load(config: DataConfig, choice: TaskChoice | None = None, net: str | None = None) -> DataSet:
+def load(
+    config: DataConfig, choice: TaskChoice | None = None, net: str | None = None, folder: str | None = None
+) -> DataSet:
     """Read, decode and check a data set.
 
     With `config.validation` above 0 the test half is rows held out of the training half, and so are public rows where
@@ -98,6 +100,7 @@ def load(config: DataConfig, choice: TaskChoice | None = None, net: str | None =
     Args:
         choice: the task that is learnt; the one that fits the columns where None.
         net: the clients' network, for tasks that read data as networks do; None where clients have several.
+        folder: where that network lies on this machine, if its name does not say so.
 
     Raises:
         DataError: for files that are missing or damaged, and for halves that are empty or do not fit each other.
@@ -107,7 +110,7 @@ def load(config: DataConfig, choice: TaskChoice | None = None, net: str | None =
     contents = Contents.of(config, found)
     whole = contents.apply(found, "training")
     _check_named(config, whole)
-    chosen = (choice or fitting_task(config, whole)).reading_for(net)
+    chosen = (choice or fitting_task(config, whole)).reading_for(net, folder)
     train, held_out, owned = _deal(config, whole)
     facts = (*contents.facts, *found.facts)
     if config.validation:

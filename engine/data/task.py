@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from actors.steps.finding import find_class, module_names
 from algorithms import tasks
@@ -32,12 +33,13 @@ class TaskChoice:
         """The task's class."""
         return find_task(self.name)
 
-    def reading_for(self, net: str | None) -> TaskChoice:
-        """The same; where the task reads data as a network does (its Settings have a field `net`) and none is named, as
-        this one."""
-        if net is None or getattr(self.settings, "net", net) is not None:
+    def reading_for(self, net: str | None, folder: str | None = None) -> TaskChoice:
+        """The same; where the task reads data as a network does (its Settings have fields `net` and `folder`), with
+        this network, unless it names one, and the folder where that lies on this machine."""
+        settings: Any = self.settings
+        if not hasattr(settings, "net"):
             return self
-        return replace(self, settings=replace(self.settings, net=net))  # type: ignore[call-arg]
+        return replace(self, settings=replace(settings, net=settings.net or net, folder=settings.folder or folder))
 
     @property
     def is_own(self) -> bool:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from algorithms.nets.adapters import AdaptedModel
-from algorithms.nets.language_models import place_of
+from algorithms.nets.language_models import HUB, place_of
 from algorithms.nets.registry import own_names
 from algorithms.parts.peft_format import merged_tensors, peft_config, peft_tensors
 from engine.errors import UserError
@@ -125,7 +125,9 @@ def _module(model: LoadedModel) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def _as_peft(model: LoadedModel, folder: Path) -> None:
     net = _adapted_net(model)
-    peft_config(net, place_of(model.network)).save_pretrained(folder)
+    # A tiny model's name means nothing to peft, which looks for the folder that it was loaded from.
+    base = place_of(model.network) if model.network.startswith(HUB) else str(net.base.name_or_path)
+    peft_config(net, base).save_pretrained(folder)
     save_file(apart(peft_tensors(net)), folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 

@@ -19,7 +19,6 @@ from algorithms.core.records import digest
 from algorithms.core.scoring import score, score_each
 from algorithms.core.seeds import Seed
 from algorithms.core.task import LABEL, Shard
-from algorithms.nets.language_models import HUB
 from engine.config import RunConfig
 from engine.config.own_code import is_own
 from engine.data import DataSet, load
@@ -72,16 +71,10 @@ def read_data(config: RunConfig) -> DataSet:
         PretrainingError: a tiny language model that cannot be made.
     """
     nets = config.clients.net
-    return load(config.data, config.task, place_of(nets) if isinstance(nets, str) else None)
-
-
-def place_of(net: str) -> str:
-    """A network's name; of a tiny language model that of its folder, where it is made first if it is not there.
-
-    Raises:
-        PretrainingError: it cannot be made.
-    """
-    return f"{HUB}{ensure_base(net, _say)}" if net in RECIPES else net
+    named = getattr(config.task.settings, "net", None) if config.task else None
+    net = named or (nets if isinstance(nets, str) else None)
+    folder = str(ensure_base(net, _say)) if net is not None and net in RECIPES else None
+    return load(config.data, config.task, net, folder)
 
 
 def _say(line: str) -> None:
@@ -138,13 +131,12 @@ class Federation:
             Seed(config.seed),
             dataset.fingerprint,
         )
-        specs = config.clients.specs(len(partition.rows), Seed(config.seed))
         setup = WorkerSetup(
             method=config.method.name,
             config=config.method.settings,
             task=dataset.task,
             work=config.clients.work(config.rounds),
-            clients=tuple(replace(client, net=place_of(client.net)) for client in specs),
+            clients=config.clients.specs(len(partition.rows), Seed(config.seed)),
             seed=config.seed,
             device=config.runner.device,
             widths=config.clients.redrawn(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -117,3 +118,17 @@ def test_the_model_of_a_run_is_its_adapters(undisturbed):
     model = load(undisturbed)
     assert sum(value.numel() for value in model.net.state_dict().values()) == 1_792
     assert model.network == base()
+
+
+@pytest.mark.parametrize("task", [{}, {"net": "llama-nano"}])
+def test_the_place_where_a_tiny_model_is_kept_changes_no_bit(task, settings, tmp_path, monkeypatch):
+    digests = set()
+    for place in ("here", "there"):
+        shutil.copytree(base().removeprefix("hf:"), tmp_path / place)
+        monkeypatch.setattr("engine.planning.federation.ensure_base", lambda name, tell, place=place: tmp_path / place)
+        changed = {"clients": {**settings["clients"], "net": "llama-nano"}, "task": {**settings["task"], **task}}
+        done = run_in_python({**settings, **changed}, out=tmp_path / f"run {place}")
+        digests.add(done.result["digest"])
+        assert str(tmp_path / place) not in (done.folder / "config.yaml").read_text()
+        assert load(done.folder).network == "llama-nano"
+    assert len(digests) == 1
