@@ -19,10 +19,10 @@ from engine.compare.room import room_on_ray
 from engine.compare.spec import Cell, Comparison, differences
 from engine.config import RunConfig, to_tree
 from engine.config.reading import dump
-from engine.data import DataSet, load
+from engine.data import DataSet
 from engine.errors import ConfigError, Problem
 from engine.planning.checking import check
-from engine.planning.federation import Federation
+from engine.planning.federation import Federation, read_data
 from engine.planning.report import plan
 from engine.run.hosting import this_machine
 from engine.run.resuming import binding_settings
@@ -130,7 +130,7 @@ def conduct(comparison: Comparison, folder: Path, watcher: ComparisonWatcher) ->
         UserError and its like: before anything is written, for what a person can put right.
     """
     set_kernels(comparison.common.runner.bits)
-    dataset = load(comparison.common.data, comparison.common.task)
+    dataset = read_data(comparison.common)
     memory = memory_of_all(comparison, dataset)
     done = finished_runs(comparison, folder)
     missing = [cell for cell in comparison.cells if cell.name not in done]

@@ -9,6 +9,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
+from engine import compare as compare_in_python
 from engine import run as run_in_python
 from engine.models import load
 from engine.store.folder import read
@@ -132,3 +133,10 @@ def test_the_place_where_a_tiny_model_is_kept_changes_no_bit(task, settings, tmp
         assert str(tmp_path / place) not in (done.folder / "config.yaml").read_text()
         assert load(done.folder).network == "llama-nano"
     assert len(digests) == 1
+
+
+def test_methods_are_compared_on_one_language_model(settings, tmp_path):
+    shared = {key: value for key, value in settings.items() if key != "method"}
+    found = compare_in_python(["fedit", "fedsd"], shared, out=tmp_path / "compare", seeds=2, rounds=1)
+    assert found.table.num_rows == 2
+    assert len(list((tmp_path / "compare").rglob("result.json"))) == 4
