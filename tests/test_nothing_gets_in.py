@@ -93,6 +93,7 @@ IMPORTERS = {
     "actors/steps/finding.py": "methods and tasks: modules of `algorithms`, or pkg.module:Class",
     "algorithms/nets/registry.py": "networks: pkg.module:function",
     "algorithms/nets/vision.py": "torchvision",
+    "algorithms/nets/language_models.py": "transformers, peft and huggingface_hub, which need not be installed",
 }
 """The only files that import by a name they are given, and what."""
 

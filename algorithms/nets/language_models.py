@@ -307,7 +307,7 @@ def _is_path(place: str) -> bool:
 
 
 def _snapshot(name: str) -> Path:
-    hub = import_module("huggingface_hub")
+    hub = _package("huggingface_hub")
     try:
         folder = Path(hub.snapshot_download(name, local_files_only=True))
         if _has_weights(folder):

@@ -151,8 +151,8 @@ def test_written_tokens_are_not_edited_and_padding_on_the_left_changes_nothing()
     """What the model writes with a cache is what it says when it reads prompt and answer at once."""
     setup = language_setup("fedreft")
     model = model_of(setup, some_edits(setup))
-    prompts = setup.task.prompts(language_shards(1)(0), torch.tensor([0, 1, 50, 51]))
-    assert len({*map(len, prompts)}) > 1
+    alike = setup.task.prompts(language_shards(1)(0), torch.tensor([0, 1, 50, 51]))
+    prompts = [prompt[cut:] for cut, prompt in enumerate(alike)]
     for prompt, answer in zip(prompts, generate(model, prompts, [5] * 4), strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + list(answer.ids)]))[0, len(prompt) - 1 : -1]

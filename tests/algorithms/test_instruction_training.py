@@ -54,7 +54,7 @@ def test_a_piece_in_which_nothing_is_learnt_changes_nothing():
     parameters = list(net.parameters())
     inputs, targets = task.batch(language_shards(3)(0), torch.arange(2))
     none = torch.full_like(targets, NO_TARGET)
-    whole = _gradients_of(net, parameters, task.loss, None)
+    whole = _gradients_of(net, parameters, task, task.loss, None)
     pieces = _in_pieces(whole, parameters, task, 2)
     with one_thread():
         loss = pieces(torch.cat([inputs, inputs]), torch.cat([targets, none]))

@@ -40,7 +40,8 @@ CPU = torch.device("cpu")
 
 
 def test_every_task_has_a_case_here():
-    assert set(CASES) == set(task_names())
+    """Instructions, whose networks stand on a language model, have a file of their own."""
+    assert set(CASES) | {"instructions"} == set(task_names())
 
 
 @TASKS

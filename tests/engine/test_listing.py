@@ -5,10 +5,10 @@ import pytest
 from actors.steps.orders import find_method, method_names
 from engine.commands.listing import describe_method, heterogeneity, lines
 
-WIDTHS = {"fedrolex", "heterofl", "dfrd", "mosaic"}
-NETWORKS = {"dense", "co_boosting", "feddf", "mosaic"}
+WIDTHS = {"fedrolex", "heterofl", "dfrd", "mosaic", "pfedlora"}
+NETWORKS = {"dense", "co_boosting", "feddf", "mosaic", "pfedlora"}
 SAME_FEATURES = {"fedgen"}
-PERSONAL = {"fedbn"}
+PERSONAL = {"fedbn", "pfedlora"}
 
 
 ADAPTERS = {name for name in method_names() if "adapters" in find_method(name).task_traits}

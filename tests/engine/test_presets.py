@@ -25,6 +25,7 @@ KINDS = {
     "fedavg-har": 23,
     "fedavg-sentences": 3,
     "fedavg-shakespeare": 20,
+    "fedsdr-tiny": 5,
     "mosaic-lean-breast-cancer": 5,
 }
 """Presets of other tasks than plain images, with their numbers of clients."""
@@ -48,7 +49,11 @@ def test_a_preset_is_a_configuration(name):
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_a_preset_fits_its_data(name):
+def test_a_preset_fits_its_data(name, monkeypatch):
+    from tests.algorithms.support_language import base
+
+    # To make a tiny language model takes minutes, and a random one has the same form.
+    monkeypatch.setattr("engine.planning.federation.ensure_base", lambda *_: base().removeprefix("hf:"))
     is_file = "parquet:" in preset_text(name)
     if is_file and "TESSERA_DATA" not in os.environ:
         pytest.skip("TESSERA_DATA is not set, where mnist/, cifar10/ and the like lie")
@@ -62,7 +67,7 @@ def test_a_preset_fits_its_data(name):
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_opens_with_what_it_is_for(name):
     first = headline(preset_text(name))
-    assert first.startswith(("Mosaic ", "FedAvg "))
+    assert first.startswith(("Mosaic ", "FedAvg ", "FedSDR "))
     assert first.endswith(".")
 
 
@@ -101,8 +106,9 @@ OTHERS = [name for name in method_names() if name != "mosaic" and "adapters" not
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_mixture_is_taken_by_methods_that_teach_and_refused_by_those_that_average(name):
     """Refused before anything starts, and the reason names the networks; no other reason is left for those taken."""
-    taken = name in ("dense", "co_boosting", "feddf")
-    settings = {"name": name, **({"student": "small_cnn"} if taken or name == "fedgen" else {})}
+    taught = name in ("dense", "co_boosting", "feddf")
+    taken = taught or name == "pfedlora"
+    settings = {"name": name, **({"student": "small_cnn"} if taught or name == "fedgen" else {})}
     config = resolve({**to_tree(load("mosaic-mixed-digits")), "method": settings})
     federation = Federation.gather(config)
     if taken:

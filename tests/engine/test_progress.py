@@ -198,7 +198,7 @@ def test_the_end_shows_stages_bytes_seconds_and_where_to_look(monkeypatch):
     for name, share in [("fedavg", "50.0 %"), ("experts", "25.0 %"), ("teacher", "62.5 %"), ("final", "75.0 %")]:
         assert any(f"accuracy, {name} " in line and share in line for line in text.splitlines())
     assert "report: runs/here/report.html" in text
-    assert "mlflow ui --backend-store-uri sqlite:///all.db" in text
+    assert f"mlflow ui --backend-store-uri sqlite:///{Path.cwd() / 'all.db'}" in text
     assert "648 B" in text
 
 
