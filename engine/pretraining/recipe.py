@@ -8,7 +8,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from algorithms.nets import byte_pairs
 from algorithms.nets.language_models import TINY_MODELS
 from engine.pretraining.lessons import sample
 
@@ -58,6 +60,15 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def fingerprint(name: str, recipe: Recipe, seed: int) -> str:
-    """16 hexadecimal digits for all that makes a model: its shape, the recipe, the seed, and texts as they are now."""
+    """16 hexadecimal digits for all that makes a model: its shape, the recipe, the seed, and texts and code as they
+    are now, so that no model of an earlier version is taken for one of this."""
     made_of = [dataclasses.asdict(TINY_MODELS[name]), dataclasses.asdict(recipe), seed, sample(seed)]
-    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+    code = b"".join(path.read_bytes() for path in _CODE)
+    return hashlib.sha256(json.dumps(made_of).encode() + code).hexdigest()[:16]
+
+
+_CODE = (
+    Path(byte_pairs.__file__),
+    *(Path(__file__).with_name(f"{name}.py") for name in ("examples", "learning", "lessons", "making")),
+)
+"""The files that decide what a model becomes: its tokenizer, its batches and its learning."""

@@ -308,3 +308,13 @@ def test_the_commands_mistakes_are_one_screen_and_exit_code_2(words, said, tmp_p
     assert done.exit_code == 2
     assert said in done.output
     assert "Traceback" not in done.output
+
+
+def test_a_model_of_other_code_is_another_model(monkeypatch, tmp_path):
+    from engine.pretraining import recipe
+
+    before = recipe.fingerprint("llama-nano", RECIPES["llama-nano"], 0)
+    changed = tmp_path / "byte_pairs.py"
+    changed.write_text("# tokens of another kind")
+    monkeypatch.setattr(recipe, "_CODE", (changed, *recipe._CODE[1:]))
+    assert recipe.fingerprint("llama-nano", RECIPES["llama-nano"], 0) != before
